@@ -1,0 +1,225 @@
+//! The policy: tool call → accept, reject or pause. Pure; the policy program itself is run elsewhere.
+
+use std::collections::BTreeSet;
+
+/// What is to become of a call.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// It may run.
+    Accept,
+    /// It may not; the model is told why where there is a reason.
+    Reject(Option<String>),
+    /// Somebody else must say.
+    Pause,
+}
+
+/// What happens to a call that nothing else decides.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum OnApproval {
+    /// Let it run
+    Accept,
+    /// Leave it waiting and exit 10
+    Pause,
+    /// Refuse it; the run goes on
+    Reject,
+}
+
+/// The stated policy of a command.
+#[derive(Clone, Debug)]
+pub struct Policy {
+    /// For what nothing else decides.
+    pub on_approval: OnApproval,
+    /// Tools that may run; `None` without `--allow-tool`.
+    pub allow: BTreeSet<String>,
+    /// Tools that may not.
+    pub deny: BTreeSet<String>,
+    /// Whether `--approve-with` names a program.
+    pub program: bool,
+    /// Whether tools that start subagents are left to the rest of the policy.
+    pub subagents: bool,
+    /// Whether Slack tools are.
+    pub slack: bool,
+}
+
+/// The policy's answer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Judgement {
+    /// Decided.
+    Verdict(Verdict),
+    /// The policy program must say.
+    AskProgram,
+}
+
+impl Policy {
+    /// Whether every call is ours to decide, in place of the operator's policy (`auto_approve: "none"`).
+    pub fn replaces_servers(&self) -> bool {
+        self.program || !self.allow.is_empty() || !self.deny.is_empty()
+    }
+
+    /// Judges a call by its tool's name, with or without the server's prefix.
+    pub fn judge(&self, tool: &str) -> Judgement {
+        let name = bare_name(tool);
+        let reject = |why: String| Judgement::Verdict(Verdict::Reject(Some(why)));
+        if self.deny.contains(name) {
+            return reject(format!("the tool {name} is denied (--deny-tool)"));
+        }
+        if SUBAGENT_TOOLS.contains(&name) && !self.subagents {
+            return reject(format!("the tool {name} needs --enable-subagents"));
+        }
+        if SLACK_TOOLS.contains(&name) && !self.slack {
+            return reject(format!("the tool {name} needs --enable-slack-tools"));
+        }
+        if !self.allow.is_empty() && !self.allow.contains(name) {
+            return match self.on_approval {
+                OnApproval::Pause => Judgement::Verdict(Verdict::Pause),
+                _ => reject(format!("the tool {name} is not on the list of allowed tools (--allow-tool)")),
+            };
+        }
+        if self.program {
+            return Judgement::AskProgram;
+        }
+        if self.allow.contains(name) {
+            return Judgement::Verdict(Verdict::Accept);
+        }
+        Judgement::Verdict(match self.on_approval {
+            OnApproval::Accept => Verdict::Accept,
+            OnApproval::Pause => Verdict::Pause,
+            OnApproval::Reject => Verdict::Reject(None),
+        })
+    }
+}
+
+/// Protocol trap 14.
+const SUBAGENT_TOOLS: [&str; 2] = ["dynamic_subagent_task", "resume_subagent_task"];
+/// Protocol trap 14.
+const SLACK_TOOLS: [&str; 3] = ["slack_read_messages", "slack_read_replies", "slack_send_message"];
+
+/// A tool's name without the server's prefix: what stands after the first `__` (protocol trap 14).
+pub fn bare_name(tool: &str) -> &str {
+    tool.split_once("__").map_or(tool, |(_, name)| name)
+}
+
+/// What `resume` was told of the calls that wait now, by id. It says nothing of any later batch: a yes to one call is
+/// never a yes to the next.
+#[derive(Clone, Debug, Default)]
+pub struct Choices {
+    /// `--approve`.
+    pub approve: BTreeSet<String>,
+    /// `--reject`.
+    pub reject: BTreeSet<String>,
+    /// `--approve-all`.
+    pub approve_all: bool,
+    /// `--reject-all`.
+    pub reject_all: bool,
+}
+
+impl Choices {
+    /// The verdict on a call of the waiting batch, or `None` where no choice was given at all. A call that none of the
+    /// given choices names is rejected.
+    pub fn verdict(&self, id: &str) -> Option<Verdict> {
+        if self.reject.contains(id) {
+            Some(Verdict::Reject(None))
+        } else if self.approve.contains(id) || self.approve_all {
+            Some(Verdict::Accept)
+        } else if self.reject_all || self.named().next().is_some() {
+            Some(Verdict::Reject(None))
+        } else {
+            None
+        }
+    }
+
+    /// The ids that were named.
+    pub fn named(&self) -> impl Iterator<Item = &str> {
+        self.approve.iter().chain(&self.reject).map(String::as_str)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn set(names: &[&str]) -> BTreeSet<String> {
+        names.iter().map(ToString::to_string).collect()
+    }
+
+    fn policy(allow: &[&str], deny: &[&str], program: bool, on_approval: OnApproval) -> Policy {
+        Policy { on_approval, allow: set(allow), deny: set(deny), program, subagents: false, slack: false }
+    }
+
+    /// "accept", "reject", "reject: REASON'S LAST WORD", "pause" or "ask".
+    fn word(judgement: Judgement) -> String {
+        match judgement {
+            Judgement::AskProgram => "ask".into(),
+            Judgement::Verdict(Verdict::Accept) => "accept".into(),
+            Judgement::Verdict(Verdict::Pause) => "pause".into(),
+            Judgement::Verdict(Verdict::Reject(None)) => "reject".into(),
+            Judgement::Verdict(Verdict::Reject(Some(why))) => {
+                format!("reject: {}", why.rsplit(' ').next().unwrap())
+            }
+        }
+    }
+
+    #[test]
+    fn the_order_of_the_rules_is_denied_enabled_allowed_program_default() {
+        use OnApproval::{Accept, Pause, Reject};
+        let rows: &[(&[&str], &[&str], bool, OnApproval, &str, &str)] = &[
+            // allow, deny, program, --on-approval, tool → verdict
+            (&[], &[], false, Accept, "p__view", "accept"),
+            (&[], &[], false, Pause, "p__view", "pause"),
+            (&[], &[], false, Reject, "p__view", "reject"),
+            (&[], &["view"], false, Accept, "p__view", "reject: (--deny-tool)"),
+            (&["view"], &["view"], true, Pause, "p__view", "reject: (--deny-tool)"),
+            (&["view"], &[], false, Pause, "p__view", "accept"),
+            (&["view"], &[], false, Pause, "view", "accept"),
+            (&["view"], &[], false, Accept, "p__create", "reject: (--allow-tool)"),
+            (&["view"], &[], false, Reject, "p__create", "reject: (--allow-tool)"),
+            (&["view"], &[], false, Pause, "p__create", "pause"),
+            (&["view"], &[], true, Pause, "p__view", "ask"),
+            (&["view"], &[], true, Accept, "p__create", "reject: (--allow-tool)"),
+            (&[], &["create"], false, Accept, "p__view", "accept"),
+            (&[], &[], true, Accept, "p__view", "ask"),
+            (&[], &[], false, Accept, "p__dynamic_subagent_task", "reject: --enable-subagents"),
+            (&["slack_send_message"], &[], false, Accept, "p__slack_send_message", "reject: --enable-slack-tools"),
+            // Only the first `__` ends the prefix.
+            (&["a__b"], &[], false, Accept, "p__a__b", "reject: (--allow-tool)"),
+        ];
+        for (allow, deny, program, on_approval, tool, expected) in rows {
+            let judged = policy(allow, deny, *program, *on_approval).judge(tool);
+            assert_eq!(&word(judged), expected, "{allow:?} {deny:?} {program} {on_approval:?} {tool}");
+        }
+    }
+
+    #[test]
+    fn an_enabled_family_falls_under_the_rest_of_the_policy() {
+        let enabled = Policy { subagents: true, slack: true, ..policy(&[], &[], false, OnApproval::Pause) };
+        assert_eq!(word(enabled.judge("p__resume_subagent_task")), "pause");
+        assert_eq!(word(enabled.judge("p__slack_read_replies")), "pause");
+    }
+
+    #[test]
+    fn each_policy_flag_takes_the_place_of_the_servers_policy() {
+        let none = policy(&[], &[], false, OnApproval::Pause);
+        assert!(!none.replaces_servers());
+        assert!(policy(&["view"], &[], false, OnApproval::Pause).replaces_servers());
+        assert!(policy(&[], &["view"], false, OnApproval::Pause).replaces_servers());
+        assert!(policy(&[], &[], true, OnApproval::Pause).replaces_servers());
+    }
+
+    #[test]
+    fn choices_reject_what_they_do_not_name_and_say_nothing_when_none_is_given() {
+        let choose = |approve: &[&str], reject: &[&str], approve_all, reject_all| Choices {
+            approve: set(approve),
+            reject: set(reject),
+            approve_all,
+            reject_all,
+        };
+        let no = Some(Verdict::Reject(None));
+        assert_eq!(choose(&[], &[], false, false).verdict("a"), None);
+        assert_eq!(choose(&["a"], &[], false, false).verdict("a"), Some(Verdict::Accept));
+        assert_eq!(choose(&["a"], &[], false, false).verdict("b"), no);
+        assert_eq!(choose(&[], &["a"], true, false).verdict("a"), no);
+        assert_eq!(choose(&[], &["a"], true, false).verdict("b"), Some(Verdict::Accept));
+        assert_eq!(choose(&["a"], &[], false, true).verdict("a"), Some(Verdict::Accept));
+        assert_eq!(choose(&["a"], &[], false, true).verdict("b"), no);
+    }
+}

@@ -1,0 +1,212 @@
+//! The tool calls of one turn: which of them the server is stopped at, and when it is safe to say so (protocol traps 2
+//! to 4). Pure; part of the run's machine.
+//!
+//! The server handles a batch strictly in order and stops at the first call that it must ask about. The head is the
+//! first call that has not finished; only the head can be waiting:
+//!
+//! | the server asks about | head | stream quiet for | next |
+//! |---|---|---|---|
+//! | no call | any | any | nothing |
+//! | unknown | undecided | any | learn what it asks about |
+//! | every call | undecided, not judged | any | judge it, and then those behind it up to a pause |
+//! | every call | judged accept or reject | any | send those judged, in one piece |
+//! | every call | judged pause | any | pause |
+//! | some calls | undecided, not judged | 250 ms | judge it |
+//! | some calls | judged accept or reject | 250 ms | send it |
+//! | some calls | judged pause | 2 s | pause |
+//! | any | decided, nothing heard | 3 s | reconnect: an event may have been lost |
+//! | any | decided, nothing heard, reconnected | 250 ms | it was dropped (trap 3): send it again |
+//! | any | running | any | nothing |
+//!
+//! A call that has started is never decided: that kills the run (trap 2).
+
+use crate::approval::Verdict;
+use crate::event::ToolCall;
+use std::time::Duration;
+
+/// A stop is believed after so much quiet; long enough for the server to start a call that it approves by itself.
+pub const SETTLED: Duration = Duration::from_millis(250);
+/// A pause is reported after so much quiet: it ends the command, so it must not be a guess.
+pub const PAUSED: Duration = Duration::from_secs(2);
+/// A decision that shows no effect for so long may have been dropped.
+pub const UNHEARD: Duration = Duration::from_secs(3);
+
+/// About which calls the server asks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Asks {
+    /// `/v1/config` will tell.
+    Unknown,
+    /// About every call: `auto_approve: "none"`, sent by us or configured.
+    Every,
+    /// About some: it decides the others by itself and does not say which.
+    Some,
+    /// About none.
+    None,
+}
+
+/// What is to be done about the batch.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Next {
+    /// Nothing now.
+    Wait,
+    /// Ask `/v1/config` what the server asks about.
+    Learn,
+    /// Put this call to the policy.
+    Judge(ToolCall),
+    /// Send these decisions.
+    Send {
+        /// The calls and what becomes of them.
+        decisions: Vec<(ToolCall, Verdict)>,
+        /// They were sent before, and dropped.
+        again: bool,
+    },
+    /// Reconnect from the cursor, to see whether an event was lost.
+    Reconnect,
+    /// These calls wait for somebody else.
+    Pause(Vec<ToolCall>),
+}
+
+#[derive(Clone, Debug, PartialEq)]
+enum State {
+    Undecided(Option<Verdict>),
+    Decided { verdict: Verdict, reconnected: bool },
+    Running,
+    Finished,
+}
+
+/// The calls of the current turn, in the order in which the server takes them.
+#[derive(Clone, Debug)]
+pub struct Batch {
+    /// About which calls the server asks.
+    pub asks: Asks,
+    calls: Vec<(ToolCall, State)>,
+    /// Calls that were heard of before their proposal, which left the server's ring.
+    unplaced: Vec<(String, State)>,
+}
+
+impl Batch {
+    /// No calls.
+    pub const fn new(asks: Asks) -> Self {
+        Self { asks, calls: Vec::new(), unplaced: Vec::new() }
+    }
+
+    /// The model asks for these calls.
+    pub fn propose(&mut self, calls: Vec<ToolCall>) {
+        self.calls = calls.into_iter().map(|call| (call, State::Undecided(None))).collect();
+        for (id, state) in std::mem::take(&mut self.unplaced) {
+            self.set(&id, state);
+        }
+    }
+
+    /// The call was started.
+    pub fn started(&mut self, id: &str) {
+        self.set(id, State::Running);
+    }
+
+    /// The call was completed or rejected.
+    pub fn finished(&mut self, id: &str) {
+        self.set(id, State::Finished);
+    }
+
+    fn set(&mut self, id: &str, state: State) {
+        // An id that the model used twice names the first call that has not finished.
+        if self.calls.is_empty() {
+            self.unplaced.push((id.to_owned(), state));
+        } else if let Some((_, at)) =
+            self.calls.iter_mut().find(|(call, at)| call.id == id && *at != State::Finished)
+        {
+            *at = state;
+        }
+    }
+
+    /// The turn is over.
+    pub fn clear(&mut self) {
+        self.calls.clear();
+        self.unplaced.clear();
+    }
+
+    /// Whether no calls are known.
+    pub const fn is_empty(&self) -> bool {
+        self.calls.is_empty()
+    }
+
+    /// Whether the server may be stopped at a call that nobody has decided.
+    pub fn may_wait(&self) -> bool {
+        let head = self.calls.iter().find(|(_, state)| *state != State::Finished);
+        matches!(head, Some((_, State::Undecided(_))))
+    }
+
+    /// Whether the call is being executed.
+    pub fn is_running(&self, id: &str) -> bool {
+        self.calls.iter().any(|(call, state)| call.id == id && *state == State::Running)
+    }
+
+    /// The policy's answer to [`Next::Judge`].
+    pub fn judged(&mut self, id: &str, verdict: Verdict) {
+        let unjudged = |(call, state): &&mut (ToolCall, State)| call.id == id && *state == State::Undecided(None);
+        if let Some((_, state)) = self.calls.iter_mut().find(unjudged) {
+            *state = State::Undecided(Some(verdict));
+        }
+    }
+
+    /// The decisions of [`Next::Send`] have reached the server.
+    pub fn sent(&mut self, decisions: &[(ToolCall, Verdict)]) {
+        for (sent, verdict) in decisions {
+            let waiting = |(call, state): &&mut (ToolCall, State)| {
+                call.id == sent.id && !matches!(state, State::Running | State::Finished)
+            };
+            if let Some((_, state)) = self.calls.iter_mut().find(waiting) {
+                *state = State::Decided { verdict: verdict.clone(), reconnected: false };
+            }
+        }
+    }
+
+    /// The calls that nobody has decided yet, from the one that the server is stopped at onward.
+    pub fn undecided(&self) -> impl Iterator<Item = &ToolCall> {
+        self.calls.iter().filter(|(_, state)| matches!(state, State::Undecided(_))).map(|(call, _)| call)
+    }
+
+    /// The rule: see the table above. `quiet` is how long reads have blocked since the last byte, send or reconnect.
+    pub fn next(&mut self, quiet: Duration) -> Next {
+        let Some(head) = self.calls.iter().position(|(_, state)| *state != State::Finished) else {
+            return Next::Wait;
+        };
+        let enough = |needed| self.asks == Asks::Every || quiet >= needed;
+        match &self.calls[head].1 {
+            State::Running | State::Finished => Next::Wait,
+            State::Decided { reconnected: false, .. } if quiet >= UNHEARD => {
+                if let State::Decided { reconnected, .. } = &mut self.calls[head].1 {
+                    *reconnected = true;
+                }
+                Next::Reconnect
+            }
+            State::Decided { verdict, reconnected: true } if quiet >= SETTLED => {
+                Next::Send { decisions: vec![(self.calls[head].0.clone(), verdict.clone())], again: true }
+            }
+            State::Decided { .. } => Next::Wait,
+            State::Undecided(_) if self.asks == Asks::None => Next::Wait,
+            State::Undecided(_) if self.asks == Asks::Unknown => Next::Learn,
+            State::Undecided(Some(Verdict::Pause)) if enough(PAUSED) => {
+                Next::Pause(self.undecided().cloned().collect())
+            }
+            State::Undecided(Some(Verdict::Pause)) => Next::Wait,
+            State::Undecided(_) if enough(SETTLED) => self.judge_or_send(head),
+            State::Undecided(_) => Next::Wait,
+        }
+    }
+
+    /// Only the head, unless every call is asked about: then all up to the first that pauses.
+    fn judge_or_send(&self, head: usize) -> Next {
+        let mut decisions = Vec::new();
+        let reach = if self.asks == Asks::Every { self.calls.len() } else { head + 1 };
+        for (call, state) in &self.calls[head..reach] {
+            match state {
+                State::Undecided(None) => return Next::Judge(call.clone()),
+                State::Undecided(Some(Verdict::Pause)) => break,
+                State::Undecided(Some(verdict)) => decisions.push((call.clone(), verdict.clone())),
+                _ => {}
+            }
+        }
+        Next::Send { decisions, again: false }
+    }
+}

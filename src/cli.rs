@@ -1,0 +1,383 @@
+//! The command line, nothing else. What the flags mean together is settled in settings.rs.
+
+use crate::approval::OnApproval;
+use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum, ValueHint};
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// One agent run, one exit code
+///
+/// Has a task done by an agent on a running agent server, follows the run to its true end, and says how it ended by its
+/// exit code.
+#[derive(Debug, Parser)]
+#[command(name = "sortie", version, max_term_width = 100, after_help = AFTER_HELP, after_long_help = AFTER_HELP)]
+#[command(subcommand_required = true, arg_required_else_help = true, disable_help_subcommand = true)]
+#[command(infer_long_args = false, args_override_self = false)]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+const AFTER_HELP: &str = "\
+Examples:
+  sortie run --rehearse completed \"Check the disks\"     try it: no server, no key, no cost
+  sortie run --timeout 10m --deny-tool remove -w /srv \"Tidy the logs\"
+  sortie run --pause-on-approval -o json --prompt-file task.md > result.json
+
+Exit codes:
+  0   completed: the server said so
+  1   failed: the line on stderr and the record's \"reason\" say why
+  10  paused: tool calls wait for approval; sortie resume decides them";
+
+#[derive(Debug, Subcommand)]
+#[expect(missing_docs, reason = "the doc comments here are the help texts")]
+pub enum Command {
+    /// Start a run and follow it to its end
+    #[command(after_help = EXIT_RUN, after_long_help = EXIT_RUN)]
+    Run(Box<Run>),
+    /// Decide the tool calls that wait, then follow the run
+    ///
+    /// The choices speak of the calls that wait now; one that they do not name is rejected. What waits later falls
+    /// under --on-approval and the policy flags given here: a yes to one call is never a yes to the next. Without a
+    /// choice the policy decides.
+    #[command(after_help = EXIT_RUN, after_long_help = EXIT_RUN)]
+    Resume(Box<Resume>),
+    /// Follow a run that is already going, or has just ended
+    #[command(after_help = EXIT_RUN, after_long_help = EXIT_RUN)]
+    Attach(Box<Attach>),
+    /// Stop a run, and wait until it has stopped
+    #[command(after_help = EXIT_CANCEL, after_long_help = EXIT_CANCEL)]
+    Cancel(Cancel),
+    /// Show the tool calls that wait for approval
+    #[command(after_help = EXIT_PENDING, after_long_help = EXIT_PENDING)]
+    Pending(Pending),
+    /// Ask whether the server is there and takes our token
+    #[command(after_help = EXIT_PING, after_long_help = EXIT_PING)]
+    Ping(Ping),
+}
+
+const EXIT_RUN: &str = "Exit codes: 0 completed, 1 failed, 10 paused for approval.";
+const EXIT_CANCEL: &str = "Exit codes: 0 nothing runs in the session any more, 1 that is not certain.";
+const EXIT_PENDING: &str = "Exit codes: 0 nothing waits, 1 failed, 10 tool calls wait.";
+const EXIT_PING: &str = "Exit codes: 0 the server is there and takes the token, 1 not so.";
+
+impl Command {
+    /// The options that every command has.
+    pub const fn common(&self) -> &Common {
+        match self {
+            Self::Run(run) => &run.common,
+            Self::Resume(resume) => &resume.common,
+            Self::Attach(attach) => &attach.common,
+            Self::Cancel(cancel) => &cancel.common,
+            Self::Pending(pending) => &pending.common,
+            Self::Ping(ping) => &ping.common,
+        }
+    }
+
+    /// The options of the commands that follow a run.
+    pub const fn follow(&self) -> Option<&Follow> {
+        match self {
+            Self::Run(run) => Some(&run.follow),
+            Self::Resume(resume) => Some(&resume.follow),
+            Self::Attach(attach) => Some(&attach.follow),
+            _ => None,
+        }
+    }
+}
+
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Server")]
+#[expect(missing_docs, reason = "the doc comments here are the help texts")]
+pub struct Common {
+    /// The agent server's URL [default: http://127.0.0.1:4096]
+    #[arg(long, value_name = "URL", env = "SORTIE_SERVER", hide_env_values = true, value_hint = ValueHint::Url)]
+    pub server: Option<String>,
+
+    /// A file that holds the token and nothing else
+    ///
+    /// Without it the token is taken from SORTIE_TOKEN, else from the file that SORTIE_TOKEN_FILE names. It is never
+    /// taken from the command line, where every user of the machine could read it.
+    #[arg(long, value_name = "PATH", value_hint = ValueHint::FilePath)]
+    pub token_file: Option<PathBuf>,
+
+    /// Trust the certificates in this PEM file, and no others
+    #[arg(long, value_name = "PATH", env = "SORTIE_CACERT", hide_env_values = true, value_hint = ValueHint::FilePath)]
+    pub cacert: Option<PathBuf>,
+
+    /// Send the token over plain http to another machine
+    ///
+    /// It can be read on the way. Without this flag that is refused.
+    #[arg(long, env = "SORTIE_ALLOW_HTTP", hide_env_values = true,
+          value_parser = clap::builder::FalseyValueParser::new())]
+    pub allow_http: bool,
+
+    /// Longest time for the look-up of the server's name, and for the connect
+    #[arg(long, value_name = "DURATION", default_value = "10s", value_parser = duration)]
+    pub connect_timeout: Duration,
+
+    /// Longest time without contact with the server before giving up
+    #[arg(long, value_name = "DURATION", default_value = "60s", value_parser = duration)]
+    pub retry_timeout: Duration,
+
+    /// Play a recorded run on a practice server inside this process: no server, no key, no cost
+    ///
+    /// The outcomes: completed, failed, paused, stalled, lost. With SORTIE_REHEARSE set, a script is rehearsed
+    /// unchanged.
+    #[arg(long, value_name = "OUTCOME", env = "SORTIE_REHEARSE", hide_env_values = true)]
+    pub rehearse: Option<String>,
+
+    /// Say nothing on stderr but errors
+    #[arg(short, long, conflicts_with = "verbose", help_heading = "Output")]
+    pub quiet: bool,
+
+    /// Log what happens on stderr; twice for more
+    ///
+    /// SORTIE_LOG sets the level for each part, as in sortie=debug,ureq=info. The token is in no log.
+    #[arg(short, long, action = ArgAction::Count, help_heading = "Output")]
+    pub verbose: u8,
+}
+
+#[derive(Debug, Args)]
+#[expect(missing_docs, reason = "the doc comments here are the help texts")]
+pub struct Follow {
+    /// Longest time for the whole command; a run that is not done by then is cancelled
+    #[arg(long, value_name = "DURATION", default_value = "30m", value_parser = duration, help_heading = "Time")]
+    pub timeout: Duration,
+
+    /// Longest time without an event from the run [default: no limit]
+    #[arg(long, value_name = "DURATION", value_parser = duration, help_heading = "Time")]
+    pub idle_timeout: Option<Duration>,
+
+    /// Leave the run going on the server on a time-out or a signal
+    #[arg(long, help_heading = "Time")]
+    pub no_cancel: bool,
+
+    /// Say on stderr that it still runs, after so much silence
+    #[arg(long, value_name = "DURATION", default_value = "60s", value_parser = duration, help_heading = "Time")]
+    pub heartbeat: Duration,
+
+    /// What happens to a tool call that nothing else decides [default: accept for run, pause for resume and attach]
+    #[arg(long, value_name = "WHAT", value_enum, hide_possible_values = false, help_heading = "Approval")]
+    pub on_approval: Option<OnApproval>,
+
+    /// Short for --on-approval pause
+    #[arg(long, conflicts_with = "on_approval", help_heading = "Approval")]
+    pub pause_on_approval: bool,
+
+    /// Let this tool run; a tool on no list is then rejected, or pauses the run with --on-approval pause (repeatable)
+    ///
+    /// The name may be given with or without the server's prefix (stakpak__view or view). Any of --allow-tool,
+    /// --deny-tool and --approve-with takes the place of the operator's policy for this run, its denials included.
+    #[arg(short = 't', long = "allow-tool", value_name = "NAME", help_heading = "Approval")]
+    pub allow_tools: Vec<String>,
+
+    /// Never let this tool run (repeatable); takes the place of the operator's policy
+    #[arg(long = "deny-tool", value_name = "NAME", help_heading = "Approval")]
+    pub deny_tools: Vec<String>,
+
+    /// A program that decides each call: exit 0 accept, 1 reject (its stdout is the reason), 10 pause
+    ///
+    /// It is run by sh -c, gets {session_id, run_id, tool_call} as JSON on stdin, and has 60 s. Any other exit code, a
+    /// crash, a time-out or a missing program pauses the run. Takes the place of the operator's policy.
+    #[arg(long, value_name = "CMD", value_hint = ValueHint::CommandString, help_heading = "Approval")]
+    pub approve_with: Option<String>,
+
+    /// Leave Slack tools to the rest of the policy instead of rejecting them
+    #[arg(long, help_heading = "Approval")]
+    pub enable_slack_tools: bool,
+
+    /// Leave tools that start subagents to the rest of the policy instead of rejecting them
+    #[arg(long, help_heading = "Approval")]
+    pub enable_subagents: bool,
+
+    /// Exit 1 when the run completed but a tool call failed
+    #[arg(long, help_heading = "Output")]
+    pub fail_on_tool_error: bool,
+
+    /// What goes to stdout
+    #[arg(short, long, value_name = "FORMAT", value_enum, default_value = "text", help_heading = "Output")]
+    pub output: Format,
+
+    /// Write the result record to this file, at the end and all at once
+    #[arg(long, value_name = "PATH", value_hint = ValueHint::FilePath, help_heading = "Output")]
+    pub result_file: Option<PathBuf>,
+}
+
+/// What goes to stdout.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Format {
+    /// The text of all turns, as it comes
+    Text,
+    /// The text of the last turn, at the end
+    Final,
+    /// The result record, at the end
+    Json,
+    /// A line of JSON for each event, then the result record
+    StreamJson,
+}
+
+#[derive(Debug, Args)]
+#[expect(missing_docs, reason = "the doc comments here are the help texts")]
+pub struct Run {
+    /// The task; - takes it from stdin
+    #[arg(value_name = "PROMPT")]
+    pub prompt: Option<String>,
+
+    /// Take the task from this file; - is stdin
+    #[arg(long, value_name = "PATH", conflicts_with = "prompt", value_hint = ValueHint::FilePath, help_heading = "Task")]
+    pub prompt_file: Option<PathBuf>,
+
+    /// Send a new message in an old session
+    #[arg(long, value_name = "ID", help_heading = "Task", conflicts_with_all = ["profile", "title", "workdir"])]
+    pub session: Option<String>,
+
+    /// The profile that the session's title names: autopilot: NAME
+    #[arg(long, value_name = "NAME", default_value = "default", help_heading = "Task")]
+    pub profile: String,
+
+    /// The session's title, instead of autopilot: PROFILE
+    #[arg(long, value_name = "TITLE", help_heading = "Task", conflicts_with = "profile")]
+    pub title: Option<String>,
+
+    /// The directory on the server that the agent works in [default: the server's]
+    #[arg(short, long, value_name = "DIR", value_hint = ValueHint::DirPath, help_heading = "Task")]
+    pub workdir: Option<String>,
+
+    /// The model [default: the server's]
+    #[arg(long, value_name = "MODEL", help_heading = "Task")]
+    pub model: Option<String>,
+
+    /// Take the system prompt from this file (32768 characters at most); - is stdin
+    #[arg(long, value_name = "PATH", value_hint = ValueHint::FilePath, help_heading = "Task")]
+    pub system_prompt_file: Option<PathBuf>,
+
+    /// The most turns that the run may take, 1 to 256 [default: the server's]
+    #[arg(long, value_name = "N", help_heading = "Task")]
+    pub max_turns: Option<u32>,
+
+    /// Run the tools in the server's sandbox, if it has one
+    #[arg(long, help_heading = "Task")]
+    pub sandbox: bool,
+
+    /// Context for the task (repeatable); NAME:high=TEXT or NAME:normal=TEXT sets its priority
+    #[arg(long, value_name = "NAME=TEXT", help_heading = "Task")]
+    pub context: Vec<String>,
+
+    /// Context from a file (repeatable); - is stdin; NAME:high=PATH or NAME:normal=PATH sets its priority
+    #[arg(long, value_name = "NAME=PATH", help_heading = "Task")]
+    pub context_file: Vec<String>,
+
+    /// Start the run, print the session's id, and exit 0
+    #[arg(long, help_heading = "Task")]
+    pub detach: bool,
+
+    #[command(flatten)]
+    pub follow: Follow,
+
+    #[command(flatten)]
+    pub common: Common,
+}
+
+#[derive(Debug, Args)]
+#[expect(missing_docs, reason = "the doc comments here are the help texts")]
+pub struct Resume {
+    /// The session
+    #[arg(value_name = "SESSION")]
+    pub session: String,
+
+    /// Let this call run (repeatable)
+    #[arg(long, value_name = "ID", help_heading = "Choices")]
+    pub approve: Vec<String>,
+
+    /// Refuse this call (repeatable)
+    #[arg(long, value_name = "ID", help_heading = "Choices")]
+    pub reject: Vec<String>,
+
+    /// Let all calls run that wait now, but for those given to --reject
+    #[arg(long, conflicts_with = "reject_all", help_heading = "Choices")]
+    pub approve_all: bool,
+
+    /// Refuse all calls that wait now, but for those given to --approve
+    #[arg(long, help_heading = "Choices")]
+    pub reject_all: bool,
+
+    #[command(flatten)]
+    pub follow: Follow,
+
+    #[command(flatten)]
+    pub common: Common,
+}
+
+#[derive(Debug, Args)]
+#[expect(missing_docs, reason = "the doc comments here are the help texts")]
+pub struct Attach {
+    /// The session
+    #[arg(value_name = "SESSION")]
+    pub session: String,
+
+    #[command(flatten)]
+    pub follow: Follow,
+
+    #[command(flatten)]
+    pub common: Common,
+}
+
+#[derive(Debug, Args)]
+#[expect(missing_docs, reason = "the doc comments here are the help texts")]
+pub struct Cancel {
+    /// The session
+    #[arg(value_name = "SESSION")]
+    pub session: String,
+
+    /// Longest time to wait until it has stopped
+    #[arg(long, value_name = "DURATION", default_value = "60s", value_parser = duration, help_heading = "Time")]
+    pub timeout: Duration,
+
+    #[command(flatten)]
+    pub common: Common,
+}
+
+#[derive(Debug, Args)]
+#[expect(missing_docs, reason = "the doc comments here are the help texts")]
+pub struct Pending {
+    /// The session
+    #[arg(value_name = "SESSION")]
+    pub session: String,
+
+    /// What goes to stdout
+    #[arg(short, long, value_name = "FORMAT", value_enum, default_value = "text", help_heading = "Output")]
+    pub output: PendingFormat,
+
+    #[command(flatten)]
+    pub common: Common,
+}
+
+/// What `pending` prints.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum PendingFormat {
+    /// A line for each call
+    Text,
+    /// One JSON object
+    Json,
+}
+
+#[derive(Debug, Args)]
+#[expect(missing_docs, reason = "the doc comments here are the help texts")]
+pub struct Ping {
+    /// Try again for so long until it is there
+    #[arg(long, value_name = "DURATION", value_parser = duration, help_heading = "Time")]
+    pub wait: Option<Duration>,
+
+    #[command(flatten)]
+    pub common: Common,
+}
+
+/// A length of time with its unit: 90s, 10m, 1h 30m. None at all would mean "never" to some and "at once" to others.
+fn duration(text: &str) -> Result<Duration, String> {
+    match humantime::parse_duration(text) {
+        Ok(Duration::ZERO) => Err("it must be longer than nothing".into()),
+        Ok(duration) => Ok(duration),
+        Err(error) => Err(format!("{error}; give a number and a unit: 500ms, 90s, 10m, 1h")),
+    }
+}

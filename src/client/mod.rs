@@ -1,0 +1,438 @@
+//! The agent server's calls, with their retries. This folder is the only place that knows the HTTP crate.
+
+mod server;
+mod transport;
+
+pub use server::Server;
+pub use transport::{Body, Chunk, TICK};
+
+use crate::api;
+use crate::approval::Verdict;
+use crate::console::{Console, visible};
+use crate::event::ToolCall;
+use crate::outcome::{Failure, Reason};
+use crate::settings::Secret;
+use crate::watchdog::Watch;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use std::time::{Duration, Instant, SystemTime};
+use uuid::Uuid;
+
+/// The largest answer to a call, in bytes.
+const MAX_ANSWER: usize = 8 * 1024 * 1024;
+/// As much of an error's body as is looked at, in bytes.
+const MAX_ERROR: usize = 64 * 1024;
+/// As much of what a server said as is quoted, in characters.
+const MAX_QUOTE: usize = 300;
+
+/// What a client is made from.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Where the server is.
+    pub server: Server,
+    /// Sent with every call, if there is one.
+    pub token: Option<Secret>,
+    /// Bound on the look-up of the name, and on the connect.
+    pub connect_timeout: Duration,
+    /// Longest time without contact.
+    pub retry_timeout: Duration,
+}
+
+/// A client of one server.
+pub struct Client {
+    options: Options,
+    agent: ureq::Agent,
+    watch: Watch,
+    console: Console,
+}
+
+/// One call: what it is for, in the words of an error, and what is sent.
+struct Call<'a> {
+    doing: &'a str,
+    path: String,
+    /// A GET without, a POST with.
+    body: Option<Vec<u8>>,
+    /// One for each POST that is a step of its own; its retries keep it.
+    key: Option<&'a str>,
+}
+
+impl Client {
+    /// A client whose waiting ends with `watch`, and which tells of its retries on `console`.
+    pub fn new(options: Options, watch: Watch, console: Console) -> Self {
+        let agent = transport::agent(&options.server, options.connect_timeout);
+        let waker = agent.clone();
+        watch.on_cause(move || waker.clone().shutdown());
+        Self { options, agent, watch, console }
+    }
+
+    /// Another client of the same server, under another watch: the first is dead once its watch has a cause.
+    pub fn again(&self, watch: Watch) -> Self {
+        let connect_timeout = self.options.connect_timeout.min(Duration::from_secs(2));
+        Self::new(Options { connect_timeout, ..self.options.clone() }, watch, self.console.clone())
+    }
+
+    /// The server's URL.
+    pub fn url(&self) -> &str {
+        self.options.server.url()
+    }
+
+    /// The longest time without contact.
+    pub const fn retry_timeout(&self) -> Duration {
+        self.options.retry_timeout
+    }
+
+    /// `GET /v1/health`, once.
+    ///
+    /// # Errors
+    /// No answer, or not a good one.
+    pub fn health(&self) -> Result<(), Failure> {
+        let call = Call { doing: "ask for the server's health", path: "/v1/health".into(), body: None, key: None };
+        let mut answer = self.once(&call)?;
+        self.accept(&call, &mut answer).map(drop)
+    }
+
+    /// `GET /v1/config`.
+    ///
+    /// # Errors
+    /// As every call: see the table of reasons in the README.
+    pub fn config(&self) -> Result<api::Config, Failure> {
+        self.get("ask for the server's configuration", "/v1/config".into())
+    }
+
+    /// `POST /v1/sessions`.
+    ///
+    /// # Errors
+    /// As every call.
+    pub fn create_session(&self, session: &api::NewSession<'_>) -> Result<Uuid, Failure> {
+        let key = new_key();
+        self.post("create a session", "/v1/sessions".into(), session, &key).map(|created: api::Created| created.id)
+    }
+
+    /// `GET /v1/sessions/{id}`: the one call that tells whether a session exists (protocol trap 10).
+    ///
+    /// # Errors
+    /// As every call.
+    pub fn session(&self, session: Uuid) -> Result<api::Session, Failure> {
+        let path = format!("/v1/sessions/{session}");
+        self.get("ask for the session's state", path).map(|detail: api::SessionDetail| detail.session)
+    }
+
+    /// `POST /v1/sessions/{id}/messages`.
+    ///
+    /// # Errors
+    /// As every call; `Conflict` with the code `session_already_running` where a run goes on.
+    pub fn send(&self, session: Uuid, message: &api::NewMessage, key: &str) -> Result<Uuid, Failure> {
+        let path = format!("/v1/sessions/{session}/messages");
+        self.post("send the prompt", path, message, key).map(|sent: api::Sent| sent.run_id)
+    }
+
+    /// `GET /v1/sessions/{id}/messages`, one page.
+    ///
+    /// # Errors
+    /// As every call.
+    pub fn messages(&self, session: Uuid, offset: usize, limit: usize) -> Result<api::Messages, Failure> {
+        let path = format!("/v1/sessions/{session}/messages?limit={limit}&offset={offset}");
+        self.get("read the session's messages", path)
+    }
+
+    /// `GET /v1/sessions/{id}/tools/pending`.
+    ///
+    /// # Errors
+    /// As every call.
+    pub fn pending(&self, session: Uuid) -> Result<api::Pending, Failure> {
+        self.get("ask for the tool calls that wait", format!("/v1/sessions/{session}/tools/pending"))
+    }
+
+    /// `POST /v1/sessions/{id}/tools/decisions`. Each call has a key of its own: under the key of an earlier one the
+    /// server would only repeat its answer.
+    ///
+    /// # Errors
+    /// As every call; `Conflict` where the run is over.
+    pub fn decide(&self, session: Uuid, run: &str, decisions: &[(ToolCall, Verdict)]) -> Result<(), Failure> {
+        let decisions = decisions
+            .iter()
+            .filter_map(|(call, verdict)| Some((call.id.as_str(), api::Decision::of(verdict)?)))
+            .collect();
+        let path = format!("/v1/sessions/{session}/tools/decisions");
+        let body = api::Decisions { run_id: run, decisions };
+        self.post("decide the tool calls", path, &body, &new_key()).map(|_: serde_json::Value| ())
+    }
+
+    /// `POST /v1/sessions/{id}/cancel`: a request, not a fact (protocol traps 5 and 6).
+    ///
+    /// # Errors
+    /// As every call; `Conflict` where the run is over.
+    pub fn cancel(&self, session: Uuid, run: &str) -> Result<(), Failure> {
+        let path = format!("/v1/sessions/{session}/cancel");
+        self.post("cancel the run", path, &api::Cancel { run_id: run }, &new_key()).map(|_: serde_json::Value| ())
+    }
+
+    /// `GET /v1/sessions/{id}/events`, once, from the event after `cursor`; 0 is the start (protocol trap 1).
+    ///
+    /// # Errors
+    /// No answer, not a good one, or `Protocol` for something that is not an event stream.
+    pub fn events(&self, session: Uuid, cursor: u64) -> Result<Body, Failure> {
+        let doing = "follow the run";
+        let path = format!("/v1/sessions/{session}/events");
+        let request = self.request(&path).header("Accept", "text/event-stream").header("Last-Event-ID", cursor);
+        let call = Call { doing, path, body: None, key: None };
+        let mut answer = self.exchange(&call, request, Vec::new())?;
+        if !answer.status().is_success() {
+            return Err(self.refusal(&call, &mut answer));
+        }
+        let content_type = header(&answer, "content-type").unwrap_or_default();
+        let media_type = content_type.split(';').next().unwrap_or_default().trim();
+        if !media_type.eq_ignore_ascii_case("text/event-stream") {
+            let got = if media_type.is_empty() { "nothing it names".into() } else { quote(media_type) };
+            let message = format!("{doing}: expected an event stream from {}, got {got}", self.url());
+            return Err(Failure::new(Reason::Protocol, message));
+        }
+        undecoded(doing, &answer)?;
+        Ok(Body::new(answer.into_body()))
+    }
+
+    fn get<T: DeserializeOwned>(&self, doing: &str, path: String) -> Result<T, Failure> {
+        self.call(&Call { doing, path, body: None, key: None })
+    }
+
+    fn post<T: DeserializeOwned>(
+        &self,
+        doing: &str,
+        path: String,
+        body: &impl Serialize,
+        key: &str,
+    ) -> Result<T, Failure> {
+        let body = serde_json::to_vec(body)
+            .map_err(|error| Failure::new(Reason::Internal, format!("{doing}: {error}")))?;
+        self.call(&Call { doing, path, body: Some(body), key: Some(key) })
+    }
+
+    /// Calls until there is an answer that is worth something, within the retry time-out.
+    fn call<T: DeserializeOwned>(&self, call: &Call<'_>) -> Result<T, Failure> {
+        let began = Instant::now();
+        let mut backoff = Backoff::default();
+        loop {
+            self.watch.check()?;
+            let (failure, wait) = match self.once(call) {
+                Ok(mut answer) if RETRIED.contains(&answer.status().as_u16()) => {
+                    let wait =
+                        header(&answer, "retry-after").and_then(|value| retry_after(&value, SystemTime::now()));
+                    (self.refusal(call, &mut answer), wait)
+                }
+                Ok(mut answer) => match self.accept(call, &mut answer) {
+                    Ok(body) => return parse(call, &body),
+                    Err(failure) => (failure, None),
+                },
+                Err(failure) => (failure, None),
+            };
+            // A cause kills the connection: it is the cause that counts.
+            self.watch.check()?;
+            let wait = wait.unwrap_or_else(|| backoff.next());
+            if !failure.retryable || began.elapsed() + wait > self.options.retry_timeout {
+                return Err(failure);
+            }
+            self.console.progress(&format!("{failure}; trying again in {} ms", wait.as_millis()));
+            self.watch.sleep(wait)?;
+        }
+    }
+
+    fn once(&self, call: &Call<'_>) -> Result<ureq::http::Response<ureq::Body>, Failure> {
+        let mut request = self.request(&call.path);
+        if call.body.is_some() {
+            request = request.method("POST").header("Content-Type", "application/json");
+        }
+        if let Some(key) = call.key {
+            request = request.header("Idempotency-Key", key);
+        }
+        self.exchange(call, request, call.body.clone().unwrap_or_default())
+    }
+
+    fn request(&self, path: &str) -> ureq::http::request::Builder {
+        let request = ureq::http::Request::builder()
+            .uri(format!("{}{path}", self.options.server.base))
+            // What is not asked for must not come: a compressed stream would be held back.
+            .header("Accept-Encoding", "identity");
+        match &self.options.token {
+            Some(token) => request.header("Authorization", format!("Bearer {}", token.reveal())),
+            None => request,
+        }
+    }
+
+    /// One request and the head of its answer, on a thread that is left behind when there is a cause: neither a name
+    /// look-up nor a connect can be interrupted.
+    fn exchange(
+        &self,
+        call: &Call<'_>,
+        request: ureq::http::request::Builder,
+        body: Vec<u8>,
+    ) -> Result<ureq::http::Response<ureq::Body>, Failure> {
+        let agent = self.agent.clone();
+        let doing = format!("{} at {}", call.doing, self.url());
+        let internal = |error: ureq::http::Error| Failure::new(Reason::Internal, format!("{doing}: {error}"));
+        let answer = if call.body.is_some() {
+            let request = request.body(body).map_err(internal)?;
+            self.watch.run(move || agent.run(request))?
+        } else {
+            let request = request.body(()).map_err(internal)?;
+            self.watch.run(move || agent.run(request))?
+        };
+        answer.map_err(|error| transport::failure(&doing, &error))
+    }
+
+    /// The body of a good answer, or the failure that a bad one tells of.
+    fn accept(&self, call: &Call<'_>, answer: &mut ureq::http::Response<ureq::Body>) -> Result<Vec<u8>, Failure> {
+        if !answer.status().is_success() {
+            return Err(self.refusal(call, answer));
+        }
+        undecoded(call.doing, answer)?;
+        let (body, whole) = self.read(call.doing, answer, MAX_ANSWER)?;
+        if !whole {
+            let message = format!("{}: the answer is larger than {MAX_ANSWER} bytes", call.doing);
+            return Err(Failure::new(Reason::Protocol, message));
+        }
+        Ok(body)
+    }
+
+    /// The body up to a limit, and whether that was all.
+    fn read(
+        &self,
+        doing: &str,
+        answer: &mut ureq::http::Response<ureq::Body>,
+        limit: usize,
+    ) -> Result<(Vec<u8>, bool), Failure> {
+        let mut body = Body::new(std::mem::replace(answer.body_mut(), ureq::Body::builder().data("")));
+        let began = Instant::now();
+        let mut buffer = [0; 16 * 1024];
+        let mut all = Vec::new();
+        loop {
+            self.watch.check()?;
+            match body.read(&mut buffer)? {
+                Chunk::End => return Ok((all, true)),
+                Chunk::Bytes(length) if all.len() + length > limit => return Ok((all, false)),
+                Chunk::Bytes(length) => all.extend_from_slice(&buffer[..length]),
+                Chunk::Tick => {}
+            }
+            if began.elapsed() > transport::ANSWER {
+                let message =
+                    format!("{doing}: the answer was not complete within {} s", transport::ANSWER.as_secs());
+                return Err(Failure::new(Reason::Connection, message));
+            }
+        }
+    }
+
+    /// An answer that is not a 2xx, as a failure.
+    fn refusal(&self, call: &Call<'_>, answer: &mut ureq::http::Response<ureq::Body>) -> Failure {
+        let status = answer.status();
+        let location = header(answer, "location");
+        let body = self.read(call.doing, answer, MAX_ERROR).map(|(body, _)| body).unwrap_or_default();
+        let error: api::Error = serde_json::from_slice(&body).unwrap_or_default();
+        let said =
+            if error.error.is_empty() { quote(&String::from_utf8_lossy(&body)) } else { quote(&error.error) };
+        let advice = match status.as_u16() {
+            401 | 403 if self.options.token.is_none() => "; give a token: --token-file, SORTIE_TOKEN",
+            401 | 403 => "; is the token (--token-file, SORTIE_TOKEN) the server's present one?",
+            _ => "",
+        };
+        let pointed = location.filter(|_| status.is_redirection()).map_or_else(String::new, |location| {
+            format!("; it points to {}, and no redirect is followed: give the right --server", quote(&location))
+        });
+        let said = if said.is_empty() { said } else { format!(": {said}") };
+        let message = format!("{} at {}: {status}{said}{pointed}{advice}", call.doing, self.url());
+        let reason = match status.as_u16() {
+            401 | 403 => Reason::Auth,
+            404 => Reason::NotFound,
+            409 => Reason::Conflict,
+            _ => Reason::Server,
+        };
+        let retryable = status.is_server_error() || RETRIED.contains(&status.as_u16());
+        Failure::new(reason, message).retryable(retryable).with_code(error.code)
+    }
+}
+
+/// The statuses after which the same call may succeed.
+const RETRIED: [u16; 7] = [408, 425, 429, 500, 502, 503, 504];
+
+fn parse<T: DeserializeOwned>(call: &Call<'_>, body: &[u8]) -> Result<T, Failure> {
+    serde_json::from_slice(body).map_err(|error| {
+        let got = quote(&String::from_utf8_lossy(body));
+        let message = format!("{}: the answer is not what the protocol says ({error}): {got}", call.doing);
+        Failure::new(Reason::Protocol, message)
+    })
+}
+
+/// A little of what came, made harmless, on one line.
+fn quote(text: &str) -> String {
+    let text = text.trim();
+    let mut quoted: String = visible(text).chars().take(MAX_QUOTE).collect();
+    if quoted.len() < text.len() {
+        quoted.push('…');
+    }
+    quoted
+}
+
+/// An encoding that we did not ask for would be taken for text.
+fn undecoded(doing: &str, answer: &ureq::http::Response<ureq::Body>) -> Result<(), Failure> {
+    match header(answer, "content-encoding") {
+        Some(encoding) if !encoding.eq_ignore_ascii_case("identity") => {
+            let message = format!("{doing}: the answer is encoded ({}), which was not asked for", quote(&encoding));
+            Err(Failure::new(Reason::Protocol, message))
+        }
+        _ => Ok(()),
+    }
+}
+
+fn header(answer: &ureq::http::Response<ureq::Body>, name: &str) -> Option<String> {
+    answer.headers().get(name).map(|value| String::from_utf8_lossy(value.as_bytes()).into_owned())
+}
+
+/// RFC 9110, 10.2.3: seconds or a date.
+fn retry_after(value: &str, now: SystemTime) -> Option<Duration> {
+    let value = value.trim();
+    match value.parse() {
+        Ok(seconds) => Some(Duration::from_secs(seconds)),
+        Err(_) => httpdate::parse_http_date(value).ok().map(|at| at.duration_since(now).unwrap_or_default()),
+    }
+}
+
+/// A key for one POST and its retries.
+pub fn new_key() -> String {
+    Uuid::new_v4().to_string()
+}
+
+/// Growing waits: from 100 ms to 5 s, doubled each time, and each cut by up to a half, so that many clients that lost
+/// the same server do not come back together.
+#[derive(Debug, Default)]
+pub struct Backoff(u32);
+
+impl Backoff {
+    /// The next wait.
+    pub fn next(&mut self) -> Duration {
+        let full = 100_u64.saturating_mul(1 << self.0.min(6)).min(5000);
+        self.0 += 1;
+        let chance = Uuid::new_v4().as_u64_pair().1 % (full / 2 + 1);
+        Duration::from_millis(full - chance)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn waits_grow_from_a_tenth_of_a_second_to_five_and_are_jittered() {
+        let mut backoff = Backoff::default();
+        for full in [100, 200, 400, 800, 1600, 3200, 5000, 5000, 5000] {
+            let wait = u64::try_from(backoff.next().as_millis()).unwrap();
+            assert!((full / 2..=full).contains(&wait), "{wait} of {full}");
+        }
+    }
+
+    #[test]
+    fn retry_after_is_seconds_or_a_date() {
+        let now = SystemTime::UNIX_EPOCH + Duration::from_secs(784_111_777);
+        assert_eq!(retry_after(" 3 ", now), Some(Duration::from_secs(3)));
+        assert_eq!(retry_after("Sun, 06 Nov 1994 08:49:47 GMT", now), Some(Duration::from_secs(10)));
+        assert_eq!(retry_after("Sun, 06 Nov 1994 08:49:27 GMT", now), Some(Duration::ZERO));
+        assert_eq!(retry_after("soon", now), None);
+    }
+}

@@ -1,0 +1,148 @@
+//! The connection: one agent without reuse, redirects or decoding, whose body reads wake up often enough to look round.
+
+use super::server::Server;
+use crate::outcome::{Failure, Reason};
+use std::io::Read;
+use std::time::Duration;
+use ureq::tls::{RootCerts, TlsConfig};
+use ureq::unversioned::resolver::DefaultResolver;
+use ureq::unversioned::transport::time::Duration as Span;
+use ureq::unversioned::transport::{
+    Buffers, ConnectionDetails, Connector, DefaultConnector, NextTimeout, Transport,
+};
+
+/// A body read that blocks for so long gives its caller a chance to look round.
+pub const TICK: Duration = Duration::from_millis(250);
+/// Bound on the head of an answer, however it drips, and on the body of a call's.
+pub const ANSWER: Duration = Duration::from_secs(30);
+
+/// Makes the agent.
+pub fn agent(server: &Server, connect_timeout: Duration) -> ureq::Agent {
+    let roots = match &server.roots {
+        Some(certificates) => RootCerts::new_with_certs(certificates),
+        None => RootCerts::PlatformVerifier,
+    };
+    let config = ureq::Agent::config_builder()
+        .http_status_as_error(false)
+        // A redirect would turn a POST into a GET, or carry the token elsewhere.
+        .max_redirects(0)
+        .max_redirects_will_error(false)
+        .proxy(server.proxy.clone())
+        .user_agent(concat!("sortie/", env!("CARGO_PKG_VERSION")))
+        .tls_config(TlsConfig::builder().root_certs(roots).build())
+        // A reused connection may be closed by the server just as the next request goes out: a lost answer.
+        .max_idle_connections(0)
+        .timeout_resolve(Some(connect_timeout))
+        .timeout_connect(Some(connect_timeout))
+        .timeout_per_write(Some(ANSWER))
+        .timeout_recv_response(Some(ANSWER))
+        .build();
+    ureq::Agent::with_parts(config, DefaultConnector::default().chain(Ticking), DefaultResolver::default())
+}
+
+/// Gives the reads of a body, which have no bound of their own, one of a tick. The agent's `timeout_per_read` would
+/// bound the reads of the head and of the TLS handshake too, and fail on a slow line.
+#[derive(Debug)]
+struct Ticking;
+
+impl<In: Transport> Connector<In> for Ticking {
+    type Out = TickingTransport<In>;
+
+    fn connect(&self, _: &ConnectionDetails, chained: Option<In>) -> Result<Option<Self::Out>, ureq::Error> {
+        Ok(chained.map(TickingTransport))
+    }
+}
+
+#[derive(Debug)]
+struct TickingTransport<T>(T);
+
+impl<T: Transport> Transport for TickingTransport<T> {
+    fn buffers(&mut self) -> &mut dyn Buffers {
+        self.0.buffers()
+    }
+
+    fn transmit_output(&mut self, amount: usize, timeout: NextTimeout) -> Result<(), ureq::Error> {
+        self.0.transmit_output(amount, timeout)
+    }
+
+    fn await_input(&mut self, mut timeout: NextTimeout) -> Result<bool, ureq::Error> {
+        if matches!(timeout.after, Span::NotHappening) {
+            timeout.per_read = Some(TICK.into());
+        }
+        self.0.await_input(timeout)
+    }
+
+    fn is_open(&mut self) -> bool {
+        self.0.is_open()
+    }
+
+    fn is_tls(&self) -> bool {
+        self.0.is_tls()
+    }
+}
+
+/// What a read of a body brought.
+#[derive(Debug)]
+pub enum Chunk {
+    /// So many bytes.
+    Bytes(usize),
+    /// Nothing for a [`TICK`]; reading may go on.
+    Tick,
+    /// The body's end. On a close-delimited body a cut looks the same.
+    End,
+}
+
+/// The body of an answer.
+pub struct Body(ureq::BodyReader<'static>);
+
+impl std::fmt::Debug for Body {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Body")
+    }
+}
+
+impl Body {
+    pub(super) fn new(body: ureq::Body) -> Self {
+        Self(body.into_with_config().limit(u64::MAX).reader())
+    }
+
+    /// Reads what is there, or waits for a tick.
+    ///
+    /// # Errors
+    /// `Connection` when the connection breaks.
+    pub fn read(&mut self, buffer: &mut [u8]) -> Result<Chunk, Failure> {
+        loop {
+            match self.0.read(buffer) {
+                Ok(0) => return Ok(Chunk::End),
+                Ok(length) => return Ok(Chunk::Bytes(length)),
+                Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
+                Err(error) => {
+                    return match ureq::Error::from(error) {
+                        ureq::Error::Timeout(ureq::Timeout::PerRead) => Ok(Chunk::Tick),
+                        error => Err(failure("read the answer", &error)),
+                    };
+                }
+            }
+        }
+    }
+}
+
+/// A call that got no answer, in words.
+pub fn failure(doing: &str, error: &ureq::Error) -> Failure {
+    let text = error.to_string();
+    let why = match error {
+        ureq::Error::Io(error) if error.kind() == std::io::ErrorKind::ConnectionRefused => {
+            "connection refused; does the server run there?".into()
+        }
+        ureq::Error::Io(error) if error.kind() == std::io::ErrorKind::UnexpectedEof => {
+            "the connection was closed before the answer was complete".into()
+        }
+        ureq::Error::Io(error) => error.to_string(),
+        ureq::Error::Timeout(ureq::Timeout::Connect) => "no connection within --connect-timeout".into(),
+        ureq::Error::Timeout(ureq::Timeout::Resolve) => "the name was not found within --connect-timeout".into(),
+        ureq::Error::Timeout(_) => format!("no answer within {} s", ANSWER.as_secs()),
+        ureq::Error::HostNotFound => "there is no host of that name".into(),
+        _ => text,
+    };
+    Failure::new(Reason::Connection, format!("{doing}: {why}"))
+}

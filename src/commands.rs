@@ -1,0 +1,477 @@
+//! What each command does, from its settings to its record.
+
+use crate::api::NewSession;
+use crate::approval::{Choices, OnApproval};
+use crate::batch::Asks;
+use crate::cli::{Cli, Format, PendingFormat};
+use crate::client::{Client, Options, new_key};
+use crate::console::{Console, Level};
+use crate::drive::{self, Drive};
+use crate::outcome::{End, Exit, Failure, Reason, Record};
+use crate::output::{Output, describe};
+use crate::run::{self, Run, Start};
+use crate::settings::{self, Command, Follow, Settings};
+use crate::stop::{Stopped, stop};
+use crate::watchdog::Watch;
+use std::panic::{self, AssertUnwindSafe};
+use std::time::{Duration, Instant};
+use uuid::Uuid;
+
+/// The most time spent on stopping a run that we leave.
+const LAST_CALLS: Duration = Duration::from_secs(5);
+/// The most time spent after that on how the run ended and on lost text.
+const LAST_LOOK: Duration = Duration::from_secs(3);
+/// After a run has ended its session may refuse a new message for so long (protocol trap 8).
+const SETTLING: Duration = Duration::from_secs(2);
+/// A send whose answer was lost may still be at work for so long.
+const LOST_ANSWER: Duration = Duration::from_secs(5);
+/// Between two tries at a session that is busy.
+const BUSY: Duration = Duration::from_millis(100);
+
+/// Executes a command line that could be read: the record is written from here on, whatever happens.
+pub fn execute(cli: &Cli, watch: &Watch, console: &Console) -> Exit {
+    let began = Instant::now();
+    let common = cli.command.common();
+    if common.quiet {
+        console.set_level(Level::Quiet);
+    }
+    start_log(common.verbose, console);
+    silence_panics();
+    let format = cli.command.follow().map_or(Format::Text, |follow| follow.output);
+    let mut output = match Output::new(format, watch.clone(), console.clone()) {
+        Ok(output) => output,
+        Err(error) => {
+            console.error(&format!("open stdout: {error}"));
+            return Exit::Failed;
+        }
+    };
+    let mut record =
+        guard(|| prepare(cli, watch, console, &mut output)).unwrap_or_else(|failure| Record::new(failure.into()));
+    record.duration_ms = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
+    output.finish(record)
+}
+
+/// Explains a command line that could not be read; help and the version are no failure.
+pub fn explain(error: &clap::Error, watch: Watch, console: &Console) -> Exit {
+    let text = error.render().to_string();
+    if error.use_stderr() {
+        console.raw(&text);
+        return Exit::Failed;
+    }
+    let shown = Output::new(Format::Text, watch, console.clone()).map(|mut output| output.answer(text.trim_end()));
+    match shown {
+        Ok(Ok(())) => Exit::Completed,
+        _ => Exit::Failed,
+    }
+}
+
+/// `-v` shows our own log, `-vv` that of the HTTP crate too; `SORTIE_LOG` is for finer wishes. Neither holds the token.
+fn start_log(verbose: u8, console: &Console) {
+    let default = match verbose {
+        0 => "off",
+        1 => "sortie=debug",
+        _ => "debug",
+    };
+    let filter = std::env::var("SORTIE_LOG").ok().filter(|filter| !filter.is_empty());
+    // A second logger in one process is refused; the first serves.
+    let _ = env_logger::Builder::new()
+        .parse_filters(filter.as_deref().unwrap_or(default))
+        .target(env_logger::Target::Pipe(Box::new(console.clone())))
+        .try_init();
+}
+
+/// A panic is a bug of ours, told as one line with the reason `internal`, not as a trace.
+fn silence_panics() {
+    panic::set_hook(Box::new(|panic| log::error!("{panic}")));
+}
+
+fn guard<T>(work: impl FnOnce() -> Result<T, Failure>) -> Result<T, Failure> {
+    panic::catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|panic| {
+        let text = panic.downcast_ref::<&str>().map(ToString::to_string);
+        let text = text.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_default();
+        Err(Failure::new(Reason::Internal, format!("a bug in sortie: {text}; -v shows where")))
+    })
+}
+
+fn prepare(cli: &Cli, watch: &Watch, console: &Console, output: &mut Output) -> Result<Record, Failure> {
+    if let Some(follow) = cli.command.follow() {
+        watch.arm(follow.timeout, "--timeout");
+        if let Some(path) = &follow.result_file {
+            output.set_result_file(path).map_err(|error| Failure::usage(&error))?;
+        }
+    }
+    let settings = settings::resolve(cli, watch);
+    // A signal while stdin was read is no mistake of the command line.
+    watch.check()?;
+    let Settings { client, rehearsal, command } = settings.map_err(|error| Failure::usage(&error))?;
+    if rehearsal.is_some() {
+        let outcome = cli.command.common().rehearse.as_deref().unwrap_or_default();
+        console.error(&format!("REHEARSAL ({outcome}): a practice server plays a recorded run; nothing is real"));
+    }
+    let job = Job { client: Client::new(client.clone(), watch.clone(), console.clone()), watch, console, output };
+    match command {
+        Command::Run(settings) => job.run(&settings),
+        Command::Resume { session, choices, follow } => job.resume(session, choices, &follow),
+        Command::Attach { session, follow } => job.attach(session, &follow),
+        Command::Cancel { session, timeout } => job.cancel(session, timeout),
+        Command::Pending { session, format } => job.pending(session, format),
+        Command::Ping { wait } => job.ping(client, wait),
+    }
+}
+
+struct Job<'a> {
+    client: Client,
+    watch: &'a Watch,
+    console: &'a Console,
+    output: &'a mut Output,
+}
+
+/// How a run came to be followed.
+struct Way {
+    run_id: String,
+    asks: Asks,
+    start: Start,
+    choices: Option<Choices>,
+}
+
+impl Job<'_> {
+    fn run(mut self, settings: &settings::Run) -> Result<Record, Failure> {
+        self.announce_policy(&settings.follow);
+        let session = match settings.session {
+            Some(session) => session,
+            None => {
+                self.console.progress(&format!("creating a session at {}", self.client.url()));
+                let new = NewSession { title: &settings.title, cwd: settings.workdir.as_deref() };
+                self.client.create_session(&new)?
+            }
+        };
+        self.console.progress(&format!("session {session}"));
+        let key = new_key();
+        let run_id = match self.send(session, settings, &key) {
+            Ok(run_id) => run_id.to_string(),
+            Err(failure) => return Ok(self.unsent(session, settings, &key, failure)),
+        };
+        self.console.progress(&format!("run {run_id}"));
+        if settings.detach {
+            self.output.answer(&session.to_string())?;
+            return Ok(Record { session_id: Some(session.to_string()), ..Record::new(End::Completed) });
+        }
+        let asks = if settings.follow.policy.replaces_servers() { Asks::Every } else { Asks::Unknown };
+        let way = Way { run_id, asks, start: Start::Fresh, choices: None };
+        Ok(self.follow(session, way, &settings.follow))
+    }
+
+    fn announce_policy(&self, follow: &Follow) {
+        if follow.policy.replaces_servers() {
+            self.console.progress("every tool call comes to us: this policy takes the place of the server's own");
+        }
+    }
+
+    /// Sends the prompt. A session that is busy is asked again for a while: its last run may just have ended (protocol
+    /// trap 8), or our own first try, whose answer was lost, may still be at work.
+    fn send(&self, session: Uuid, settings: &settings::Run, key: &str) -> Result<Uuid, Failure> {
+        let began = Instant::now();
+        let patience = if settings.session.is_some() { SETTLING } else { LOST_ANSWER };
+        loop {
+            match self.client.send(session, &settings.message, key) {
+                Err(busy) if busy.code == "session_already_running" && began.elapsed() < patience => {
+                    self.watch.sleep(BUSY)?;
+                }
+                done => return done,
+            }
+        }
+    }
+
+    /// The prompt was refused, or nobody knows whether it arrived: then a run may be going on unattended.
+    fn unsent(&mut self, session: Uuid, settings: &settings::Run, key: &str, mut failure: Failure) -> Record {
+        let refused = !failure.retryable && failure.reason != Reason::Protocol || !failure.code.is_empty();
+        let mut confirmed = None;
+        let mut run_id = None;
+        if !refused && settings.follow.cancel {
+            let watch = Watch::quiet();
+            watch.arm(LAST_CALLS, "");
+            let client = self.client.again(watch.clone());
+            let found = client.session(session).and_then(|state| match state.active_run() {
+                None => Ok(None),
+                // Whose is it? Under the same key the server tells, without starting another.
+                Some(_) if settings.session.is_some() => {
+                    client.send(session, &settings.message, key).map(|id| Some(id.to_string()))
+                }
+                active => Ok(active),
+            });
+            confirmed = Some(match found {
+                Ok(None) => true,
+                Ok(Some(run)) => {
+                    let stopped = stop(&client, session, &run, &watch);
+                    run_id = Some(run);
+                    self.tell(&stopped)
+                }
+                Err(error) => self.tell(&Stopped::Failed(error)),
+            });
+            failure.retryable &= confirmed == Some(true);
+        }
+        let mut record = Record::new(failure.into());
+        record.session_id = Some(session.to_string());
+        record.run_id = run_id;
+        record.cancel_confirmed = confirmed;
+        record
+    }
+
+    fn resume(mut self, session: Uuid, choices: Choices, follow: &Follow) -> Result<Record, Failure> {
+        let Some(run_id) = self.client.session(session)?.active_run() else {
+            let message =
+                format!("resume the session {session}: no run is going on in it; sortie attach shows the last");
+            return Err(Failure::new(Reason::Conflict, message));
+        };
+        self.console.progress(&format!("resuming run {run_id}"));
+        let way = Way { run_id, asks: Asks::Some, start: Start::Waiting, choices: Some(choices) };
+        Ok(self.follow(session, way, follow))
+    }
+
+    fn attach(mut self, session: Uuid, follow: &Follow) -> Result<Record, Failure> {
+        let (run_id, start) = match self.client.session(session)?.active_run() {
+            Some(run_id) => (Some(run_id), Start::Fresh),
+            None => (drive::last_run(&self.client, self.watch, session)?, Start::Over),
+        };
+        let Some(run_id) = run_id else { return self.attach_to_messages(session) };
+        self.console.progress(&format!("attached to run {run_id}"));
+        let way = Way { run_id, asks: Asks::Some, start, choices: None };
+        Ok(self.follow(session, way, follow))
+    }
+
+    /// The server has no events of this session any more: the text is all that is left.
+    fn attach_to_messages(self, session: Uuid) -> Result<Record, Failure> {
+        let turns = drive::run_texts(&self.client, session)?;
+        if turns.is_empty() {
+            let message = format!("attach to the session {session}: it has had no run that said anything");
+            return Err(Failure::new(Reason::NotFound, message));
+        }
+        for turn in &turns {
+            self.output.text(turn)?;
+            self.output.turn();
+        }
+        let message = "the server has no events of the run any more: nobody can say how it ended";
+        let mut record = Record::new(Failure::new(Reason::Lost, message).into());
+        record.session_id = Some(session.to_string());
+        record.agent_message = turns.last().cloned();
+        record.text = Some(turns.join("\n"));
+        Ok(record)
+    }
+
+    /// Follows a run to its end, and leaves nothing behind that should not be.
+    fn follow(&mut self, session: Uuid, way: Way, follow: &Follow) -> Record {
+        let run = Run::new(run::Options {
+            run_id: way.run_id,
+            asks: way.asks,
+            keep: self.output.keep(),
+            start: way.start,
+            idle_timeout: follow.idle_timeout,
+            fail_on_tool_error: follow.fail_on_tool_error,
+        });
+        let mut drive = Drive::new(&self.client, self.watch, self.console, self.output, follow, session, run);
+        if let Some(choices) = way.choices {
+            drive.choose(choices);
+        }
+        let result = guard(|| drive.follow());
+        // Everything breaks at a cause: it is the cause that counts.
+        let result = match (result, self.watch.cause()) {
+            (Err(failure), Some(cause)) if failure.reason != Reason::Internal => Err(cause.into()),
+            (result, _) => result,
+        };
+        let mut end = result.unwrap_or_else(End::Failed);
+        let mut confirmed = None;
+        let mut hint = None;
+        if let End::Failed(failure) = &mut end
+            && drive.run.may_be_running()
+        {
+            let ours = matches!(failure.reason, Reason::Timeout | Reason::IdleTimeout | Reason::Interrupted);
+            if follow.cancel || !ours {
+                let stopped = Self::stop(&self.client, session, drive.run.id());
+                confirmed = Some(matches!(stopped, Stopped::Confirmed));
+                Self::tell_of(self.console, &stopped);
+            } else {
+                let command = command("attach", session, follow, &[]);
+                self.console.error(&format!("the run goes on (--no-cancel); to follow it: {command}"));
+                hint = Some(command);
+            }
+            failure.retryable &= confirmed == Some(true);
+        }
+        let watch = Watch::quiet();
+        watch.arm(LAST_LOOK, "");
+        let client = self.client.again(watch.clone());
+        if confirmed == Some(true) {
+            // For the stop reason and the totals; what it lacks the record leaves out.
+            let _ = guard(|| drive.read_rest(&client));
+        }
+        let healed = guard(|| drive.heal(&client, &watch));
+        let run = drive.run;
+        if matches!(end, End::Paused(_)) {
+            hint = Some(command("resume", session, follow, &["--approve-all"]));
+        }
+        let mut record = Record::new(end);
+        record.session_id = Some(session.to_string());
+        record.cancel_confirmed = confirmed;
+        record.resume_hint = hint;
+        run.fill(&mut record);
+        if let Err(failure) = healed {
+            record.fail(failure);
+        }
+        record
+    }
+
+    fn stop(client: &Client, session: Uuid, run: &str) -> Stopped {
+        let watch = Watch::quiet();
+        watch.arm(LAST_CALLS, "");
+        stop(&client.again(watch.clone()), session, run, &watch)
+    }
+
+    fn tell(&self, stopped: &Stopped) -> bool {
+        Self::tell_of(self.console, stopped);
+        matches!(stopped, Stopped::Confirmed)
+    }
+
+    fn tell_of(console: &Console, stopped: &Stopped) {
+        match stopped {
+            Stopped::Confirmed => console.progress("the run has stopped on the server"),
+            Stopped::Accepted => console.error("the cancel was accepted; the run stops when the model answers"),
+            Stopped::Failed(failure) => console.error(&format!("the run may still be going on: {failure}")),
+        }
+    }
+
+    fn cancel(self, session: Uuid, timeout: Duration) -> Result<Record, Failure> {
+        self.watch.arm(timeout, "--timeout");
+        let Some(run_id) = self.client.session(session)?.active_run() else {
+            self.console.progress("no run is going on in the session");
+            return Ok(Record::new(End::Completed));
+        };
+        match stop(&self.client, session, &run_id, self.watch) {
+            Stopped::Confirmed => {
+                self.console.progress(&format!("run {run_id} has stopped"));
+                Ok(Record::new(End::Completed))
+            }
+            Stopped::Failed(failure) => Err(failure),
+            Stopped::Accepted => {
+                self.console.error("the cancel was accepted; the run stops when the model answers");
+                self.watch.check()?;
+                Err(Failure::new(Reason::Timeout, "the run still goes on"))
+            }
+        }
+    }
+
+    fn pending(self, session: Uuid, format: PendingFormat) -> Result<Record, Failure> {
+        self.watch.arm(self.client.retry_timeout(), "--retry-timeout");
+        let active = self.client.session(session)?.active_run();
+        let batch = self.client.pending(session)?;
+        let mut end = End::Completed;
+        if let Some(run_id) = active.clone().filter(|_| !batch.tool_calls.is_empty()) {
+            let run = Run::new(run::Options { start: Start::Peek, ..run::Options::of(run_id, Asks::Some) });
+            let follow = Follow::pausing();
+            let mut silent = Output::new(Format::Json, self.watch.clone(), self.console.clone())
+                .map_err(|error| Failure::new(Reason::Output, format!("open stdout: {error}")))?;
+            end =
+                Drive::new(&self.client, self.watch, self.console, &mut silent, &follow, session, run).follow()?;
+        }
+        let waiting = match &end {
+            End::Paused(calls) => calls.as_slice(),
+            _ => &[],
+        };
+        match format {
+            PendingFormat::Text => {
+                for call in waiting {
+                    self.output.answer(&describe(call))?;
+                }
+            }
+            PendingFormat::Json => {
+                let run_id = active.filter(|_| !waiting.is_empty());
+                let json = serde_json::json!({ "session_id": session, "run_id": run_id, "tool_calls": waiting });
+                self.output.answer(&json.to_string())?;
+            }
+        }
+        Ok(Record::new(match end {
+            End::Paused(calls) => End::Paused(calls),
+            _ => End::Completed,
+        }))
+    }
+
+    fn ping(self, options: Options, wait: Option<Duration>) -> Result<Record, Failure> {
+        self.watch.arm(
+            wait.unwrap_or(options.connect_timeout),
+            if wait.is_some() { "--wait" } else { "--connect-timeout" },
+        );
+        let options = Options { retry_timeout: wait.unwrap_or(Duration::ZERO), ..options };
+        let client = Client::new(options, self.watch.clone(), self.console.clone());
+        client.health()?;
+        client.config()?;
+        self.console.progress(&format!("{} is there, and takes the token", client.url()));
+        Ok(Record::new(End::Completed))
+    }
+}
+
+/// A command line that goes on from here, ready to be pasted into a shell.
+fn command(name: &str, session: Uuid, follow: &Follow, flags: &[&str]) -> String {
+    let mut words = vec!["sortie".to_owned(), name.to_owned(), session.to_string()];
+    words.extend(flags.iter().map(ToString::to_string));
+    words.extend(follow.policy_flags.iter().chain(&follow.server_flags).cloned());
+    words.iter().map(|word| quoted(word)).collect::<Vec<_>>().join(" ")
+}
+
+/// A word as a POSIX shell takes it (XCU 2.2.2).
+fn quoted(word: &str) -> String {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "-_./:=@%+,".contains(c);
+    if !word.is_empty() && word.chars().all(plain) {
+        word.to_owned()
+    } else {
+        format!("'{}'", word.replace('\'', r"'\''"))
+    }
+}
+
+impl Follow {
+    /// Waits for whatever waits; for `pending`, which decides nothing.
+    fn pausing() -> Self {
+        let policy = crate::approval::Policy {
+            on_approval: OnApproval::Pause,
+            allow: std::collections::BTreeSet::new(),
+            deny: std::collections::BTreeSet::new(),
+            program: false,
+            subagents: true,
+            slack: true,
+        };
+        Self {
+            timeout: Duration::MAX,
+            idle_timeout: None,
+            cancel: false,
+            heartbeat: Duration::MAX,
+            policy,
+            program: None,
+            fail_on_tool_error: false,
+            policy_flags: Vec::new(),
+            server_flags: Vec::new(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_command_to_paste_is_quoted_as_a_shell_needs_it() {
+        for (word, expected) in [
+            ("--approve-with", "--approve-with"),
+            ("", "''"),
+            ("./policy --strict", "'./policy --strict'"),
+            ("it's", r"'it'\''s'"),
+            ("$HOME", "'$HOME'"),
+        ] {
+            assert_eq!(quoted(word), expected);
+        }
+    }
+
+    #[test]
+    fn a_panic_becomes_an_internal_failure_in_one_line() {
+        silence_panics();
+        let failure = guard::<()>(|| panic!("on purpose")).unwrap_err();
+        assert_eq!(failure.reason, Reason::Internal);
+        assert!(failure.message.contains("on purpose"), "{failure}");
+    }
+}

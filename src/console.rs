@@ -1,0 +1,228 @@
+//! stderr, and how we write to it and to stdout: nothing that the agent or the server said may act on a terminal, and
+//! nobody who does not read may hold us for ever.
+
+use crate::watchdog::Watch;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use std::borrow::Cow;
+use std::fs::File;
+use std::io::{self, IsTerminal, Write};
+use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::fs::FileTypeExt;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+/// A pipe that says it is ready takes at least so much at once (`PIPE_BUF`); more might block.
+const READY: usize = 4096;
+/// How long a write still waits once there is a cause to end.
+const PARTING: Duration = Duration::from_millis(500);
+
+/// A descriptor that is written to without ever blocking beyond a cause to end.
+pub struct Pipe {
+    file: File,
+    /// How much may be written when it is ready.
+    piece: usize,
+    is_terminal: bool,
+    watch: Watch,
+}
+
+impl Pipe {
+    /// stdout, or stderr.
+    ///
+    /// # Errors
+    /// When it cannot be duplicated or examined.
+    pub fn new(descriptor: BorrowedFd<'_>, watch: Watch) -> io::Result<Self> {
+        let is_terminal = descriptor.is_terminal();
+        let file = File::from(descriptor.try_clone_to_owned()?);
+        let kind = file.metadata()?.file_type();
+        let may_block = is_terminal || kind.is_fifo() || kind.is_socket();
+        Ok(Self { file, piece: if may_block { READY } else { usize::MAX }, is_terminal, watch })
+    }
+
+    /// Whether a person reads it.
+    pub const fn is_terminal(&self) -> bool {
+        self.is_terminal
+    }
+
+    /// Waits until it takes a piece; `TimedOut` if it still does not, a moment after a cause to end.
+    fn wait(&self) -> io::Result<()> {
+        let slice = Timespec { tv_sec: 0, tv_nsec: 100_000_000 };
+        let mut parting: Option<Instant> = None;
+        loop {
+            let mut descriptors = [PollFd::new(&self.file, PollFlags::OUT)];
+            match poll(&mut descriptors, Some(&slice)) {
+                Ok(0) | Err(rustix::io::Errno::INTR) => {}
+                Ok(_) => return Ok(()),
+                Err(error) => return Err(error.into()),
+            }
+            if self.watch.cause().is_some() && parting.get_or_insert_with(Instant::now).elapsed() > PARTING {
+                return Err(io::Error::new(io::ErrorKind::TimedOut, "nobody reads it"));
+            }
+        }
+    }
+}
+
+impl Write for Pipe {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        loop {
+            if self.piece != usize::MAX {
+                self.wait()?;
+            }
+            match self.file.write(&bytes[..bytes.len().min(self.piece)]) {
+                // Somebody else made it non-blocking.
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => self.wait()?,
+                done => return done,
+            }
+        }
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// What of stderr is wanted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Level {
+    /// Errors alone.
+    Quiet,
+    /// Progress too.
+    Progress,
+}
+
+/// stderr. Clones share it. What cannot be written there is given up: there is nowhere else to say so.
+#[derive(Clone)]
+pub struct Console(Arc<Mutex<Inner>>);
+
+struct Inner {
+    pipe: Option<Pipe>,
+    level: Level,
+    spoke: Instant,
+}
+
+impl Console {
+    /// stderr, waiting no longer than `watch` lets it.
+    pub fn new(watch: Watch) -> Self {
+        let pipe = Pipe::new(io::stderr().as_fd(), watch).ok();
+        Self(Arc::new(Mutex::new(Inner { pipe, level: Level::Progress, spoke: Instant::now() })))
+    }
+
+    /// Sets what is wanted.
+    pub fn set_level(&self, level: Level) {
+        self.with(|inner| inner.level = level);
+    }
+
+    /// A line about what goes on.
+    pub fn progress(&self, line: &str) {
+        self.with(|inner| {
+            if inner.level == Level::Progress {
+                inner.say(line);
+            }
+        });
+    }
+
+    /// A line that is said even with `-q`.
+    pub fn error(&self, line: &str) {
+        self.with(|inner| inner.say(line));
+    }
+
+    /// How long nothing was said.
+    pub fn silence(&self) -> Duration {
+        self.with(|inner| inner.spoke.elapsed())
+    }
+
+    /// Text of our own, as it is: clap's help.
+    pub fn raw(&self, text: &str) {
+        self.with(|inner| inner.write(text.as_bytes()));
+    }
+
+    fn with<T>(&self, work: impl FnOnce(&mut Inner) -> T) -> T {
+        work(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+impl Inner {
+    fn say(&mut self, line: &str) {
+        self.spoke = Instant::now();
+        self.write(format!("sortie: {}\n", visible(line)).as_bytes());
+    }
+
+    fn write(&mut self, bytes: &[u8]) {
+        if let Some(pipe) = &mut self.pipe
+            && pipe.write_all(bytes).is_err()
+        {
+            self.pipe = None;
+        }
+    }
+}
+
+/// The log's target.
+impl Write for Console {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let text = String::from_utf8_lossy(bytes);
+        let lines: Vec<_> = text.split('\n').map(visible).collect();
+        self.raw(&lines.join("\n"));
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// Text for one line of a terminal: what would move the cursor, switch a mode or reorder what is read is shown instead.
+pub fn visible(text: &str) -> Cow<'_, str> {
+    show(text, &[])
+}
+
+/// The same for text of several lines, with tabs.
+pub fn visible_lines(text: &str) -> Cow<'_, str> {
+    show(text, &['\n', '\t'])
+}
+
+fn show<'a>(text: &'a str, kept: &[char]) -> Cow<'a, str> {
+    let harmful = |c: char| acts(c) && !kept.contains(&c);
+    if !text.contains(harmful) {
+        return Cow::Borrowed(text);
+    }
+    let mut shown = String::with_capacity(text.len() + 16);
+    for c in text.chars() {
+        match c {
+            '\n' if harmful(c) => shown.push_str("\\n"),
+            '\t' if harmful(c) => shown.push_str("\\t"),
+            '\r' => shown.push_str("\\r"),
+            c if harmful(c) => shown.extend(c.escape_unicode()),
+            c => shown.push(c),
+        }
+    }
+    Cow::Owned(shown)
+}
+
+/// C0, DEL, C1, line and paragraph separators, and what reorders or hides text (Unicode's bidi and tag characters).
+fn acts(c: char) -> bool {
+    c.is_control()
+        || matches!(c,
+            '\u{61c}' | '\u{200b}' | '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}'
+            | '\u{feff}' | '\u{fff9}'..='\u{fffb}' | '\u{e0000}'..='\u{e007f}')
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_acts_on_a_terminal_is_shown_and_the_rest_is_untouched() {
+        let rows = [
+            ("plain naïve 日本語 ✅ 👩‍👩‍👧", "plain naïve 日本語 ✅ 👩‍👩‍👧"),
+            ("a\nb\tc", "a\\nb\\tc"),
+            ("\r", "\\r"),
+            ("\u{1b}[2J\u{7}", "\\u{1b}[2J\\u{7}"),
+            ("\u{9b}31m\u{7f}", "\\u{9b}31m\\u{7f}"),
+            ("\u{202e}txt.exe\u{2066}", "\\u{202e}txt.exe\\u{2066}"),
+            ("a\u{2028}b\u{e0041}", "a\\u{2028}b\\u{e0041}"),
+        ];
+        for (text, shown) in rows {
+            assert_eq!(visible(text), shown);
+        }
+        assert_eq!(visible_lines("a\nb\tc\r\u{1b}"), "a\nb\tc\\r\\u{1b}");
+    }
+}

@@ -1,0 +1,468 @@
+//! The loop: the stream goes into the machine, and what the machine wants done is done. Reconnects, and the time that
+//! the machine is told, are here.
+
+use crate::api;
+use crate::approval::{Choices, Judgement, Verdict};
+use crate::batch::Asks;
+use crate::client::{Backoff, Body, Chunk, Client, TICK};
+use crate::console::{Console, visible};
+use crate::event::{self, Event, Item, ToolCall};
+use crate::outcome::{End, Failure, Reason};
+use crate::output::{Output, seconds};
+use crate::program::{self, Question};
+use crate::run::{Act, Input, Run};
+use crate::settings::Follow;
+use crate::sse::{Frame, Parser};
+use crate::watchdog::Watch;
+use std::time::{Duration, Instant};
+use uuid::Uuid;
+
+/// Three keep-alives missed (the server sends one every 15 s): nobody is there any more.
+const SILENCE: Duration = Duration::from_secs(45);
+/// Read at once at the most.
+const BUFFER: usize = 64 * 1024;
+/// Messages asked for at once.
+const PAGE: usize = 20;
+
+/// One run being followed.
+pub struct Drive<'a> {
+    client: &'a Client,
+    watch: &'a Watch,
+    console: &'a Console,
+    output: &'a mut Output,
+    follow: &'a Follow,
+    session: Uuid,
+    /// What `resume` was told about the calls that wait.
+    choices: Choices,
+    /// The choices speak of the batch that waited when we came, and of no later one.
+    choices_apply: bool,
+    /// The machine.
+    pub run: Run,
+    /// Time that reads have blocked since the last byte, send or reconnect. Counted in ticks: a clock would go on over
+    /// bytes that nobody has read yet.
+    quiet: Duration,
+    last_event: Instant,
+    contact: Instant,
+    looked: Instant,
+}
+
+/// Where reading goes from here.
+enum Flow {
+    On,
+    Reconnect(String),
+    End(End),
+}
+
+impl<'a> Drive<'a> {
+    /// A drive that has not begun.
+    pub fn new(
+        client: &'a Client,
+        watch: &'a Watch,
+        console: &'a Console,
+        output: &'a mut Output,
+        follow: &'a Follow,
+        session: Uuid,
+        run: Run,
+    ) -> Self {
+        let now = Instant::now();
+        Self {
+            client,
+            watch,
+            console,
+            output,
+            follow,
+            session,
+            choices: Choices::default(),
+            choices_apply: false,
+            run,
+            quiet: Duration::ZERO,
+            last_event: now,
+            contact: now,
+            looked: now,
+        }
+    }
+
+    /// Says what becomes of the calls that wait now.
+    pub fn choose(&mut self, choices: Choices) {
+        self.choices = choices;
+        self.choices_apply = true;
+    }
+
+    /// Follows the run to its end.
+    ///
+    /// # Errors
+    /// Everything that ends the command before the run has ended.
+    pub fn follow(&mut self) -> Result<End, Failure> {
+        let mut backoff = Backoff::default();
+        let mut first = true;
+        loop {
+            let body = self.open(&mut backoff)?;
+            self.quiet = Duration::ZERO;
+            if !std::mem::take(&mut first) {
+                let act = self.run.step(Input::Reconnected).act;
+                match self.settle(act)? {
+                    Flow::On => {}
+                    Flow::Reconnect(_) => continue,
+                    Flow::End(end) => return Ok(end),
+                }
+            }
+            let cursor = self.run.cursor;
+            let why = match self.read(body) {
+                Ok(Flow::End(end)) => return Ok(end),
+                Ok(Flow::Reconnect(why)) => why,
+                Ok(Flow::On) => "the stream ended before the run did".into(),
+                Err(failure) if failure.reason == Reason::Connection => {
+                    self.watch.check()?;
+                    failure.message
+                }
+                Err(failure) => return Err(failure),
+            };
+            self.output.flush()?;
+            self.console.progress(&format!("{why}: reconnecting from event {}", self.run.cursor));
+            if self.run.cursor == cursor {
+                self.watch.sleep(backoff.next())?;
+            } else {
+                backoff = Backoff::default();
+            }
+        }
+    }
+
+    /// Opens the stream, within the retry time-out.
+    fn open(&mut self, backoff: &mut Backoff) -> Result<Body, Failure> {
+        loop {
+            match self.client.events(self.session, self.run.cursor) {
+                Ok(body) => {
+                    self.contact = Instant::now();
+                    return Ok(body);
+                }
+                Err(failure) => {
+                    self.watch.check()?;
+                    let wait = backoff.next();
+                    if !failure.retryable || self.contact.elapsed() + wait > self.client.retry_timeout() {
+                        return Err(failure);
+                    }
+                    self.console.progress(&format!("{failure}; trying again in {} ms", wait.as_millis()));
+                    self.watch.sleep(wait)?;
+                }
+            }
+        }
+    }
+
+    /// Reads until the stream ends, or the machine wants something else.
+    fn read(&mut self, mut body: Body) -> Result<Flow, Failure> {
+        let mut parser = Parser::new();
+        let mut buffer = vec![0; BUFFER];
+        loop {
+            self.watch.check()?;
+            match body.read(&mut buffer)? {
+                Chunk::End => return Ok(Flow::On),
+                Chunk::Bytes(length) => {
+                    self.contact = Instant::now();
+                    self.quiet = Duration::ZERO;
+                    let mut input = &buffer[..length];
+                    loop {
+                        let frame = parser.next(&mut input).map_err(|too_large| {
+                            let message = format!("follow the run: after event {}, {too_large}", self.run.cursor);
+                            Failure::new(Reason::Protocol, message)
+                        })?;
+                        let Some(frame) = frame else { break };
+                        match self.frame(&frame)? {
+                            Flow::On => {}
+                            flow => return Ok(flow),
+                        }
+                    }
+                    self.output.flush()?;
+                    // A stream that drips never lets a read time out.
+                    if self.looked.elapsed() < TICK {
+                        continue;
+                    }
+                }
+                Chunk::Tick => {
+                    self.quiet += TICK;
+                    if self.contact.elapsed() >= SILENCE {
+                        return Ok(Flow::Reconnect(format!("nothing heard for {} s", SILENCE.as_secs())));
+                    }
+                }
+            }
+            self.looked = Instant::now();
+            self.heartbeat();
+            match self.tick()? {
+                Flow::On => {}
+                flow => return Ok(flow),
+            }
+        }
+    }
+
+    fn frame(&mut self, frame: &Frame<'_>) -> Result<Flow, Failure> {
+        let act = match event::decode(frame) {
+            Ok(Item::Event(envelope)) => {
+                self.last_event = Instant::now();
+                let id = frame.id.and_then(|id| id.parse().ok());
+                let step = self.run.step(Input::Event(id, &envelope));
+                if step.fresh {
+                    self.output.event(id, frame, &envelope.event, step.text)?;
+                    if self.choices_apply {
+                        self.watch_choices(&envelope.event);
+                    }
+                }
+                step.act
+            }
+            Ok(Item::Gap(gap)) => self.run.step(Input::Gap(gap)).act,
+            Ok(Item::Unknown) => Act::Continue,
+            Err(malformed) => self.run.step(Input::Malformed(&malformed.0)).act,
+        };
+        self.settle(act)
+    }
+
+    fn tick(&mut self) -> Result<Flow, Failure> {
+        let act = self.tick_act();
+        self.settle(act)
+    }
+
+    fn tick_act(&mut self) -> Act {
+        self.run.step(Input::Tick { quiet: self.quiet, idle: self.last_event.elapsed() }).act
+    }
+
+    /// Does what the machine wants, until it wants to read on.
+    fn settle(&mut self, mut act: Act) -> Result<Flow, Failure> {
+        loop {
+            act = match act {
+                Act::Continue => return Ok(Flow::On),
+                Act::Reconnect(why) => return Ok(Flow::Reconnect(why.to_owned())),
+                Act::End(end) => return Ok(Flow::End(end)),
+                Act::CaughtUp => {
+                    self.check_choices()?;
+                    self.tick_act()
+                }
+                Act::Learn => {
+                    self.run.batch.asks = match self.client.config()?.auto_approve_mode.as_str() {
+                        "none" => Asks::Every,
+                        "all" => Asks::None,
+                        _ => Asks::Some,
+                    };
+                    self.quiet = Duration::ZERO;
+                    self.tick_act()
+                }
+                Act::Judge(call) => {
+                    let verdict = self.judge(&call)?;
+                    self.run.batch.judged(&call.id, verdict);
+                    self.tick_act()
+                }
+                Act::Send { decisions, again } => self.send(&decisions, again)?,
+                Act::AskState => {
+                    let active = self.is_active()?;
+                    self.run.step(Input::State { active }).act
+                }
+                Act::AskPending => {
+                    self.adopt_pending()?;
+                    Act::Continue
+                }
+            }
+        }
+    }
+
+    fn is_active(&self) -> Result<bool, Failure> {
+        match self.client.session(self.session) {
+            Ok(state) => Ok(state.active_run().as_deref() == Some(self.run.id())),
+            Err(failure) if failure.reason == Reason::NotFound => Ok(false),
+            Err(failure) => Err(failure),
+        }
+    }
+
+    fn judge(&mut self, call: &ToolCall) -> Result<Verdict, Failure> {
+        if self.choices_apply
+            && let Some(verdict) = self.choices.verdict(&call.id)
+        {
+            return Ok(verdict);
+        }
+        match self.follow.policy.judge(&call.name) {
+            Judgement::Verdict(verdict) => Ok(verdict),
+            Judgement::AskProgram => {
+                let (session_id, run_id) = (&self.session.to_string(), self.run.id());
+                let question = Question { session_id, run_id, tool_call: call };
+                let program = self.follow.program.as_deref().unwrap_or_default();
+                let verdict = program::ask(program, &question, self.watch, self.console);
+                // Nothing was read meanwhile.
+                self.quiet = Duration::ZERO;
+                verdict
+            }
+        }
+    }
+
+    fn send(&mut self, decisions: &[(ToolCall, Verdict)], again: bool) -> Result<Act, Failure> {
+        for (call, verdict) in decisions {
+            let word = match verdict {
+                Verdict::Accept => "accept",
+                _ => "reject",
+            };
+            let again = if again { " again: the server dropped the decision" } else { "" };
+            self.console.progress(&format!("{word} {} ({}){again}", call.name, call.id));
+        }
+        match self.client.decide(self.session, self.run.id(), decisions) {
+            Ok(()) => {
+                self.run.batch.sent(decisions);
+                self.quiet = Duration::ZERO;
+                Ok(Act::Continue)
+            }
+            // The run is over, or another one goes on: the stream and the session's state will tell.
+            Err(failure) if failure.reason == Reason::Conflict => {
+                self.console.progress(&format!("the server refused the decision: {failure}"));
+                Ok(Act::AskState)
+            }
+            Err(failure) => Err(failure),
+        }
+    }
+
+    /// All of the past is known: do the choices fit what waits? Nothing has been sent yet.
+    fn check_choices(&mut self) -> Result<(), Failure> {
+        if self.run.batch.is_empty() {
+            self.adopt_pending()?;
+        }
+        if self.choices.verdict("").is_some() && self.run.batch.undecided().next().is_none() {
+            let message = format!("no tool call waits in the session {}; nothing was sent", self.session);
+            return Err(Failure::new(Reason::Conflict, message));
+        }
+        for id in self.choices.named() {
+            if !self.run.batch.undecided().any(|call| call.id == id) {
+                let message =
+                    format!("no call {} waits in the session {}; nothing was sent", visible(id), self.session);
+                return Err(Failure::new(Reason::Usage, message));
+            }
+        }
+        Ok(())
+    }
+
+    /// Minds the end of the batch that the choices speak of, and what the server did about it by itself.
+    fn watch_choices(&mut self, event: &Event<'_>) {
+        match event {
+            Event::TurnCompleted(_) | Event::TurnStarted(_) => self.choices_apply = false,
+            Event::ToolExecutionStarted(tool)
+                if matches!(self.choices.verdict(&tool.tool_call_id), Some(Verdict::Reject(_))) =>
+            {
+                let id = &*tool.tool_call_id;
+                self.console.error(&format!("the server ran the call {id} by itself, which was to be rejected"));
+            }
+            _ => {}
+        }
+    }
+
+    /// The proposal has left the server's ring: takes the batch from the calls that wait, and what is known to have
+    /// finished from the messages.
+    fn adopt_pending(&mut self) -> Result<(), Failure> {
+        let pending = self.client.pending(self.session)?;
+        if pending.run_id.is_none_or(|id| id.to_string() != self.run.id()) || pending.tool_calls.is_empty() {
+            return Ok(());
+        }
+        let finished = run_messages(self.client, self.session)?;
+        self.run.batch.propose(pending.tool_calls);
+        for id in finished.iter().flat_map(api::Message::results) {
+            self.run.batch.finished(id);
+        }
+        Ok(())
+    }
+
+    fn heartbeat(&self) {
+        if self.console.silence() >= self.follow.heartbeat {
+            let turn = self.run.turns;
+            let since = seconds(self.last_event.elapsed());
+            self.console.progress(&format!("the run goes on: turn {turn}, last event {since} ago"));
+        }
+    }
+
+    /// After the end: reads what came after the cursor, for the stop reason and the totals, without showing it. As long
+    /// as `client`'s watch lets it, and no longer than the stream takes to fall quiet.
+    pub fn read_rest(&mut self, client: &Client) -> Result<(), Failure> {
+        let mut body = client.events(self.session, self.run.cursor)?;
+        let mut parser = Parser::new();
+        let mut buffer = vec![0; BUFFER];
+        while let Chunk::Bytes(length) = body.read(&mut buffer)? {
+            let mut input = &buffer[..length];
+            while let Ok(Some(frame)) = parser.next(&mut input) {
+                if let Ok(Item::Event(envelope)) = event::decode(&frame) {
+                    let id = frame.id.and_then(|id| id.parse().ok());
+                    if let Act::End(_) = self.run.step(Input::Event(id, &envelope)).act {
+                        return Ok(());
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// After the end: where text was lost, takes it from the session's messages, and shows what was not shown yet.
+    pub fn heal(&mut self, client: &Client, watch: &Watch) -> Result<(), Failure> {
+        if !self.run.transcript.is_held() {
+            return Ok(());
+        }
+        // The messages are written down after the run's last event (protocol trap 8).
+        while !self.run.may_be_running()
+            && client.session(self.session).is_ok_and(|state| state.active_run().as_deref() == Some(self.run.id()))
+            && watch.sleep(TICK).is_ok()
+        {}
+        let missing = match run_texts(client, self.session) {
+            Ok(turns) => self.run.transcript.heal(turns),
+            Err(failure) => {
+                self.console.error(&format!("text was lost with events that the server no longer has ({failure})"));
+                self.run.transcript.heal_from_events()
+            }
+        };
+        for text in missing {
+            self.output.text(&text)?;
+            self.output.turn();
+        }
+        self.output.flush()
+    }
+}
+
+/// The texts of the session's last run, one for each turn that has text. They are whole only once the run has stopped:
+/// the server writes them down last of all.
+pub fn run_texts(client: &Client, session: Uuid) -> Result<Vec<String>, Failure> {
+    let messages = run_messages(client, session)?;
+    let texts = messages.iter().filter(|message| message.role == "assistant").map(api::Message::text);
+    Ok(texts.filter(|text| !text.is_empty()).collect())
+}
+
+/// The messages after the last one of a user, which began the session's last run.
+fn run_messages(client: &Client, session: Uuid) -> Result<Vec<api::Message>, Failure> {
+    let mut offset = client.messages(session, 0, 0)?.total;
+    let mut newest_first = Vec::new();
+    while offset > 0 {
+        let limit = offset.min(PAGE);
+        offset -= limit;
+        for message in client.messages(session, offset, limit)?.messages.into_iter().rev() {
+            if message.role == "user" {
+                offset = 0;
+                break;
+            }
+            newest_first.push(message);
+        }
+    }
+    newest_first.reverse();
+    Ok(newest_first)
+}
+
+/// The run of the session's newest event, if the server still has any, found by reading until the stream falls quiet.
+pub fn last_run(client: &Client, watch: &Watch, session: Uuid) -> Result<Option<String>, Failure> {
+    let mut cursor = 0;
+    let mut last = None;
+    'connect: loop {
+        let mut body = client.events(session, cursor)?;
+        let mut parser = Parser::new();
+        let mut buffer = vec![0; BUFFER];
+        loop {
+            watch.check()?;
+            let Chunk::Bytes(length) = body.read(&mut buffer)? else { return Ok(last) };
+            let mut input = &buffer[..length];
+            while let Ok(Some(frame)) = parser.next(&mut input) {
+                match event::decode(&frame) {
+                    Ok(Item::Event(envelope)) => last = envelope.run_id.map(|id| id.to_string()).or(last),
+                    Ok(Item::Gap(gap)) if gap.oldest_available_id.saturating_sub(1) > cursor => {
+                        cursor = gap.oldest_available_id - 1;
+                        continue 'connect;
+                    }
+                    _ => {}
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,294 @@
+//! A frame of the stream → one event of the protocol. Strings are borrowed from the frame wherever JSON allows it, since
+//! most events are text that goes straight out again.
+
+use crate::outcome::Usage;
+use crate::sse::Frame;
+use serde::de::{Deserializer, IgnoredAny, MapAccess, Visitor};
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use std::borrow::Cow;
+use std::fmt;
+
+/// A JSON string, borrowed where it holds no escapes.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(transparent)]
+pub struct Text<'a>(#[serde(borrow)] pub Cow<'a, str>);
+
+impl std::ops::Deref for Text<'_> {
+    type Target = str;
+    fn deref(&self) -> &str {
+        &self.0
+    }
+}
+
+/// What a frame turned out to be.
+#[derive(Debug, PartialEq)]
+pub enum Item<'a> {
+    /// An event of some run of the session.
+    Event(Envelope<'a>),
+    /// The asked-for id has left the server's ring; nothing is replayed.
+    Gap(Gap),
+    /// Something that a newer server may send; passed over.
+    Unknown,
+}
+
+/// The wrapper that the server puts round each event.
+#[derive(Debug, PartialEq, Deserialize)]
+pub struct Envelope<'a> {
+    /// The run that the event belongs to.
+    #[serde(borrow, default)]
+    pub run_id: Option<Text<'a>>,
+    /// The event itself.
+    #[serde(borrow)]
+    pub event: Event<'a>,
+}
+
+/// `gap_detected`, the one event without an envelope.
+#[derive(Debug, PartialEq, Eq, Deserialize)]
+pub struct Gap {
+    /// The oldest id that the server still has; ask for what follows the one before it.
+    pub oldest_available_id: u64,
+}
+
+/// The events of protocol 0.3.88, with the fields that we use. A variant that we do not know is [`Event::Unknown`].
+#[derive(Debug, PartialEq)]
+#[expect(missing_docs, reason = "the variants and fields are the protocol's own")]
+pub enum Event<'a> {
+    RunStarted,
+    TurnStarted(Turn),
+    TurnCompleted(Turn),
+    TextDelta(Delta<'a>),
+    ThinkingDelta,
+    TextComplete(Complete<'a>),
+    ToolCallsProposed(Proposal),
+    WaitingForToolApproval,
+    ToolExecutionStarted(Tool<'a>),
+    ToolExecutionProgress(Tool<'a>),
+    ToolExecutionCompleted(Tool<'a>),
+    ToolRejected(Tool<'a>),
+    RetryAttempt(Retry<'a>),
+    CompactionStarted,
+    CompactionCompleted,
+    UsageReport(Report),
+    RunCompleted(Completion<'a>),
+    RunError(RunFailure<'a>),
+    Unknown,
+}
+
+#[derive(Debug, PartialEq, Eq, Deserialize)]
+#[expect(missing_docs, reason = "the fields are the protocol's own")]
+pub struct Turn {
+    pub turn: u64,
+}
+
+#[derive(Debug, PartialEq, Eq, Deserialize)]
+#[expect(missing_docs, reason = "the fields are the protocol's own")]
+pub struct Delta<'a> {
+    #[serde(borrow)]
+    pub delta: Text<'a>,
+}
+
+#[derive(Debug, PartialEq, Eq, Deserialize)]
+#[expect(missing_docs, reason = "the fields are the protocol's own")]
+pub struct Complete<'a> {
+    #[serde(borrow)]
+    pub text: Text<'a>,
+}
+
+#[derive(Debug, PartialEq, Deserialize)]
+#[expect(missing_docs, reason = "the fields are the protocol's own")]
+pub struct Proposal {
+    pub tool_calls: Vec<ToolCall>,
+}
+
+/// A tool call as the record, the policy program and the wire have it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ToolCall {
+    /// The server's id of the call.
+    pub id: String,
+    /// The name, with the server's prefix (`stakpak__view`; protocol trap 14).
+    pub name: String,
+    /// The arguments as the model gave them.
+    #[serde(default)]
+    pub arguments: Value,
+}
+
+/// What happened to a call. `result` comes with the end of an execution, `message` with its progress, `reason` with a
+/// rejection.
+#[derive(Debug, PartialEq, Eq, Deserialize)]
+#[expect(missing_docs, reason = "the fields are the protocol's own")]
+pub struct Tool<'a> {
+    #[serde(borrow)]
+    pub tool_call_id: Text<'a>,
+    #[serde(borrow, default)]
+    pub tool_name: Text<'a>,
+    #[serde(borrow, default)]
+    pub message: Text<'a>,
+    #[serde(borrow, default)]
+    pub result: Text<'a>,
+    #[serde(borrow, default)]
+    pub reason: Text<'a>,
+    #[serde(default)]
+    pub is_error: bool,
+}
+
+#[derive(Debug, PartialEq, Eq, Deserialize)]
+#[expect(missing_docs, reason = "the fields are the protocol's own")]
+pub struct Retry<'a> {
+    pub attempt: u64,
+    #[serde(default)]
+    pub delay_ms: u64,
+    #[serde(borrow, default)]
+    pub reason: Text<'a>,
+}
+
+#[derive(Debug, PartialEq, Eq, Deserialize)]
+#[expect(missing_docs, reason = "the fields are the protocol's own")]
+pub struct Report {
+    pub usage: Usage,
+}
+
+#[derive(Debug, PartialEq, Eq, Deserialize)]
+#[expect(missing_docs, reason = "the fields are the protocol's own")]
+pub struct Completion<'a> {
+    #[serde(default)]
+    pub total_turns: Option<u64>,
+    #[serde(default)]
+    pub total_usage: Option<Usage>,
+    #[serde(borrow)]
+    pub stop_reason: Text<'a>,
+}
+
+#[derive(Debug, PartialEq, Eq, Deserialize)]
+#[expect(missing_docs, reason = "the fields are the protocol's own")]
+pub struct RunFailure<'a> {
+    #[serde(borrow)]
+    pub error: Text<'a>,
+    #[serde(default)]
+    pub retryable: bool,
+}
+
+/// The frame was one of the protocol's events, but not of its shape; the string says how.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Malformed(pub String);
+
+/// Reads a frame.
+///
+/// # Errors
+/// [`Malformed`] for an event of the protocol whose data is not what the protocol says. Frames of other names are never
+/// an error: a newer server may send them.
+pub fn decode<'a>(frame: &'a Frame<'_>) -> Result<Item<'a>, Malformed> {
+    let decoded = if frame.event == "gap_detected" {
+        serde_json::from_str(&frame.data).map(Item::Gap)
+    } else {
+        serde_json::from_str(&frame.data).map(Item::Event)
+    };
+    match decoded {
+        Ok(item) => Ok(item),
+        Err(_) if !NAMES.contains(&frame.event) => Ok(Item::Unknown),
+        Err(error) => Err(Malformed(format!("the {} event: {error}", frame.event))),
+    }
+}
+
+/// The `event:` names of the frames that must have the protocol's shape.
+const NAMES: [&str; 20] = [
+    "message",
+    "gap_detected",
+    "run_started",
+    "turn_started",
+    "turn_completed",
+    "text_delta",
+    "thinking_delta",
+    "text_complete",
+    "tool_calls_proposed",
+    "waiting_for_tool_approval",
+    "tool_execution_started",
+    "tool_execution_progress",
+    "tool_execution_completed",
+    "tool_rejected",
+    "retry_attempt",
+    "compaction_started",
+    "compaction_completed",
+    "usage_report",
+    "run_completed",
+    "run_error",
+];
+
+#[derive(Deserialize)]
+#[serde(field_identifier)]
+enum Variant {
+    RunStarted,
+    TurnStarted,
+    TurnCompleted,
+    TextDelta,
+    ThinkingDelta,
+    TextComplete,
+    ToolCallsProposed,
+    WaitingForToolApproval,
+    ToolExecutionStarted,
+    ToolExecutionProgress,
+    ToolExecutionCompleted,
+    ToolRejected,
+    RetryAttempt,
+    CompactionStarted,
+    CompactionCompleted,
+    UsageReport,
+    RunCompleted,
+    RunError,
+    #[serde(other)]
+    Unknown,
+}
+
+/// By hand, since serde's derive makes an unknown variant an error.
+impl<'de: 'a, 'a> Deserialize<'de> for Event<'a> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct EventVisitor;
+
+        impl<'de> Visitor<'de> for EventVisitor {
+            type Value = Event<'de>;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an event: {\"Variant\":{…}}")
+            }
+
+            /// A variant without a payload is a bare string; none that we use is.
+            fn visit_str<E>(self, _: &str) -> Result<Self::Value, E> {
+                Ok(Event::Unknown)
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
+                let Some(variant) = map.next_key::<Variant>()? else { return Ok(Event::Unknown) };
+                let event = match variant {
+                    Variant::TextDelta => Event::TextDelta(map.next_value()?),
+                    Variant::TextComplete => Event::TextComplete(map.next_value()?),
+                    Variant::TurnStarted => Event::TurnStarted(map.next_value()?),
+                    Variant::TurnCompleted => Event::TurnCompleted(map.next_value()?),
+                    Variant::ToolCallsProposed => Event::ToolCallsProposed(map.next_value()?),
+                    Variant::ToolExecutionStarted => Event::ToolExecutionStarted(map.next_value()?),
+                    Variant::ToolExecutionProgress => Event::ToolExecutionProgress(map.next_value()?),
+                    Variant::ToolExecutionCompleted => Event::ToolExecutionCompleted(map.next_value()?),
+                    Variant::ToolRejected => Event::ToolRejected(map.next_value()?),
+                    Variant::RetryAttempt => Event::RetryAttempt(map.next_value()?),
+                    Variant::UsageReport => Event::UsageReport(map.next_value()?),
+                    Variant::RunCompleted => Event::RunCompleted(map.next_value()?),
+                    Variant::RunError => Event::RunError(map.next_value()?),
+                    bare => {
+                        map.next_value::<IgnoredAny>()?;
+                        match bare {
+                            Variant::RunStarted => Event::RunStarted,
+                            Variant::ThinkingDelta => Event::ThinkingDelta,
+                            Variant::WaitingForToolApproval => Event::WaitingForToolApproval,
+                            Variant::CompactionStarted => Event::CompactionStarted,
+                            Variant::CompactionCompleted => Event::CompactionCompleted,
+                            _ => Event::Unknown,
+                        }
+                    }
+                };
+                while map.next_entry::<IgnoredAny, IgnoredAny>()?.is_some() {}
+                Ok(event)
+            }
+        }
+
+        deserializer.deserialize_any(EventVisitor)
+    }
+}

@@ -1,0 +1,32 @@
+//! One agent run, one exit code. The modules in the order in which data flows:
+//!
+//! command line → settings → client → frames → events → the run's machine → driver → outcome, output.
+//!
+//! This library exists for the binary, and for the tests, benches and fuzz targets beside it. It promises no API.
+
+pub mod cli;
+pub mod settings;
+
+pub mod client;
+
+pub mod api;
+pub mod event;
+pub mod sse;
+
+pub mod approval;
+pub mod batch;
+pub mod run;
+pub mod transcript;
+
+pub mod drive;
+pub mod program;
+pub mod stop;
+pub mod watchdog;
+
+pub mod console;
+pub mod outcome;
+pub mod output;
+pub mod result_file;
+
+pub mod commands;
+pub mod rehearsal;

@@ -1,0 +1,267 @@
+//! How a command ended: the one place that knows the exit codes and the reasons, and the record that tells them to
+//! machines.
+
+use crate::event::ToolCall;
+use serde::Serialize;
+use std::fmt;
+use std::process::ExitCode;
+
+/// What the process tells its caller. No other code ever leaves it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Exit {
+    /// 0: the server said that the run completed (or the command did its plain work).
+    Completed,
+    /// 1: anything else.
+    Failed,
+    /// 10: tool calls wait for approval.
+    Paused,
+}
+
+impl Exit {
+    /// The code as a number.
+    pub const fn code(self) -> u8 {
+        match self {
+            Self::Completed => 0,
+            Self::Failed => 1,
+            Self::Paused => 10,
+        }
+    }
+}
+
+impl From<Exit> for ExitCode {
+    fn from(exit: Exit) -> Self {
+        Self::from(exit.code())
+    }
+}
+
+/// Why a command did not simply complete. The names, in snake case, are the record's `reason`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+#[expect(missing_docs, reason = "the names are the contract; the table in the README explains them")]
+pub enum Reason {
+    ToolApprovalRequired,
+    Cancelled,
+    MaxTurns,
+    RunError,
+    Timeout,
+    IdleTimeout,
+    Interrupted,
+    Connection,
+    Lost,
+    Auth,
+    NotFound,
+    Conflict,
+    Server,
+    Usage,
+    Protocol,
+    Output,
+    ToolError,
+    Internal,
+}
+
+impl fmt::Display for Reason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.serialize(f)
+    }
+}
+
+/// One failure, in one line: what we were doing, with what, why it failed, and what to do about it where that helps.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Failure {
+    /// The record's `reason`.
+    pub reason: Reason,
+    /// The line.
+    pub message: String,
+    /// Whether the same command may well succeed when it is simply given again.
+    pub retryable: bool,
+    /// The server's own error code (`session_already_running`, …), empty where there is none.
+    pub code: String,
+}
+
+impl Failure {
+    /// A failure that a retry does not mend, except for the reasons that lie with time and the network.
+    pub fn new(reason: Reason, message: impl Into<String>) -> Self {
+        let retryable = matches!(
+            reason,
+            Reason::Timeout | Reason::IdleTimeout | Reason::Interrupted | Reason::Connection | Reason::Lost
+        );
+        Self { reason, message: message.into(), retryable, code: String::new() }
+    }
+
+    /// A mistake on the command line, in the environment or in a file that they name.
+    pub fn usage(error: &anyhow::Error) -> Self {
+        Self::new(Reason::Usage, format!("{error:#}"))
+    }
+
+    /// Sets whether a retry makes sense.
+    #[must_use]
+    pub fn retryable(mut self, retryable: bool) -> Self {
+        self.retryable = retryable;
+        self
+    }
+
+    /// Sets the server's error code.
+    #[must_use]
+    pub fn with_code(mut self, code: impl Into<String>) -> Self {
+        self.code = code.into();
+        self
+    }
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.message)
+    }
+}
+
+impl std::error::Error for Failure {}
+
+/// How a command ended.
+#[derive(Clone, Debug, PartialEq)]
+pub enum End {
+    /// `RunCompleted` with `stop_reason: completed`, or the plain work of a command is done.
+    Completed,
+    /// These calls wait, from the one the server is stopped at onward.
+    Paused(Vec<ToolCall>),
+    /// Anything else.
+    Failed(Failure),
+}
+
+impl End {
+    /// The exit code that goes with it.
+    pub const fn exit(&self) -> Exit {
+        match self {
+            Self::Completed => Exit::Completed,
+            Self::Paused(_) => Exit::Paused,
+            Self::Failed(_) => Exit::Failed,
+        }
+    }
+}
+
+impl From<Failure> for End {
+    fn from(failure: Failure) -> Self {
+        Self::Failed(failure)
+    }
+}
+
+/// Tokens, as the server counts them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, serde::Deserialize)]
+#[serde(default)]
+#[expect(missing_docs, reason = "the server's own names")]
+pub struct Usage {
+    pub prompt_tokens: u64,
+    pub completion_tokens: u64,
+    pub total_tokens: u64,
+}
+
+/// What became of the run's tool calls.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct ToolCounts {
+    /// Calls that the model asked for.
+    pub proposed: u64,
+    /// Calls that were run, whoever accepted them.
+    pub accepted: u64,
+    /// Calls that were refused, by us or by the server.
+    pub rejected: u64,
+    /// Calls that were run and reported an error.
+    pub failed: u64,
+}
+
+/// The result record: printed last by `json` and `stream-json`, and written to `--result-file`. Every key is always
+/// there; `null` where it does not apply.
+#[derive(Clone, Debug, Serialize)]
+#[expect(missing_docs, reason = "the README's table of the record documents each field")]
+pub struct Record {
+    pub r#type: &'static str,
+    pub outcome: &'static str,
+    pub exit_code: u8,
+    pub reason: Option<Reason>,
+    pub retryable: bool,
+    pub error: Option<String>,
+    pub session_id: Option<String>,
+    pub run_id: Option<String>,
+    pub agent_message: Option<String>,
+    pub text: Option<String>,
+    pub turns: u64,
+    pub stop_reason: Option<String>,
+    pub usage: Option<Usage>,
+    pub tool_calls: ToolCounts,
+    pub timed_out: bool,
+    pub paused: bool,
+    pub pause_reason: Option<PauseReason>,
+    pub resume_hint: Option<String>,
+    pub cancel_confirmed: Option<bool>,
+    pub last_event_id: Option<u64>,
+    pub duration_ms: u64,
+}
+
+/// Why a run is paused, and on what.
+#[derive(Clone, Debug, Serialize)]
+pub struct PauseReason {
+    /// Always `tool_approval_required` today.
+    pub r#type: Reason,
+    /// The calls that are not yet decided, from the one the server is stopped at onward.
+    pub pending_tool_calls: Vec<ToolCall>,
+}
+
+impl Record {
+    /// The record of an end of which nothing else is known.
+    pub fn new(end: End) -> Self {
+        let exit = end.exit();
+        let (outcome, reason, retryable, error, pause_reason) = match end {
+            End::Completed => ("completed", None, false, None, None),
+            End::Paused(pending_tool_calls) => {
+                let r#type = Reason::ToolApprovalRequired;
+                ("paused", Some(r#type), false, None, Some(PauseReason { r#type, pending_tool_calls }))
+            }
+            End::Failed(failure) => {
+                ("failed", Some(failure.reason), failure.retryable, Some(failure.message), None)
+            }
+        };
+        Self {
+            r#type: "result",
+            outcome,
+            exit_code: exit.code(),
+            reason,
+            retryable,
+            error,
+            session_id: None,
+            run_id: None,
+            agent_message: None,
+            text: None,
+            turns: 0,
+            stop_reason: None,
+            usage: None,
+            tool_calls: ToolCounts::default(),
+            timed_out: matches!(reason, Some(Reason::Timeout | Reason::IdleTimeout)),
+            paused: exit == Exit::Paused,
+            pause_reason,
+            resume_hint: None,
+            cancel_confirmed: None,
+            last_event_id: None,
+            duration_ms: 0,
+        }
+    }
+
+    /// A failure after the end. The first cause wins: it changes only an end that was none.
+    pub fn fail(&mut self, failure: Failure) {
+        if self.reason.is_none() || self.paused {
+            let failed = Self::new(End::Failed(failure));
+            self.outcome = failed.outcome;
+            self.exit_code = failed.exit_code;
+            self.reason = failed.reason;
+            self.retryable = failed.retryable;
+            self.error = failed.error;
+            self.paused = false;
+        }
+    }
+
+    /// The exit code that goes with it.
+    pub const fn exit(&self) -> Exit {
+        match self.reason {
+            None => Exit::Completed,
+            Some(_) if self.paused => Exit::Paused,
+            Some(_) => Exit::Failed,
+        }
+    }
+}

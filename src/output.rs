@@ -1,0 +1,279 @@
+//! What is said: the agent's answer on stdout in one of four formats, progress on stderr, and at the end one line for
+//! people and one record for machines.
+
+use crate::cli::Format;
+use crate::console::{Console, Pipe, visible, visible_lines};
+use crate::event::{Event, ToolCall};
+use crate::outcome::{Exit, Failure, Reason, Record};
+use crate::result_file::ResultFile;
+use crate::sse::Frame;
+use crate::transcript::Keep;
+use crate::watchdog::Watch;
+use serde::Serialize;
+use serde_json::value::RawValue;
+use std::io::{self, Write};
+use std::os::fd::AsFd;
+use std::path::Path;
+use std::time::Duration;
+
+/// Written out when so much has come together; a read from the server is written out in any case.
+const ENOUGH: usize = 64 * 1024;
+/// As much of a call's arguments as is shown on stderr, in characters.
+const MAX_ARGUMENTS: usize = 200;
+
+/// stdout in its format, and the result file.
+pub struct Output {
+    format: Format,
+    stdout: Option<Pipe>,
+    buffer: Vec<u8>,
+    /// The last character was no newline.
+    mid_line: bool,
+    /// A turn has begun since.
+    turn_begun: bool,
+    result_file: Option<ResultFile>,
+    console: Console,
+}
+
+/// A line of `stream-json`.
+#[derive(Serialize)]
+struct EventLine<'a> {
+    r#type: &'static str,
+    id: Option<u64>,
+    event: &'a str,
+    data: &'a RawValue,
+}
+
+impl Output {
+    /// An output that has said nothing.
+    ///
+    /// # Errors
+    /// When stdout cannot be had.
+    pub fn new(format: Format, watch: Watch, console: Console) -> io::Result<Self> {
+        let stdout = Some(Pipe::new(io::stdout().as_fd(), watch)?);
+        let buffer = Vec::new();
+        Ok(Self { format, stdout, buffer, mid_line: false, turn_begun: false, result_file: None, console })
+    }
+
+    /// Names the file that the record goes to as well.
+    ///
+    /// # Errors
+    /// When it could not be written there.
+    pub fn set_result_file(&mut self, path: &Path) -> anyhow::Result<()> {
+        self.result_file = Some(ResultFile::prepare(path)?);
+        Ok(())
+    }
+
+    /// How much of the text must be kept for the end.
+    pub fn keep(&self) -> Keep {
+        match self.format {
+            Format::Json | Format::StreamJson => Keep::Everything,
+            _ if self.result_file.is_some() => Keep::Everything,
+            Format::Final => Keep::LastTurn,
+            Format::Text => Keep::Nothing,
+        }
+    }
+
+    /// An event of the run, and the text of it that may go out.
+    ///
+    /// # Errors
+    /// `Output` when stdout cannot be written.
+    pub fn event(
+        &mut self,
+        id: Option<u64>,
+        frame: &Frame<'_>,
+        event: &Event<'_>,
+        text: &str,
+    ) -> Result<(), Failure> {
+        self.progress(event);
+        if matches!(event, Event::TurnStarted(_)) {
+            self.turn();
+        }
+        match self.format {
+            Format::Text if !text.is_empty() => self.text(text),
+            Format::StreamJson => self.event_line(id, frame),
+            _ => Ok(()),
+        }
+    }
+
+    fn event_line(&mut self, id: Option<u64>, frame: &Frame<'_>) -> Result<(), Failure> {
+        // Line breaks between tokens are white space, and inside strings JSON allows none.
+        let data = frame.data.replace(['\n', '\r'], " ");
+        if let Ok(data) = serde_json::from_str(&data) {
+            self.line(&EventLine { r#type: "event", id, event: frame.event, data })?;
+        }
+        Ok(())
+    }
+
+    fn line(&mut self, value: &impl Serialize) -> Result<(), Failure> {
+        serde_json::to_writer(&mut self.buffer, value).map_err(|error| unwritten(&error.into()))?;
+        self.buffer.push(b'\n');
+        if self.buffer.len() < ENOUGH { Ok(()) } else { self.flush() }
+    }
+
+    /// A turn begins: what it says starts on a line of its own.
+    pub fn turn(&mut self) {
+        self.turn_begun = true;
+    }
+
+    /// Text of the agent; ours only where the format shows text.
+    ///
+    /// # Errors
+    /// `Output` when stdout cannot be written.
+    pub fn text(&mut self, text: &str) -> Result<(), Failure> {
+        if !matches!(self.format, Format::Text | Format::Final) || text.is_empty() {
+            return Ok(());
+        }
+        if std::mem::take(&mut self.turn_begun) && self.mid_line {
+            self.buffer.push(b'\n');
+        }
+        if self.stdout.as_ref().is_some_and(Pipe::is_terminal) {
+            self.buffer.extend_from_slice(visible_lines(text).as_bytes());
+        } else {
+            self.buffer.extend_from_slice(text.as_bytes());
+        }
+        self.mid_line = !text.ends_with('\n');
+        if self.buffer.len() < ENOUGH { Ok(()) } else { self.flush() }
+    }
+
+    /// A line of ours on stdout: a session's id, the calls that wait.
+    ///
+    /// # Errors
+    /// `Output` when stdout cannot be written.
+    pub fn answer(&mut self, line: &str) -> Result<(), Failure> {
+        self.buffer.extend_from_slice(line.as_bytes());
+        self.buffer.push(b'\n');
+        self.flush()
+    }
+
+    /// Writes out what has come together. A closed pipe is no failure: the run is followed on, in silence.
+    ///
+    /// # Errors
+    /// `Output` when stdout cannot be written for another reason.
+    pub fn flush(&mut self) -> Result<(), Failure> {
+        let written = match &mut self.stdout {
+            Some(stdout) if !self.buffer.is_empty() => stdout.write_all(&self.buffer),
+            _ => Ok(()),
+        };
+        self.buffer.clear();
+        written.or_else(|error| {
+            self.stdout = None;
+            if error.kind() == io::ErrorKind::BrokenPipe { Ok(()) } else { Err(unwritten(&error)) }
+        })
+    }
+
+    /// The end: the rest of stdout, the result file, the closing line. Gives back the exit code, which is 1 where any
+    /// of these could not be written.
+    pub fn finish(&mut self, mut record: Record) -> Exit {
+        if self.format == Format::Final
+            && let Some(text) = record.agent_message.clone()
+            && let Err(failure) = self.text(&text)
+        {
+            record.fail(failure);
+        }
+        if std::mem::take(&mut self.mid_line) {
+            self.buffer.push(b'\n');
+        }
+        if let Err(failure) = self.flush() {
+            record.fail(failure);
+        }
+        self.write_result_file(&mut record);
+        if matches!(self.format, Format::Json | Format::StreamJson)
+            && let Err(failure) = self.line(&record).and_then(|()| self.flush())
+        {
+            record.fail(failure);
+            self.write_result_file(&mut record);
+        }
+        self.close(&record);
+        record.exit()
+    }
+
+    fn write_result_file(&mut self, record: &mut Record) {
+        if let Some(file) = &mut self.result_file
+            && let Err(error) = file.write(record)
+        {
+            record.fail(Failure::new(Reason::Output, format!("{error:#}")));
+        }
+    }
+
+    /// The closing line.
+    fn close(&self, record: &Record) {
+        let time = seconds(Duration::from_millis(record.duration_ms));
+        if let Some(error) = &record.error {
+            let reason = record.reason.map(|reason| format!(" ({reason})")).unwrap_or_default();
+            self.console.error(&format!("failed{reason} after {time}: {error}"));
+        } else if let Some(pause) = &record.pause_reason {
+            let calls = &pause.pending_tool_calls;
+            let waiting = if calls.len() == 1 { "tool call waits" } else { "tool calls wait" };
+            self.console.error(&format!("paused after {time}: {} {waiting} for approval", calls.len()));
+            for call in calls {
+                self.console.progress(&describe(call));
+            }
+            if let Some(hint) = &record.resume_hint {
+                self.console.progress(&format!("to go on: {hint}"));
+            }
+        } else if record.run_id.is_some() {
+            let tokens = record.usage.map(|usage| format!(", {} tokens", usage.total_tokens)).unwrap_or_default();
+            let turns = if record.turns == 1 { "turn" } else { "turns" };
+            self.console.progress(&format!("completed after {time}: {} {turns}{tokens}", record.turns));
+        }
+    }
+
+    /// What people want to know of an event while they wait.
+    fn progress(&self, event: &Event<'_>) {
+        let say = |line: String| self.console.progress(&line);
+        match event {
+            Event::ToolExecutionStarted(tool) => {
+                say(format!("tool {} ({}) started", &*tool.tool_name, &*tool.tool_call_id))
+            }
+            Event::ToolExecutionCompleted(tool) if tool.is_error => {
+                say(format!(
+                    "tool {} ({}) failed: {}",
+                    &*tool.tool_name,
+                    &*tool.tool_call_id,
+                    shorten(&tool.result)
+                ));
+            }
+            Event::ToolRejected(tool) => {
+                say(format!(
+                    "tool {} ({}) rejected: {}",
+                    &*tool.tool_name,
+                    &*tool.tool_call_id,
+                    shorten(&tool.reason)
+                ));
+            }
+            Event::RetryAttempt(retry) => say(format!(
+                "the server tries its model again in {} ms (attempt {}): {}",
+                retry.delay_ms,
+                retry.attempt,
+                shorten(&retry.reason)
+            )),
+            _ => {}
+        }
+    }
+}
+
+/// A call on one line, its arguments shortened.
+pub fn describe(call: &ToolCall) -> String {
+    format!("{} {} {}", visible(&call.id), visible(&call.name), shorten(&call.arguments.to_string()))
+}
+
+fn shorten(text: &str) -> String {
+    let mut short: String = visible(text).chars().take(MAX_ARGUMENTS).collect();
+    if text.chars().nth(MAX_ARGUMENTS).is_some() {
+        short.push('…');
+    }
+    short
+}
+
+/// A time for people: 0.3s, 12.0s, 3m 20s.
+pub fn seconds(time: Duration) -> String {
+    if time < Duration::from_secs(60) {
+        format!("{:.1}s", time.as_secs_f64())
+    } else {
+        humantime::format_duration(Duration::from_secs(time.as_secs())).to_string()
+    }
+}
+
+fn unwritten(error: &io::Error) -> Failure {
+    Failure::new(Reason::Output, format!("write to stdout: {error}"))
+}

@@ -1,0 +1,121 @@
+//! `--approve-with`: a policy as a program, in the product's own language of exit codes. It fails closed: whatever is
+//! not a clear yes or no is a pause.
+
+use crate::approval::Verdict;
+use crate::console::Console;
+use crate::event::ToolCall;
+use crate::outcome::{Exit, Failure};
+use crate::watchdog::Watch;
+use rustix::process::{Pid, Signal, kill_process_group};
+use serde::Serialize;
+use std::io::{Read, Write};
+use std::os::unix::process::CommandExt;
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::mpsc;
+use std::thread;
+use std::time::{Duration, Instant};
+
+/// The time it has for one call.
+const PATIENCE: Duration = Duration::from_secs(60);
+/// The most of its stdout that is taken as a reason, in bytes.
+const MAX_REASON: u64 = 16 * 1024;
+/// After it has exited, the wait for what it said: a child of its own may keep the pipe open.
+const LAST_WORDS: Duration = Duration::from_millis(250);
+
+/// What it gets on stdin.
+#[derive(Debug, Serialize)]
+#[expect(missing_docs, reason = "the fields are the contract")]
+pub struct Question<'a> {
+    pub session_id: &'a str,
+    pub run_id: &'a str,
+    pub tool_call: &'a ToolCall,
+}
+
+/// Asks the program about one call.
+///
+/// # Errors
+/// Only the watch's cause; the program is ended then. Whatever goes wrong with the program is a pause.
+pub fn ask(command: &str, question: &Question<'_>, watch: &Watch, console: &Console) -> Result<Verdict, Failure> {
+    let call = &question.tool_call.id;
+    let pause = |why: &str| {
+        console.error(&format!("--approve-with: the program {why} for the call {call}: it pauses"));
+        Ok(Verdict::Pause)
+    };
+    let question = match serde_json::to_vec(question) {
+        Ok(question) => question,
+        Err(error) => return pause(&format!("cannot be asked ({error})")),
+    };
+    let spawned = Command::new("/bin/sh")
+        .args(["-c", command])
+        .env_remove("SORTIE_TOKEN")
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        // Its own process group, so that it can be ended with its children.
+        .process_group(0)
+        .spawn();
+    let mut child = match spawned {
+        Ok(child) => child,
+        Err(error) => return pause(&format!("cannot be started ({error})")),
+    };
+    if let Some(mut stdin) = child.stdin.take() {
+        // It need not read it.
+        thread::spawn(move || stdin.write_all(&question));
+    }
+    let (sender, said) = mpsc::channel();
+    if let Some(stdout) = child.stdout.take() {
+        thread::spawn(move || {
+            let mut stdout = stdout.take(MAX_REASON);
+            let mut piece = [0; 4096];
+            while let Ok(length @ 1..) = stdout.read(&mut piece) {
+                if sender.send(piece[..length].to_vec()).is_err() {
+                    break;
+                }
+            }
+        });
+    }
+    let status = match wait(&mut child, watch) {
+        Ok(Some(status)) => status,
+        Ok(None) => return pause("was not done within 60 s"),
+        Err(cause) => return Err(cause),
+    };
+    let code = status.code().and_then(|code| u8::try_from(code).ok());
+    if code == Some(Exit::Completed.code()) {
+        Ok(Verdict::Accept)
+    } else if code == Some(Exit::Failed.code()) {
+        let mut reason = Vec::new();
+        while let Ok(piece) = said.recv_timeout(LAST_WORDS) {
+            reason.extend(piece);
+        }
+        let reason = String::from_utf8_lossy(&reason).trim().to_owned();
+        Ok(Verdict::Reject(Some(reason).filter(|reason| !reason.is_empty())))
+    } else if code == Some(Exit::Paused.code()) {
+        Ok(Verdict::Pause)
+    } else {
+        pause(&format!("ended with {status}, which is no verdict"))
+    }
+}
+
+/// Waits for the program's end; `None` when its time was up. It is ended with its children then, and at a cause.
+fn wait(child: &mut Child, watch: &Watch) -> Result<Option<ExitStatus>, Failure> {
+    let began = Instant::now();
+    let mut nap = Duration::from_millis(1);
+    loop {
+        // An error here means that there is no such child any more; its time will be up.
+        if let Ok(Some(status)) = child.try_wait() {
+            return Ok(Some(status));
+        }
+        let slept = watch.sleep(nap);
+        if slept.is_err() || began.elapsed() >= PATIENCE {
+            end(child);
+            return slept.map(|()| None);
+        }
+        nap = (nap * 2).min(Duration::from_millis(20));
+    }
+}
+
+fn end(child: &mut Child) {
+    if let Some(group) = i32::try_from(child.id()).ok().and_then(Pid::from_raw) {
+        let _ = kill_process_group(group, Signal::KILL);
+    }
+    let _ = child.wait();
+}

@@ -1,0 +1,65 @@
+//! `--result-file`: proven writable before anything is sent, written all at once at the end, private to the user.
+
+use crate::outcome::Record;
+use anyhow::{Context, Result, ensure};
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use tempfile::NamedTempFile;
+
+/// Where the record goes.
+pub struct ResultFile {
+    /// As it was given.
+    name: PathBuf,
+    /// Where that leads.
+    path: PathBuf,
+    /// Beside it, so that the rename stays on one file system. Removed if there is no record after all.
+    temporary: Option<NamedTempFile>,
+}
+
+impl ResultFile {
+    /// Checks the path and makes the temporary file. A symbolic link is followed, so that the file it leads to is
+    /// written and the link stays; what is there must be a regular file.
+    ///
+    /// # Errors
+    /// Why the record could not be written there.
+    pub fn prepare(name: &Path) -> Result<Self> {
+        let doing = || format!("--result-file {}", name.display());
+        let path = match std::fs::symlink_metadata(name) {
+            Ok(_) => {
+                // A rename would put a file in the place of a FIFO or a device.
+                let path = name.canonicalize().with_context(doing)?;
+                ensure!(path.metadata().with_context(doing)?.is_file(), "{}: it is not a regular file", doing());
+                path
+            }
+            Err(_) => name.to_owned(),
+        };
+        let mut file = Self { name: name.to_owned(), path, temporary: None };
+        file.temporary = Some(file.make_temporary().with_context(doing)?);
+        Ok(file)
+    }
+
+    fn make_temporary(&self) -> Result<NamedTempFile> {
+        ensure!(self.path.file_name().is_some(), "it names no file");
+        let folder = self.path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        let made = tempfile::Builder::new().prefix(".sortie-").tempfile_in(folder);
+        made.with_context(|| format!("write in {}", folder.display()))
+    }
+
+    /// Writes the record; may be called again with a later one.
+    ///
+    /// # Errors
+    /// Why it could not be written; what was there before is untouched then.
+    pub fn write(&mut self, record: &Record) -> Result<()> {
+        let doing = || format!("write the result to {}", self.name.display());
+        let mut temporary = match self.temporary.take() {
+            Some(temporary) => temporary,
+            None => self.make_temporary().with_context(doing)?,
+        };
+        let mut json = serde_json::to_vec(record).with_context(doing)?;
+        json.push(b'\n');
+        temporary.write_all(&json).with_context(doing)?;
+        temporary.as_file().sync_all().with_context(doing)?;
+        temporary.persist(&self.path).map_err(|failed| failed.error).with_context(doing)?;
+        Ok(())
+    }
+}

@@ -1,0 +1,414 @@
+//! The grammar by table, the cuts by matrix, the bounds to the byte, and a model for the rest.
+
+use proptest::collection::vec;
+use proptest::prelude::*;
+use proptest::sample::{Index, select};
+
+use super::*;
+
+/// A frame that outlives the parser, with the last event id at its time.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Seen {
+    id: Option<String>,
+    event: String,
+    data: String,
+    last_event_id: String,
+}
+
+/// All that a stream says.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Story {
+    frames: Vec<Seen>,
+    last_event_id: String,
+    retry: Option<Duration>,
+}
+
+fn parse<'a>(chunks: impl IntoIterator<Item = &'a [u8]>) -> Result<Story, TooLarge> {
+    let mut parser = Parser::new();
+    let mut frames = Vec::new();
+    for mut input in chunks {
+        while let Some(frame) = parser.next(&mut input)? {
+            let (id, event) = (frame.id.map(str::to_owned), frame.event.to_owned());
+            let data = frame.data.into_owned();
+            let last_event_id = parser.last_event_id().to_owned();
+            frames.push(Seen { id, event, data, last_event_id });
+        }
+        assert!(input.is_empty(), "None means that the input is used up");
+    }
+    let last_event_id = parser.last_event_id().to_owned();
+    Ok(Story { frames, last_event_id, retry: parser.retry() })
+}
+
+fn whole(stream: &[u8]) -> Story {
+    parse([stream]).unwrap()
+}
+
+/// `(id, event, data)` of each frame.
+fn frames(story: &Story) -> Vec<(Option<&str>, &str, &str)> {
+    story.frames.iter().map(|f| (f.id.as_deref(), f.event.as_str(), f.data.as_str())).collect()
+}
+
+/// WHATWG HTML 9.2.6 word for word, on the whole stream at once; shares nothing with the parser.
+fn model(stream: &[u8]) -> Story {
+    let text = String::from_utf8_lossy(stream);
+    let text = text.strip_prefix('\u{FEFF}').unwrap_or(&text);
+    let text = text.replace("\r\n", "\n").replace('\r', "\n");
+    let mut lines: Vec<&str> = text.split('\n').collect();
+    lines.pop(); // What has no line end is not a line.
+
+    let mut story = Story::default();
+    let (mut data, mut event, mut last_id_buffer) = (String::new(), String::new(), String::new());
+    let mut id = None;
+    for line in lines {
+        if line.is_empty() {
+            story.last_event_id.clone_from(&last_id_buffer);
+            if !data.is_empty() {
+                data.pop(); // The last LF.
+                story.frames.push(Seen {
+                    id: id.clone(),
+                    event: if event.is_empty() { "message".to_owned() } else { event.clone() },
+                    data: data.clone(),
+                    last_event_id: story.last_event_id.clone(),
+                });
+            }
+            (data, event, id) = (String::new(), String::new(), None);
+            continue;
+        }
+        let (name, value) = line.split_once(':').unwrap_or((line, ""));
+        let value = value.strip_prefix(' ').unwrap_or(value);
+        match name {
+            "event" => event = value.to_owned(),
+            "data" => data = data + value + "\n",
+            "id" if !value.contains('\0') => {
+                last_id_buffer = value.to_owned();
+                id = Some(value.to_owned());
+            }
+            "retry" if !value.is_empty() && value.chars().all(|c| c.is_ascii_digit()) => {
+                let number = value.parse().unwrap_or(u64::MAX);
+                story.retry = Some(Duration::from_millis(number));
+            }
+            _ => {}
+        }
+    }
+    story
+}
+
+type Expected = (Option<&'static str>, &'static str, &'static str);
+
+/// An event without a name or an id.
+const fn message(data: &'static str) -> Expected {
+    (None, "message", data)
+}
+
+/// What the stream is about, the stream, its frames.
+#[rustfmt::skip] // A row a case.
+const GRAMMAR: &[(&str, &str, &[Expected])] = &[
+    // The examples of WHATWG HTML 9.2.1 and 9.2.6.
+    ("plain messages",
+     "data: This is the first message.\n\ndata: This is the second message, it\n\
+      data: has two lines.\n\n",
+     &[message("This is the first message."),
+       message("This is the second message, it\nhas two lines.")]),
+    ("event names",
+     "event: add\ndata: 73857293\n\nevent: remove\ndata: 2153\n\n",
+     &[(None, "add", "73857293"), (None, "remove", "2153")]),
+    ("three data lines", "data: YHOO\ndata: +2\ndata: 10\n\n", &[message("YHOO\n+2\n10")]),
+    ("a comment, an id, its reset, an unfinished event",
+     ": test stream\n\ndata: first event\nid: 1\n\ndata:second event\nid\n\n\
+      data:  third event\n",
+     &[(Some("1"), "message", "first event"), (Some(""), "message", "second event")]),
+    ("empty data", "data\n\ndata\ndata\n\ndata:\n", &[message(""), message("\n")]),
+    ("one space is dropped",
+     "data:test\n\ndata: test\n\ndata:  test\n\n",
+     &[message("test"), message("test"), message(" test")]),
+    // After the format tests of the Web Platform Tests.
+    ("field names are exact",
+     "data:\0\ndata:  2\rData:1\ndata\0:2\ndata:1\r\0data:4\nda-ta:3\rdata_5\n\
+      data:3\rdata:\r\n data:32\ndata:4\n\n",
+     &[message("\0\n 2\n1\n3\n\n4")]),
+    ("unknown fields",
+     "data:test\n data\ndata\nfoobar:xxx\njustsometext\n:thisisacommentyay\ndata:test\n\n",
+     &[message("test\n\ntest")]),
+    ("only a space is dropped", "data:\ttest\rdata: \ndata:test\n\n", &[message("\ttest\n\ntest")]),
+    ("mixed line ends", "data:test\r\ndata\ndata:test\r\n\r", &[message("test\n\ntest")]),
+    ("only the first BOM",
+     "\u{FEFF}data:1\n\n\u{FEFF}data:2\n\ndata:3\n\n",
+     &[message("1"), message("3")]),
+    ("only one BOM", "\u{FEFF}\u{FEFF}data:1\n\ndata:2\n\n", &[message("2")]),
+    ("only one BOM, short name", "\u{FEFF}\u{FEFF}id:1\ndata:2\n\n", &[message("2")]),
+    ("only one BOM, no name", "data:1\n\u{FEFF}\n\n", &[message("1")]),
+    // Our own.
+    ("nothing", "", &[]),
+    ("blank lines", "\n\r\r\n\n", &[]),
+    ("a BOM before a blank line", "\u{FEFF}\ndata: 1\n\n", &[message("1")]),
+    ("a BOM before a comment", "\u{FEFF}: c\ndata: 1\n\n", &[message("1")]),
+    ("a BOM before the longest name", "\u{FEFF}event: e\ndata: 1\n\n", &[(None, "e", "1")]),
+    ("a BOM in a value", "data: \u{FEFF}1\n\n", &[message("\u{FEFF}1")]),
+    ("a colon in the value", "data: a: b::\n\n", &[message("a: b::")]),
+    ("the last event name counts", "event: a\nevent: b\ndata\n\n", &[(None, "b", "")]),
+    ("an empty event name is none", "event: a\nevent:\ndata\n\n", &[message("")]),
+    ("a block without data resets the event name", "event: a\n\ndata\n\n", &[message("")]),
+    ("a block without data gives its id to no other", "id: 1\n\ndata\n\n", &[message("")]),
+    ("an id is not inherited",
+     "id: 1\ndata\n\ndata\n\n",
+     &[(Some("1"), "message", ""), message("")]),
+    ("the last id counts", "id: 1\nid: 2\ndata\n\n", &[(Some("2"), "message", "")]),
+    ("an id with NUL is ignored",
+     "id: 1\nid: 2\0\ndata\n\nid: \0\ndata\n\n",
+     &[(Some("1"), "message", ""), message("")]),
+    ("names that begin or end like known ones",
+     "dat: 1\ndatas: 2\ni: 3\nids: 4\neventual: 5\n: 6\ndata\n\n",
+     &[message("")]),
+];
+
+#[test]
+fn the_grammar() {
+    for (about, stream, expected) in GRAMMAR {
+        let story = whole(stream.as_bytes());
+        assert_eq!(frames(&story), *expected, "{about}");
+        assert_eq!(model(stream.as_bytes()), story, "the model: {about}");
+        assert_eq!(parse(stream.as_bytes().chunks(1)).unwrap(), story, "byte by byte: {about}");
+    }
+}
+
+#[test]
+fn the_last_event_id_counts_from_the_blank_line_on() {
+    let last_event_id = |stream: &str| whole(stream.as_bytes()).last_event_id;
+    assert_eq!(last_event_id("id: 1\n"), "");
+    assert_eq!(last_event_id("id: 1\n\n"), "1", "data or not");
+    assert_eq!(last_event_id("id: 1\n\ndata\n\n"), "1", "until there is another");
+    assert_eq!(last_event_id("id: 1\n\nid: 2\ndata\n"), "1", "an unfinished event has none");
+    assert_eq!(last_event_id("id: 1\n\nid: 2\0\n\n"), "1");
+    assert_eq!(last_event_id("id: 1\n\nid\n\n"), "");
+}
+
+#[test]
+fn retry_takes_digits_only() {
+    let retry = |stream: &str| whole(stream.as_bytes()).retry.map(|retry| retry.as_millis());
+    assert_eq!(retry(""), None);
+    assert_eq!(retry("retry: 3000\n"), Some(3000), "without waiting for the block's end");
+    assert_eq!(retry("retry:03000\n"), Some(3000));
+    assert_eq!(retry("retry: 0\n"), Some(0));
+    for bad in ["retry: 1000x", "retry: -1", "retry: +1", "retry:  1", "retry: 1.5", "retry: \u{661}", "retry"] {
+        assert_eq!(retry(&format!("retry: 7\n{bad}\n")), Some(7), "{bad}");
+    }
+    assert_eq!(retry("retry: 99999999999999999999\n"), Some(u64::MAX.into()));
+    assert_eq!(retry("retry: 7"), None, "an unfinished line is none");
+}
+
+#[test]
+fn broken_utf8_is_replaced() {
+    let data = |value: &[u8]| whole(&[b"data:", value, b"\n\n"].concat()).frames[0].data.clone();
+    assert_eq!(data("é€😀".as_bytes()), "é€😀");
+    assert_eq!(data(b"\xFF"), "\u{FFFD}");
+    assert_eq!(data(b"a\xE2\x82b"), "a\u{FFFD}b", "one for a cut sequence");
+    assert_eq!(data(b"\xE2\x82\n"), "\u{FFFD}", "cut by the line's end");
+    assert_eq!(data(b"\xC0\xAF"), "\u{FFFD}\u{FFFD}", "overlong");
+    assert_eq!(data(b"\xED\xA0\x80"), "\u{FFFD}\u{FFFD}\u{FFFD}", "a surrogate");
+    assert_eq!(data(b"\xE2\ndata:\x82\xAC"), "\u{FFFD}\n\u{FFFD}\u{FFFD}", "not joined over lines");
+    let story = whole(b"id: \xFF\nevent: \xFE\ndata\n\n");
+    assert_eq!(frames(&story), [(Some("\u{FFFD}"), "\u{FFFD}", "")]);
+}
+
+#[test]
+fn however_the_stream_is_cut_its_frames_are_the_same() {
+    let stream = ": c\nretry: 5\nid: 1\nevent: é\ndata: 😀\ndata:b\n\n\ndata\nid\n\nid:2\n\ndata: x";
+    let expected = [(Some("1"), "é", "😀\nb"), (Some(""), "message", "")];
+    for line_end in ["\n", "\r", "\r\n"] {
+        for bom in ["", "\u{FEFF}"] {
+            let stream = format!("{bom}{}", stream.replace('\n', line_end)).into_bytes();
+            let story = whole(&stream);
+            assert_eq!(frames(&story), expected);
+            assert_eq!(story.last_event_id, "2");
+            assert_eq!(story.retry, Some(Duration::from_millis(5)));
+            for i in 0..=stream.len() {
+                for j in i..=stream.len() {
+                    let chunks = [&stream[..i], &stream[i..j], &stream[j..]];
+                    assert_eq!(parse(chunks).unwrap(), story, "cut at {i} and {j}");
+                }
+            }
+            assert_eq!(parse(stream.chunks(1)).unwrap(), story, "byte by byte");
+        }
+    }
+}
+
+#[test]
+fn an_event_is_given_at_a_cr_without_waiting_for_an_lf() {
+    let mut parser = Parser::new();
+    assert_eq!(parser.next(&mut &b"data\r\n\r"[..]).unwrap().unwrap().data, "");
+    assert_eq!(parser.next(&mut &b"\n"[..]), Ok(None), "the same line end, not a blank line");
+}
+
+#[test]
+fn next_stops_after_each_event() {
+    let mut parser = Parser::new();
+    let mut input = &b"data: 1\n\ndata: 2\n\nrest"[..];
+    assert_eq!(parser.next(&mut input).unwrap().unwrap().data, "1");
+    assert_eq!(input, b"data: 2\n\nrest");
+    assert_eq!(parser.next(&mut input).unwrap().unwrap().data, "2");
+    assert_eq!(input, b"rest");
+    assert_eq!(parser.next(&mut input), Ok(None));
+    assert!(input.is_empty());
+}
+
+/// Parses `head`, then `byte` repeated `len` times, then `tail`, in chunks of 64 KiB.
+fn long(head: &[u8], byte: u8, len: usize, tail: &[u8]) -> Result<Story, TooLarge> {
+    let body = vec![byte; len];
+    parse([head].into_iter().chain(body.chunks(64 * 1024)).chain([tail]))
+}
+
+#[test]
+fn data_at_the_limit_passes_and_one_byte_more_fails() {
+    for head in ["data:", "data: ", "\u{FEFF}data: "] {
+        let story = long(head.as_bytes(), b'x', MAX_EVENT, b"\n\n").unwrap();
+        assert_eq!(story.frames[0].data.len(), MAX_EVENT);
+        assert_eq!(long(head.as_bytes(), b'x', MAX_EVENT + 1, b"\n\n"), Err(TooLarge));
+    }
+}
+
+#[test]
+fn the_lf_between_data_lines_counts() {
+    let fits = long(b"data: ", b'x', MAX_EVENT - 3, b"\ndata\ndata:\ndata: \n\n").unwrap();
+    assert_eq!(fits.frames[0].data.len(), MAX_EVENT);
+    assert_eq!(long(b"data: ", b'x', MAX_EVENT - 3, b"\ndata\ndata\ndata\ndata\n"), Err(TooLarge));
+}
+
+#[test]
+fn the_limit_holds_for_an_event_not_for_the_stream() {
+    let mut parser = Parser::new();
+    let event = [b"data: ".as_slice(), &vec![b'x'; MAX_EVENT / 2 + 1], b"\n\n"].concat();
+    for _ in 0..3 {
+        assert!(parser.next(&mut event.as_slice()).unwrap().is_some());
+    }
+}
+
+#[test]
+fn data_that_replacement_makes_too_long_fails() {
+    let fits = long(b"data:xx", 0xFF, MAX_EVENT / 3, b"\n\n").unwrap();
+    assert_eq!(fits.frames[0].data.len(), MAX_EVENT);
+    assert_eq!(long(b"data:xxx", 0xFF, MAX_EVENT / 3, b"\n\n"), Err(TooLarge));
+}
+
+#[test]
+fn a_line_that_is_skipped_has_a_limit_too() {
+    for head in [":", "unknown: ", "", "xyz"] {
+        let len = MAX_LINE - head.len();
+        let story = long(head.as_bytes(), b'x', len, b"\ndata: 1\n\n").unwrap();
+        assert_eq!(frames(&story), [message("1")]);
+        assert_eq!(long(head.as_bytes(), b'x', len + 1, b""), Err(TooLarge), "{head}");
+    }
+}
+
+#[test]
+fn ids_names_and_retries_have_a_limit() {
+    for field in ["id", "event", "retry"] {
+        let head = format!("{field}: ");
+        assert!(long(head.as_bytes(), b'1', MAX_VALUE, b"\n\n").is_ok());
+        assert_eq!(long(head.as_bytes(), b'1', MAX_VALUE + 1, b""), Err(TooLarge));
+    }
+}
+
+#[test]
+fn what_is_skipped_is_not_stored() {
+    for head in [":", "unknown:", "", "\ndata\n:"] {
+        let mut parser = Parser::new();
+        parser.next(&mut head.as_bytes()).unwrap();
+        for _ in 0..10_000 {
+            parser.next(&mut &b"x"[..]).unwrap();
+        }
+        let held = [&parser.name, &parser.value, &parser.block.data].map(Vec::capacity);
+        assert!(held.iter().sum::<usize>() < 100, "{head}");
+    }
+}
+
+#[test]
+fn memory_stays_bounded_and_is_given_back() {
+    let mut parser = Parser::new();
+    parser.next(&mut &b"data:xyz"[..]).unwrap();
+    for piece in vec![b'x'; MAX_EVENT - 3].chunks(9_999) {
+        parser.next(&mut &*piece).unwrap();
+        let data = &parser.block.data;
+        assert!(data.capacity() <= (2 * data.len()).min(MAX_EVENT + 1));
+    }
+    assert!(parser.next(&mut &b"\n\n"[..]).unwrap().is_some());
+    assert!(parser.block.data.capacity() <= MAX_EVENT + 1);
+    parser.next(&mut &b""[..]).unwrap();
+    assert!(parser.block.data.capacity() <= KEEP);
+}
+
+#[test]
+fn the_bounds_are_the_documented_ones() {
+    assert_eq!(MAX_EVENT, 8_388_608);
+    assert_eq!(MAX_LINE, MAX_EVENT + "\u{FEFF}event: ".len());
+    assert_eq!([MAX_VALUE, KEEP], [65_536; 2]);
+    assert!(TooLarge.to_string().contains("8 MiB") && TooLarge.to_string().contains("64 KiB"));
+}
+
+#[test]
+fn buffers_are_reused_from_event_to_event() {
+    let mut parser = Parser::new();
+    let event = b"id: 17\nevent: message\ndata: {\"type\":\"TextDelta\"}\n\n";
+    let mut buffers = Vec::new();
+    for _ in 0..4 {
+        let frame = parser.next(&mut event.as_slice()).unwrap().unwrap();
+        assert!(matches!(frame.data, Cow::Borrowed(_)));
+        let block = &parser.block;
+        let mut ids = [block.id.as_ptr(), parser.last_event_id.as_ptr()];
+        ids.sort_unstable(); // The two change places.
+        buffers.push((block.data.as_ptr(), block.event.as_ptr(), ids, parser.value.as_ptr()));
+    }
+    assert_eq!(buffers[2], buffers[3]);
+}
+
+#[test]
+fn the_error_is_one_lowercase_line() {
+    let line = TooLarge.to_string();
+    assert!(!line.contains('\n') && line.starts_with(char::is_lowercase) && !line.ends_with('.'));
+}
+
+/// Streams made of what the grammar, the line ends and the decoder care about.
+fn soup() -> impl Strategy<Value = Vec<u8>> {
+    #[rustfmt::skip]
+    let words: Vec<&[u8]> = vec![
+        b"\n", b"\n\n", b"\r", b"\r\n", b"\r\r\n", b":", b" ", b": ", b"\0", b"x", b"0",
+        b"data", b"data:", b"data: ", b"\ndata: x\n\n", b"event", b"event:", b"event: a",
+        b"id", b"id:", b"id: 1", b"id: 2\n", b"retry", b"retry: 1", b"retry:25\n", b"da", b"ta",
+        BOM, b"\xEF", b"\xBB", b"\xBF", b"\xFF", b"\xE2\x82", b"\xAC", b"\xF0\x9F\x98", b"\xC3\xA9",
+    ];
+    let word = prop_oneof![
+        9 => select(words).prop_map(<[u8]>::to_vec),
+        1 => any::<u8>().prop_map(|byte| vec![byte]),
+    ];
+    (any::<bool>(), vec(word, 0..60)).prop_map(|(bom, words)| {
+        let bom: &[u8] = if bom { BOM } else { b"" };
+        [bom, &words.concat()].concat()
+    })
+}
+
+/// `stream` cut at these places, empty chunks included.
+fn cut<'a>(stream: &'a [u8], cuts: &[Index]) -> Vec<&'a [u8]> {
+    let mut places: Vec<usize> = cuts.iter().map(|cut| cut.index(stream.len() + 1)).collect();
+    places.sort_unstable();
+    places.push(stream.len());
+    let mut start = 0;
+    places.into_iter().map(|end| &stream[mem::replace(&mut start, end)..end]).collect()
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig {
+        cases: 2000,
+        failure_persistence: None,
+        ..ProptestConfig::default()
+    })]
+
+    #[test]
+    fn any_stream_in_any_chunks_reads_as_the_model_reads_it(
+        stream in soup(),
+        cuts in vec(any::<Index>(), 0..20),
+    ) {
+        let story = model(&stream);
+        prop_assert_eq!(&whole(&stream), &story);
+        prop_assert_eq!(&parse(cut(&stream, &cuts)).unwrap(), &story);
+        prop_assert_eq!(&parse(stream.chunks(1)).unwrap(), &story);
+    }
+}
