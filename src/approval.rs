@@ -59,8 +59,9 @@ impl Policy {
     /// Judges a call by its tool's name, with or without the server's prefix.
     pub fn judge(&self, tool: &str) -> Judgement {
         let name = bare_name(tool);
+        let listed = |list: &BTreeSet<String>| list.iter().any(|listed| names(listed, tool));
         let reject = |why: String| Judgement::Verdict(Verdict::Reject(Some(why)));
-        if self.deny.contains(name) {
+        if listed(&self.deny) {
             return reject(format!("the tool {name} is denied (--deny-tool)"));
         }
         if SUBAGENT_TOOLS.contains(&name) && !self.subagents {
@@ -69,7 +70,7 @@ impl Policy {
         if SLACK_TOOLS.contains(&name) && !self.slack {
             return reject(format!("the tool {name} needs --enable-slack-tools"));
         }
-        if !self.allow.is_empty() && !self.allow.contains(name) {
+        if !self.allow.is_empty() && !listed(&self.allow) {
             return match self.on_approval {
                 OnApproval::Pause => Judgement::Verdict(Verdict::Pause),
                 _ => reject(format!("the tool {name} is not on the list of allowed tools (--allow-tool)")),
@@ -78,7 +79,7 @@ impl Policy {
         if self.program {
             return Judgement::AskProgram;
         }
-        if self.allow.contains(name) {
+        if listed(&self.allow) {
             return Judgement::Verdict(Verdict::Accept);
         }
         Judgement::Verdict(match self.on_approval {
@@ -97,6 +98,11 @@ const SLACK_TOOLS: [&str; 3] = ["slack_read_messages", "slack_read_replies", "sl
 /// A tool's name without the server's prefix: what stands after the first `__` (protocol trap 14).
 pub fn bare_name(tool: &str) -> &str {
     tool.split_once("__").map_or(tool, |(_, name)| name)
+}
+
+/// Whether a name given to us means this tool: either may lack the server's prefix, but not have another.
+fn names(given: &str, tool: &str) -> bool {
+    given == tool || given == bare_name(tool) || bare_name(given) == tool
 }
 
 /// What `resume` was told of the calls that wait now, by id. It says nothing of any later batch: a yes to one call is
@@ -180,8 +186,12 @@ mod tests {
             (&[], &[], true, Accept, "p__view", "ask"),
             (&[], &[], false, Accept, "p__dynamic_subagent_task", "reject: --enable-subagents"),
             (&["slack_send_message"], &[], false, Accept, "p__slack_send_message", "reject: --enable-slack-tools"),
-            // Only the first `__` ends the prefix.
-            (&["a__b"], &[], false, Accept, "p__a__b", "reject: (--allow-tool)"),
+            // Either may lack the prefix, but not have another; only the first `__` ends it.
+            (&[], &["p__view"], false, Accept, "p__view", "reject: (--deny-tool)"),
+            (&[], &["p__view"], false, Accept, "view", "reject: (--deny-tool)"),
+            (&["q__view"], &[], false, Accept, "p__view", "reject: (--allow-tool)"),
+            (&["a__b"], &[], false, Accept, "p__a__b", "accept"),
+            (&["b"], &[], false, Accept, "p__a__b", "reject: (--allow-tool)"),
         ];
         for (allow, deny, program, on_approval, tool, expected) in rows {
             let judged = policy(allow, deny, *program, *on_approval).judge(tool);

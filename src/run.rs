@@ -423,3 +423,6 @@ fn lost() -> End {
                    that it does not report)";
     Failure::new(Reason::Lost, message).into()
 }
+
+#[cfg(test)]
+mod tests;

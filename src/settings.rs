@@ -234,9 +234,9 @@ fn follow(cli: &cli::Follow, default: OnApproval, server_flags: Vec<String>) -> 
 }
 
 fn tools(names: &[String], flag: &str) -> Result<BTreeSet<String>> {
-    let names = names.iter().map(|name| match bare_name(name.trim()) {
-        "" => bail!("{flag} {name:?} names no tool"),
-        bare => Ok(bare.to_owned()),
+    let names = names.iter().map(|name| match name.trim() {
+        trimmed if bare_name(trimmed).is_empty() => bail!("{flag} {name:?} names no tool"),
+        trimmed => Ok(trimmed.to_owned()),
     });
     names.collect()
 }

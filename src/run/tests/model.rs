@@ -1,0 +1,302 @@
+//! The machine against a model of the server's approvals (protocol traps 2 to 4), in simulated time: for random batches
+//! with random durations every run completes, and nothing runs that the policy does not accept.
+
+use super::*;
+use crate::approval::Verdict;
+use proptest::prelude::*;
+use std::collections::VecDeque;
+
+/// What the server's own policy says of a call.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Own {
+    Approve,
+    Ask,
+    Deny,
+}
+
+/// What ours says.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Ours {
+    Accept,
+    Reject,
+    Explain,
+    Pause,
+}
+
+impl Ours {
+    fn verdict(self) -> Verdict {
+        match self {
+            Self::Accept => Verdict::Accept,
+            Self::Reject => Verdict::Reject(None),
+            Self::Explain => Verdict::Reject(Some("no".into())),
+            Self::Pause => Verdict::Pause,
+        }
+    }
+}
+
+#[derive(Clone, Debug)]
+struct Plan {
+    own: Own,
+    ours: Ours,
+    /// How long the tool takes, in ms.
+    runs: u64,
+    /// How long the server stays deaf after the tool is done, in ms (trap 3).
+    deaf: u64,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Entry {
+    Waiting,
+    Ready(Ours),
+    Dispatched,
+}
+
+/// The server's side of one batch, as `approval.rs` and `agent.rs` of its agent core have it.
+struct Server {
+    plans: Vec<Plan>,
+    entries: Vec<Entry>,
+    next: usize,
+    now: u64,
+    inbox: VecDeque<(u64, Vec<(usize, Ours)>)>,
+    /// When, and what.
+    events: Vec<(u64, String)>,
+    dead: bool,
+    done: bool,
+    ran: Vec<usize>,
+}
+
+impl Server {
+    fn new(plans: Vec<Plan>) -> Self {
+        let entries = plans.iter().map(|plan| match plan.own {
+            Own::Approve => Entry::Ready(Ours::Accept),
+            Own::Deny => Entry::Ready(Ours::Reject),
+            Own::Ask => Entry::Waiting,
+        });
+        let calls: Vec<_> =
+            (0..plans.len()).map(|id| format!(r#"{{"id":"{id}","name":"p__t","arguments":{{}}}}"#)).collect();
+        let proposal = format!(r#"{{"ToolCallsProposed":{{"tool_calls":[{}]}}}}"#, calls.join(","));
+        let entries = entries.collect();
+        let events = vec![(0, STARTED.to_owned()), (0, turn(1)), (0, proposal)];
+        let (inbox, ran) = (VecDeque::new(), Vec::new());
+        Self { plans, entries, next: 0, now: 0, inbox, events, dead: false, done: false, ran }
+    }
+
+    fn emit(&mut self, event: &str) {
+        self.events.push((self.now, event.to_owned()));
+    }
+
+    /// Lives on until `time`.
+    fn advance(&mut self, time: u64) {
+        while !self.dead && !self.done {
+            let Some(entry) = self.entries.get(self.next).copied() else {
+                self.emit(r#"{"TurnCompleted":{"turn":1}}"#);
+                self.emit(COMPLETED);
+                self.done = true;
+                return;
+            };
+            let id = self.next;
+            match entry {
+                Entry::Dispatched => unreachable!("it takes each call once"),
+                Entry::Ready(decision) => {
+                    let plan = self.plans[id].clone();
+                    let (runs, deaf) = match decision {
+                        Ours::Accept => (plan.runs, plan.deaf),
+                        _ => (0, 0),
+                    };
+                    if self.now + runs + deaf > time {
+                        // Started events are out already; the rest belongs to a later time.
+                        if decision == Ours::Accept && !self.ran.contains(&id) {
+                            self.start(id);
+                        }
+                        if self.now + runs <= time {
+                            // Done but still deaf: said once the time comes, as of when it was done.
+                            self.finish_early(id, self.now + runs);
+                        }
+                        return;
+                    }
+                    if decision == Ours::Accept && !self.ran.contains(&id) {
+                        self.start(id);
+                    }
+                    let done_at = self.now + runs;
+                    let event = match decision {
+                        Ours::Accept | Ours::Explain => {
+                            format!(r#"{{"ToolExecutionCompleted":{{"tool_call_id":"{id}"}}}}"#)
+                        }
+                        _ => format!(r#"{{"ToolRejected":{{"tool_call_id":"{id}"}}}}"#),
+                    };
+                    if !self.events.iter().any(|(_, known)| *known == event) {
+                        self.events.push((done_at, event));
+                    }
+                    self.entries[id] = Entry::Dispatched;
+                    self.next += 1;
+                    self.now = done_at + deaf;
+                    // What came while it was deaf is dropped for this batch.
+                    while self.inbox.front().is_some_and(|(at, _)| *at <= self.now) {
+                        self.inbox.pop_front();
+                    }
+                }
+                Entry::Waiting => {
+                    let Some((at, decisions)) = self.inbox.front().cloned().filter(|(at, _)| *at <= time) else {
+                        return;
+                    };
+                    self.inbox.pop_front();
+                    self.now = self.now.max(at);
+                    for (id, decision) in decisions {
+                        match self.entries[id] {
+                            Entry::Waiting => self.entries[id] = Entry::Ready(decision),
+                            Entry::Ready(same) if same == decision => {}
+                            // Trap 2: already resolved, and the run dies without a word.
+                            _ => self.dead = true,
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    fn start(&mut self, id: usize) {
+        self.ran.push(id);
+        self.emit(&format!(r#"{{"ToolExecutionStarted":{{"tool_call_id":"{id}"}}}}"#));
+    }
+
+    fn finish_early(&mut self, id: usize, at: u64) {
+        let event = format!(r#"{{"ToolExecutionCompleted":{{"tool_call_id":"{id}"}}}}"#);
+        if self.ran.contains(&id) && !self.events.iter().any(|(_, known)| *known == event) {
+            self.events.push((at, event));
+        }
+    }
+
+    /// Truly stopped, at this call.
+    fn waits_at(&self) -> Option<usize> {
+        (!self.dead && self.entries.get(self.next) == Some(&Entry::Waiting)).then_some(self.next)
+    }
+}
+
+/// Follows the run as the driver does, on a line that takes `delay` ms each way; `breaks` are the ticks at which the
+/// connection is cut.
+fn follow(plans: &[Plan], asks: Asks, delay: u64, breaks: &[u64]) -> (End, Server) {
+    let mut server = Server::new(plans.to_vec());
+    if asks == Asks::Every {
+        server.entries.fill(Entry::Waiting);
+    }
+    let mut run = Run::new(Options::of(RUN.into(), asks));
+    let (mut time, mut quiet, mut last_event, mut seen) = (0, 0, 0, 0);
+    for ticks in 0..100_000 {
+        server.advance(time);
+        // One read: the next event that has arrived, or a tick.
+        let mut act = if breaks.contains(&ticks) {
+            time += delay;
+            quiet = 0;
+            run.step(Input::Reconnected).act
+        } else if let Some((_, event)) = server.events.get(seen).filter(|(at, _)| at + delay <= time) {
+            let json = ours(event);
+            seen += 1;
+            quiet = 0;
+            last_event = time;
+            feed(&mut run, seen as u64, &json).2
+        } else {
+            server.advance(time + 250);
+            match server.events.get(seen).map(|(at, _)| at + delay).filter(|at| *at <= time + 250) {
+                Some(arrives) => {
+                    time = arrives.max(time);
+                    continue;
+                }
+                None => {
+                    time += 250;
+                    quiet += 250;
+                    tick(&mut run, quiet, (time - last_event) / 1000)
+                }
+            }
+        };
+        loop {
+            act = match act {
+                Act::Continue => break,
+                Act::End(end) => return (end, server),
+                Act::Reconnect(_) => {
+                    time += delay;
+                    quiet = 0;
+                    run.step(Input::Reconnected).act
+                }
+                Act::AskState => {
+                    time += 2 * delay;
+                    server.advance(time);
+                    run.step(Input::State { active: !server.dead && !server.done }).act
+                }
+                Act::Judge(call) => {
+                    let ours = plans[call.id.parse::<usize>().unwrap()].ours;
+                    run.batch.judged(&call.id, ours.verdict());
+                    tick(&mut run, quiet, (time - last_event) / 1000)
+                }
+                Act::Send { decisions, .. } => {
+                    let taken = decisions.iter().map(|(call, _)| call.id.parse().unwrap());
+                    let taken = taken.map(|id: usize| (id, plans[id].ours)).collect();
+                    server.inbox.push_back((time + delay, taken));
+                    time += 2 * delay;
+                    run.batch.sent(&decisions);
+                    quiet = 0;
+                    Act::Continue
+                }
+                other => panic!("{other:?}"),
+            };
+        }
+    }
+    panic!("it never ends: {plans:?} {asks:?} {delay}");
+}
+
+/// A server that stays deaf for longer than we wait, before a call that it decides by itself, is one that we guess wrong
+/// about; when our decision and its own cross on the line, the run dies. Nothing that it tells us would prevent that:
+/// such a run must be found lost. Here it is deaf so long only before calls that it asks about.
+fn batch() -> impl Strategy<Value = Vec<Plan>> {
+    prop::collection::vec(plan(), 1..6).prop_map(|mut plans| {
+        for next in 1..plans.len() {
+            if plans[next].own != Own::Ask {
+                plans[next - 1].deaf %= 50;
+            }
+        }
+        plans
+    })
+}
+
+fn plan() -> impl Strategy<Value = Plan> {
+    let own = prop_oneof![Just(Own::Approve), Just(Own::Ask), Just(Own::Deny)];
+    let ours = prop_oneof![4 => Just(Ours::Accept), 1 => Just(Ours::Reject), 1 => Just(Ours::Explain), 1 => Just(Ours::Pause)];
+    let runs = prop_oneof![Just(0), 0..500_u64, 0..30_000_u64];
+    let deaf = prop_oneof![3 => Just(0), 2 => 0..300_u64, 1 => 0..9_000_u64];
+    (own, ours, runs, deaf).prop_map(|(own, ours, runs, deaf)| Plan { own, ours, runs, deaf })
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(2000) })]
+
+    #[test]
+    fn every_run_completes_or_truly_waits_and_only_what_may_run_runs(
+        plans in batch(),
+        every in any::<bool>(),
+        delay in 0..100_u64,
+        breaks in prop::collection::vec(0..60_u64, 0..3),
+    ) {
+        let asks = if every { Asks::Every } else { Asks::Some };
+        let (end, mut server) = follow(&plans, asks, delay, &breaks);
+        prop_assert!(!server.dead, "a wrong guess killed the run");
+        for id in &server.ran {
+            let plan = &plans[*id];
+            let by_server = !every && plan.own == Own::Approve;
+            prop_assert!(by_server || plan.ours == Ours::Accept, "{id} ran");
+        }
+        match end {
+            End::Completed => prop_assert!(server.done),
+            End::Paused(calls) => {
+                if every {
+                    // It will wait there, as soon as it is no longer deaf: that is known, not guessed.
+                    server.advance(u64::MAX / 2);
+                }
+                // A server that is deaf for longer than a pause needs quiet cannot be told from one that waits.
+                prop_assume!(every || plans.iter().all(|plan| plan.deaf < 1500));
+                let at = server.waits_at();
+                prop_assert_eq!(at, Some(calls[0].id.parse().unwrap()), "it reported a pause");
+                prop_assert_eq!(plans[at.unwrap()].ours, Ours::Pause);
+            }
+            End::Failed(failure) => prop_assert!(false, "{failure}"),
+        }
+    }
+}
