@@ -141,7 +141,7 @@ impl<'a> Drive<'a> {
                     if !failure.retryable || self.contact.elapsed() + wait > self.client.retry_timeout() {
                         return Err(failure);
                     }
-                    self.console.progress(&format!("{failure}; trying again in {} ms", wait.as_millis()));
+                    self.client.retrying(&failure, wait);
                     self.watch.sleep(wait)?;
                 }
             }

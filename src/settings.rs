@@ -152,6 +152,7 @@ fn server(common: &cli::Common) -> Result<(client::Options, Option<Rehearsal>, O
     if let Some(path) = common.cacert.as_deref().filter(|path| !path.as_os_str().is_empty()) {
         server.trust(path)?;
     }
+    server.use_proxy()?;
     let token = token(common.token_file.as_deref())?;
     ensure!(
         token.is_none() || common.allow_http || !server.is_exposed(),

@@ -1,5 +1,6 @@
 //! The agent server's calls, with their retries. This folder is the only place that knows the HTTP crate.
 
+mod proxy;
 mod server;
 mod transport;
 
@@ -231,9 +232,16 @@ impl Client {
             if !failure.retryable || began.elapsed() + wait > self.options.retry_timeout {
                 return Err(failure);
             }
-            self.console.progress(&format!("{failure}; trying again in {} ms", wait.as_millis()));
+            self.retrying(&failure, wait);
             self.watch.sleep(wait)?;
         }
+    }
+
+    /// Says that a call is tried again.
+    pub fn retrying(&self, failure: &Failure, wait: Duration) {
+        let limit = humantime::format_duration(self.options.retry_timeout);
+        let wait = wait.as_secs_f64();
+        self.console.progress(&format!("{failure}; trying again in {wait:.1} s, for {limit} at the most"));
     }
 
     fn once(&self, call: &Call<'_>) -> Result<ureq::http::Response<ureq::Body>, Failure> {

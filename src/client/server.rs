@@ -1,5 +1,6 @@
 //! Where the server is and how it is reached: the URL, the certificates that vouch for it, the proxy on the way.
 
+use super::proxy;
 use anyhow::{Context, bail, ensure};
 use std::path::Path;
 use ureq::http::Uri;
@@ -32,6 +33,29 @@ impl Server {
         Ok(Self { base: url.trim_end_matches('/').to_owned(), uri, roots: None, proxy: None })
     }
 
+    /// Goes through the proxy that the environment names for it, if it names one.
+    ///
+    /// # Errors
+    /// When that is no proxy that we can use.
+    pub fn use_proxy(&mut self) -> anyhow::Result<()> {
+        self.proxy = proxy::choose(&self.target(), |name| std::env::var(name).ok())?;
+        Ok(())
+    }
+
+    pub(super) fn target(&self) -> proxy::Target<'_> {
+        let https = self.is_https();
+        let port = self.uri.port_u16().unwrap_or(if https { 443 } else { 80 });
+        proxy::Target { https, host: self.host(), port, loopback: self.is_loopback() }
+    }
+
+    fn is_https(&self) -> bool {
+        self.uri.scheme_str() == Some("https")
+    }
+
+    fn host(&self) -> &str {
+        self.uri.host().unwrap_or_default().trim_matches(['[', ']'])
+    }
+
     /// The URL, as it may be shown.
     pub fn url(&self) -> &str {
         &self.base
@@ -57,11 +81,11 @@ impl Server {
 
     /// Whether what is sent can be read on the way: plain http to another machine.
     pub fn is_exposed(&self) -> bool {
-        self.uri.scheme_str() == Some("http") && !self.is_loopback()
+        !self.is_https() && !self.is_loopback()
     }
 
     fn is_loopback(&self) -> bool {
-        let host = self.uri.host().unwrap_or_default().trim_matches(['[', ']']);
+        let host = self.host();
         let address: Result<std::net::IpAddr, _> = host.parse();
         host.eq_ignore_ascii_case("localhost") || address.is_ok_and(|address| address.is_loopback())
     }

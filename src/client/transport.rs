@@ -2,7 +2,7 @@
 
 use super::server::Server;
 use crate::outcome::{Failure, Reason};
-use std::io::Read;
+use std::io::{ErrorKind, Read};
 use std::time::Duration;
 use ureq::tls::{RootCerts, TlsConfig};
 use ureq::unversioned::resolver::DefaultResolver;
@@ -115,7 +115,7 @@ impl Body {
             match self.0.read(buffer) {
                 Ok(0) => return Ok(Chunk::End),
                 Ok(length) => return Ok(Chunk::Bytes(length)),
-                Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
                 Err(error) => {
                     return match ureq::Error::from(error) {
                         ureq::Error::Timeout(ureq::Timeout::PerRead) => Ok(Chunk::Tick),
@@ -129,20 +129,41 @@ impl Body {
 
 /// A call that got no answer, in words.
 pub fn failure(doing: &str, error: &ureq::Error) -> Failure {
-    let text = error.to_string();
+    let said = error.to_string();
+    if let Some(why) = distrust(&said) {
+        // The same certificate will be no better in a moment.
+        return Failure::new(Reason::Connection, format!("{doing}: {why}")).retryable(false);
+    }
     let why = match error {
-        ureq::Error::Io(error) if error.kind() == std::io::ErrorKind::ConnectionRefused => {
-            "connection refused; does the server run there?".into()
-        }
-        ureq::Error::Io(error) if error.kind() == std::io::ErrorKind::UnexpectedEof => {
-            "the connection was closed before the answer was complete".into()
-        }
-        ureq::Error::Io(error) => error.to_string(),
+        ureq::Error::Io(error) => match error.kind() {
+            ErrorKind::ConnectionRefused => "connection refused; does the server run there?".into(),
+            ErrorKind::UnexpectedEof => "the connection was closed before the answer was complete".into(),
+            _ => error.to_string(),
+        },
         ureq::Error::Timeout(ureq::Timeout::Connect) => "no connection within --connect-timeout".into(),
         ureq::Error::Timeout(ureq::Timeout::Resolve) => "the name was not found within --connect-timeout".into(),
         ureq::Error::Timeout(_) => format!("no answer within {} s", ANSWER.as_secs()),
         ureq::Error::HostNotFound => "there is no host of that name".into(),
-        _ => text,
+        _ => said,
     };
     Failure::new(Reason::Connection, format!("{doing}: {why}"))
+}
+
+/// What is wrong with the server's certificate, by the words of the TLS library, whose types the HTTP crate keeps to
+/// itself.
+fn distrust(said: &str) -> Option<String> {
+    let why = if said.contains("UnknownIssuer") {
+        "its certificate is signed by nobody that is trusted here (--cacert names a PEM file to trust)"
+    } else if said.contains("not valid for name") || said.contains("NotValidForName") {
+        "its certificate is for another name"
+    } else if said.contains("expired") || said.contains("Expired") {
+        "its certificate has expired"
+    } else if said.contains("not valid yet") || said.contains("NotValidYet") {
+        "its certificate is not valid yet"
+    } else if said.contains("invalid peer certificate") {
+        "its certificate is not valid"
+    } else {
+        return None;
+    };
+    Some(format!("{why}: {said}"))
 }

@@ -1,0 +1,142 @@
+//! Which proxy leads to a server, as curl decides it: `http_proxy` in lower case only (a CGI program's callers set the
+//! other), `https_proxy` and `all_proxy` in either case, `no_proxy` against them. Loopback is never proxied.
+
+use anyhow::{Result, anyhow, ensure};
+
+/// A server as the rules see it.
+pub struct Target<'a> {
+    /// Whether it speaks https.
+    pub https: bool,
+    /// Name or address, without brackets.
+    pub host: &'a str,
+    /// The port, the scheme's own if the URL names none.
+    pub port: u16,
+    /// Whether it is this machine.
+    pub loopback: bool,
+}
+
+/// The proxy for a target under an environment; `None` means straight there.
+///
+/// # Errors
+/// When the variable that applies holds no proxy that we can use. It is not repeated: there may be a password in it.
+pub fn choose(target: &Target<'_>, env: impl Fn(&str) -> Option<String>) -> Result<Option<ureq::Proxy>> {
+    let names: &[&str] = if target.https {
+        &["https_proxy", "HTTPS_PROXY", "all_proxy", "ALL_PROXY"]
+    } else {
+        &["http_proxy", "all_proxy", "ALL_PROXY"]
+    };
+    let set =
+        |name: &&str| env(name).filter(|value| !value.trim().is_empty()).map(|value| (name.to_string(), value));
+    let excepted =
+        ["no_proxy", "NO_PROXY"].iter().find_map(set).is_some_and(|(_, list)| is_excepted(target, &list));
+    let Some((name, url)) = names.iter().find_map(set) else { return Ok(None) };
+    if target.loopback || excepted {
+        return Ok(None);
+    }
+    let url = url.trim();
+    let socks = url.starts_with("socks");
+    ensure!(!socks, "{name} names a SOCKS proxy; only http:// and https:// proxies are supported");
+    ureq::Proxy::new(url).map(Some).map_err(|_| anyhow!("{name} is not the URL of a proxy (http://HOST:PORT)"))
+}
+
+/// `no_proxy`: entries apart by commas or spaces; `*`, a name with its subdomains, an address, each with `:PORT` or
+/// without.
+fn is_excepted(target: &Target<'_>, list: &str) -> bool {
+    list.split([',', ' ', '\t']).any(|entry| {
+        let (host, port) = split_port(entry.trim());
+        let host = host.trim_start_matches("*.").trim_start_matches('.').trim_end_matches('.');
+        let (name, host) = (target.host.trim_end_matches('.').to_ascii_lowercase(), host.to_ascii_lowercase());
+        let covered =
+            host == "*" || name == host || name.strip_suffix(&host).is_some_and(|rest| rest.ends_with('.'));
+        !host.is_empty() && covered && port.is_none_or(|port| port == target.port)
+    })
+}
+
+/// `HOST:PORT`, `[ADDRESS]:PORT` or no port at all.
+fn split_port(entry: &str) -> (&str, Option<u16>) {
+    if let Some((address, rest)) = entry.strip_prefix('[').and_then(|rest| rest.split_once(']')) {
+        return (address, rest.strip_prefix(':').and_then(|port| port.parse().ok()));
+    }
+    match entry.rsplit_once(':') {
+        // More colons make it an IPv6 address.
+        Some((host, port)) if !host.contains(':') => match port.parse() {
+            Ok(port) => (host, Some(port)),
+            Err(_) => (entry, None),
+        },
+        _ => (entry, None),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The proxy's host for a target, "-" for none, "!" for an error.
+    fn chosen(url: &str, env: &[(&str, &str)]) -> String {
+        let server = super::super::Server::parse(url).unwrap();
+        let lookup = |name: &str| env.iter().find(|(known, _)| *known == name).map(|(_, value)| value.to_string());
+        match choose(&server.target(), lookup) {
+            Ok(None) => "-".into(),
+            Ok(Some(proxy)) => proxy.host().to_owned(),
+            Err(error) => format!("! {error}"),
+        }
+    }
+
+    #[test]
+    fn the_variables_are_taken_as_curl_takes_them() {
+        let rows: &[(&str, &[(&str, &str)], &str)] = &[
+            ("http://a.example", &[], "-"),
+            ("http://a.example", &[("http_proxy", "http://p:1")], "p"),
+            ("http://a.example", &[("HTTP_PROXY", "http://p:1")], "-"),
+            ("http://a.example", &[("https_proxy", "http://p:1")], "-"),
+            ("https://a.example", &[("https_proxy", "http://p:1")], "p"),
+            ("https://a.example", &[("HTTPS_PROXY", "http://p:1")], "p"),
+            ("https://a.example", &[("https_proxy", "http://p:1"), ("HTTPS_PROXY", "http://q:1")], "p"),
+            ("https://a.example", &[("https_proxy", ""), ("all_proxy", "q:3128")], "q"),
+            ("http://a.example", &[("ALL_PROXY", "http://q:1")], "q"),
+            ("http://localhost:1", &[("http_proxy", "http://p:1")], "-"),
+            ("http://127.8.9.1:1", &[("all_proxy", "http://p:1")], "-"),
+            ("http://[::1]:1", &[("all_proxy", "http://p:1")], "-"),
+        ];
+        for (url, env, expected) in rows {
+            assert_eq!(&chosen(url, env), expected, "{url} {env:?}");
+        }
+    }
+
+    #[test]
+    fn what_cannot_be_used_is_refused_without_being_repeated() {
+        for bad in ["socks5://user:hunter2@p:1", "http://user:hunter2@", "://hunter2"] {
+            let said = chosen("http://a.example", &[("http_proxy", bad)]);
+            assert!(said.starts_with("! http_proxy") && !said.contains("hunter2"), "{bad}: {said}");
+        }
+        assert_eq!(chosen("http://localhost", &[("http_proxy", "socks5://p:1")]), "-", "it does not apply");
+    }
+
+    #[test]
+    fn no_proxy_excepts_names_subdomains_addresses_and_ports() {
+        let rows = [
+            ("http://a.example", "a.example", true),
+            ("http://A.Example.", "a.example", true),
+            ("http://b.a.example", "a.example", true),
+            ("http://b.a.example", ".a.example", true),
+            ("http://b.a.example", "*.a.example", true),
+            ("http://ba.example", "a.example", false),
+            ("http://a.example", "x , b.example  a.example", true),
+            ("http://a.example", "*", true),
+            ("http://a.example", "", false),
+            ("http://a.example", ".", false),
+            ("http://a.example:8080", "a.example:8080", true),
+            ("http://a.example:8080", "a.example:80", false),
+            ("http://a.example", "a.example:80", true),
+            ("https://a.example", "a.example:443", true),
+            ("http://10.0.0.7", "10.0.0.7", true),
+            ("http://[fd00::7]:9", "fd00::7", true),
+            ("http://[fd00::7]:9", "[fd00::7]:9", true),
+            ("http://[fd00::7]:9", "[fd00::7]:8", false),
+        ];
+        for (url, list, expected) in rows {
+            let env = [("http_proxy", "http://p:1"), ("https_proxy", "http://p:1"), ("no_proxy", list)];
+            assert_eq!(chosen(url, &env), if expected { "-" } else { "p" }, "{url} {list}");
+        }
+    }
+}
