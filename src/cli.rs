@@ -1,5 +1,7 @@
 //! The command line, nothing else. What the flags mean together is settled in settings.rs.
 
+#![expect(clippy::doc_markdown, reason = "these doc comments are shown to people as they are")]
+
 use crate::approval::OnApproval;
 use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum, ValueHint};
 use std::path::PathBuf;

@@ -7,7 +7,7 @@ use crate::cli::{Cli, Format, PendingFormat};
 use crate::client::{Client, Options, new_key};
 use crate::console::{Console, Level};
 use crate::drive::{self, Drive};
-use crate::outcome::{End, Exit, Failure, Reason, Record};
+use crate::outcome::{End, Exit, Failure, PauseReason, Reason, Record};
 use crate::output::{Output, describe};
 use crate::run::{self, Run, Start};
 use crate::settings::{self, Command, Follow, Settings};
@@ -283,6 +283,8 @@ impl Job<'_> {
         let mut hint = None;
         if let End::Failed(failure) = &mut end
             && drive.run.may_be_running()
+            // Refused before anything was sent: the run is none of our business.
+            && !matches!(failure.reason, Reason::Usage | Reason::Conflict)
         {
             let ours = matches!(failure.reason, Reason::Timeout | Reason::IdleTimeout | Reason::Interrupted);
             if follow.cancel || !ours {
@@ -308,7 +310,11 @@ impl Job<'_> {
         if matches!(end, End::Paused(_)) {
             hint = Some(command("resume", session, follow, &["--approve-all"]));
         }
+        let waiting = run.batch.may_wait() && run.may_be_running() && confirmed != Some(true);
         let mut record = Record::new(end);
+        if waiting {
+            record.pause_reason = Some(PauseReason::on(run.batch.undecided().cloned().collect()));
+        }
         record.session_id = Some(session.to_string());
         record.cancel_confirmed = confirmed;
         record.resume_hint = hint;

@@ -107,20 +107,15 @@ impl<'a> Drive<'a> {
                 }
             }
             let cursor = self.run.cursor;
-            let why = match self.read(body) {
-                Ok(Flow::End(end)) => return Ok(end),
-                Ok(Flow::Reconnect(why)) => why,
-                Ok(Flow::On) => "the stream ended before the run did".into(),
-                Err(failure) if failure.reason == Reason::Connection => {
-                    self.watch.check()?;
-                    failure.message
-                }
-                Err(failure) => return Err(failure),
+            let why = match self.read(body)? {
+                Flow::End(end) => return Ok(end),
+                Flow::Reconnect(why) => why,
+                Flow::On => "the stream ended before the run did".into(),
             };
             self.output.flush()?;
             self.console.progress(&format!("{why}: reconnecting from event {}", self.run.cursor));
             if self.run.cursor == cursor {
-                self.watch.sleep(backoff.next())?;
+                self.watch.sleep(backoff.wait())?;
             } else {
                 backoff = Backoff::default();
             }
@@ -137,7 +132,7 @@ impl<'a> Drive<'a> {
                 }
                 Err(failure) => {
                     self.watch.check()?;
-                    let wait = backoff.next();
+                    let wait = backoff.wait();
                     if !failure.retryable || self.contact.elapsed() + wait > self.client.retry_timeout() {
                         return Err(failure);
                     }
@@ -154,7 +149,15 @@ impl<'a> Drive<'a> {
         let mut buffer = vec![0; BUFFER];
         loop {
             self.watch.check()?;
-            match body.read(&mut buffer)? {
+            let chunk = match body.read(&mut buffer) {
+                Ok(chunk) => chunk,
+                Err(broken) => {
+                    // A cause breaks the connection too.
+                    self.watch.check()?;
+                    return Ok(Flow::Reconnect(broken.message));
+                }
+            };
+            match chunk {
                 Chunk::End => return Ok(Flow::On),
                 Chunk::Bytes(length) => {
                     self.contact = Instant::now();

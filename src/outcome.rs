@@ -195,7 +195,7 @@ pub struct Record {
     pub duration_ms: u64,
 }
 
-/// Why a run is paused, and on what.
+/// On what a run is paused; also given by an end that leaves it waiting.
 #[derive(Clone, Debug, Serialize)]
 pub struct PauseReason {
     /// Always `tool_approval_required` today.
@@ -204,15 +204,21 @@ pub struct PauseReason {
     pub pending_tool_calls: Vec<ToolCall>,
 }
 
+impl PauseReason {
+    /// These calls wait for approval.
+    pub const fn on(pending_tool_calls: Vec<ToolCall>) -> Self {
+        Self { r#type: Reason::ToolApprovalRequired, pending_tool_calls }
+    }
+}
+
 impl Record {
     /// The record of an end of which nothing else is known.
     pub fn new(end: End) -> Self {
         let exit = end.exit();
         let (outcome, reason, retryable, error, pause_reason) = match end {
             End::Completed => ("completed", None, false, None, None),
-            End::Paused(pending_tool_calls) => {
-                let r#type = Reason::ToolApprovalRequired;
-                ("paused", Some(r#type), false, None, Some(PauseReason { r#type, pending_tool_calls }))
+            End::Paused(calls) => {
+                ("paused", Some(Reason::ToolApprovalRequired), false, None, Some(PauseReason::on(calls)))
             }
             End::Failed(failure) => {
                 ("failed", Some(failure.reason), failure.retryable, Some(failure.message), None)

@@ -201,6 +201,9 @@ impl Output {
         if let Some(error) = &record.error {
             let reason = record.reason.map(|reason| format!(" ({reason})")).unwrap_or_default();
             self.console.error(&format!("failed{reason} after {time}: {error}"));
+            for call in record.pause_reason.iter().flat_map(|pause| &pause.pending_tool_calls) {
+                self.console.error(&format!("still waiting for approval: {}", describe(call)));
+            }
         } else if let Some(pause) = &record.pause_reason {
             let calls = &pause.pending_tool_calls;
             let waiting = if calls.len() == 1 { "tool call waits" } else { "tool calls wait" };
@@ -223,7 +226,7 @@ impl Output {
         let say = |line: String| self.console.progress(&line);
         match event {
             Event::ToolExecutionStarted(tool) => {
-                say(format!("tool {} ({}) started", &*tool.tool_name, &*tool.tool_call_id))
+                say(format!("tool {} ({}) started", &*tool.tool_name, &*tool.tool_call_id));
             }
             Event::ToolExecutionCompleted(tool) if tool.is_error => {
                 say(format!(

@@ -228,7 +228,7 @@ impl Client {
             };
             // A cause kills the connection: it is the cause that counts.
             self.watch.check()?;
-            let wait = wait.unwrap_or_else(|| backoff.next());
+            let wait = wait.unwrap_or_else(|| backoff.wait());
             if !failure.retryable || began.elapsed() + wait > self.options.retry_timeout {
                 return Err(failure);
             }
@@ -414,7 +414,7 @@ pub struct Backoff(u32);
 
 impl Backoff {
     /// The next wait.
-    pub fn next(&mut self) -> Duration {
+    pub fn wait(&mut self) -> Duration {
         let full = 100_u64.saturating_mul(1 << self.0.min(6)).min(5000);
         self.0 += 1;
         let chance = Uuid::new_v4().as_u64_pair().1 % (full / 2 + 1);
@@ -430,7 +430,7 @@ mod tests {
     fn waits_grow_from_a_tenth_of_a_second_to_five_and_are_jittered() {
         let mut backoff = Backoff::default();
         for full in [100, 200, 400, 800, 1600, 3200, 5000, 5000, 5000] {
-            let wait = u64::try_from(backoff.next().as_millis()).unwrap();
+            let wait = u64::try_from(backoff.wait().as_millis()).unwrap();
             assert!((full / 2..=full).contains(&wait), "{wait} of {full}");
         }
     }
