@@ -97,13 +97,18 @@ struct Inner {
     pipe: Option<Pipe>,
     level: Level,
     spoke: Instant,
+    /// A status line stands on the terminal, the cursor behind it.
+    status: bool,
+    /// The agent's text stands on the same terminal, and its line is not finished.
+    mid_line: bool,
 }
 
 impl Console {
     /// stderr, waiting no longer than `watch` lets it.
     pub fn new(watch: Watch) -> Self {
         let pipe = Pipe::new(io::stderr().as_fd(), watch).ok();
-        Self(Arc::new(Mutex::new(Inner { pipe, level: Level::Progress, spoke: Instant::now() })))
+        let spoke = Instant::now();
+        Self(Arc::new(Mutex::new(Inner { pipe, level: Level::Progress, spoke, status: false, mid_line: false })))
     }
 
     /// Sets what is wanted.
@@ -130,6 +135,42 @@ impl Console {
         self.with(|inner| inner.spoke.elapsed())
     }
 
+    /// Whether a person watches, and a status line may come and go.
+    pub fn is_live(&self) -> bool {
+        let dumb = std::env::var_os("TERM").is_none_or(|term| term.is_empty() || term == "dumb");
+        self.with(|inner| {
+            inner.level == Level::Progress && inner.pipe.as_ref().is_some_and(Pipe::is_terminal) && !dumb
+        })
+    }
+
+    /// Puts the status line, in place of the one that stands there; cut to the terminal's width as it is now.
+    pub fn status(&self, line: &str) {
+        self.with(|inner| {
+            let Some(pipe) = &inner.pipe else { return };
+            // The last column stays free: a terminal may break the line there.
+            let columns = rustix::termios::tcgetwinsize(&pipe.file).map_or(0, |size| size.ws_col);
+            let room = usize::from(if columns == 0 { 80 } else { columns }) - 1;
+            let line = fitting(&visible(line), room).to_owned();
+            inner.write(format!("\r{line}\x1b[K").as_bytes());
+            inner.status = true;
+        });
+    }
+
+    /// Takes the status line away, for something else to stand there.
+    pub fn clear_status(&self) {
+        self.with(Inner::clear);
+    }
+
+    /// The agent's text was written to this terminal too: whether its line is unfinished.
+    pub fn set_mid_line(&self, mid_line: bool) {
+        self.with(|inner| inner.mid_line = mid_line);
+    }
+
+    /// Whether that line is still unfinished: a line of ours would have ended it.
+    pub fn is_mid_line(&self) -> bool {
+        self.with(|inner| inner.mid_line)
+    }
+
     /// Text of our own, as it is: clap's help.
     pub fn raw(&self, text: &str) {
         self.with(|inner| inner.write(text.as_bytes()));
@@ -143,7 +184,17 @@ impl Console {
 impl Inner {
     fn say(&mut self, line: &str) {
         self.spoke = Instant::now();
+        self.clear();
+        if std::mem::take(&mut self.mid_line) {
+            self.write(b"\n");
+        }
         self.write(format!("sortie: {}\n", visible(line)).as_bytes());
+    }
+
+    fn clear(&mut self) {
+        if std::mem::take(&mut self.status) {
+            self.write(b"\r\x1b[K");
+        }
     }
 
     fn write(&mut self, bytes: &[u8]) {
@@ -160,6 +211,7 @@ impl Write for Console {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         let text = String::from_utf8_lossy(bytes);
         let lines: Vec<_> = text.split('\n').map(visible).collect();
+        self.clear_status();
         self.raw(&lines.join("\n"));
         Ok(bytes.len())
     }
@@ -197,6 +249,17 @@ fn show<'a>(text: &'a str, kept: &[char]) -> Cow<'a, str> {
     Cow::Owned(shown)
 }
 
+/// As much of a line as fits into so many columns. Wide characters count for two; that a few of them are narrow only
+/// shortens the line.
+fn fitting(line: &str, columns: usize) -> &str {
+    let mut used = 0;
+    let end = line.char_indices().find(|(_, c)| {
+        used += if u32::from(*c) < 0x1100 { 1 } else { 2 };
+        used > columns
+    });
+    end.map_or(line, |(end, _)| &line[..end])
+}
+
 /// C0, DEL, C1, line and paragraph separators, and what reorders or hides text (Unicode's bidi and tag characters).
 fn acts(c: char) -> bool {
     c.is_control()
@@ -223,6 +286,10 @@ mod tests {
         for (text, shown) in rows {
             assert_eq!(visible(text), shown);
         }
+        assert_eq!(fitting("abc", 3), "abc");
+        assert_eq!(fitting("abcd", 3), "abc");
+        assert_eq!(fitting("a日本", 3), "a日");
+        assert_eq!(fitting("a日本", 4), "a日");
         assert_eq!(visible_lines("a\nb\tc\r\u{1b}"), "a\nb\tc\\r\\u{1b}");
     }
 }

@@ -189,6 +189,7 @@ impl<'a> Drive<'a> {
             }
             self.looked = Instant::now();
             self.heartbeat();
+            self.output.renew_status();
             match self.tick()? {
                 Flow::On => {}
                 flow => return Ok(flow),
@@ -365,7 +366,7 @@ impl<'a> Drive<'a> {
     }
 
     fn heartbeat(&self) {
-        if self.console.silence() >= self.follow.heartbeat {
+        if !self.console.is_live() && self.console.silence() >= self.follow.heartbeat {
             let turn = self.run.turns;
             let since = seconds(self.last_event.elapsed());
             self.console.progress(&format!("the run goes on: turn {turn}, last event {since} ago"));

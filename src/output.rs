@@ -1,6 +1,7 @@
 //! What is said: the agent's answer on stdout in one of four formats, progress on stderr, and at the end one line for
 //! people and one record for machines.
 
+use crate::approval::bare_name;
 use crate::cli::Format;
 use crate::console::{Console, Pipe, visible, visible_lines};
 use crate::event::{Event, ToolCall};
@@ -14,10 +15,12 @@ use serde_json::value::RawValue;
 use std::io::{self, Write};
 use std::os::fd::AsFd;
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// Written out when so much has come together; a read from the server is written out in any case.
 const ENOUGH: usize = 64 * 1024;
+/// As much of the last text as the status line tells, in bytes.
+const LAST_WORDS: usize = 60;
 /// As much of a call's arguments as is shown on stderr, in characters.
 const MAX_ARGUMENTS: usize = 200;
 
@@ -32,6 +35,16 @@ pub struct Output {
     turn_begun: bool,
     result_file: Option<ResultFile>,
     console: Console,
+    /// Only where a person watches.
+    status: Option<Status>,
+}
+
+/// What the status line tells.
+struct Status {
+    began: Instant,
+    turn: u64,
+    tool: String,
+    words: String,
 }
 
 /// A line of `stream-json`.
@@ -50,8 +63,17 @@ impl Output {
     /// When stdout cannot be had.
     pub fn new(format: Format, watch: Watch, console: Console) -> io::Result<Self> {
         let stdout = Some(Pipe::new(io::stdout().as_fd(), watch)?);
-        let buffer = Vec::new();
-        Ok(Self { format, stdout, buffer, mid_line: false, turn_begun: false, result_file: None, console })
+        let status = || Status { began: Instant::now(), turn: 0, tool: String::new(), words: String::new() };
+        Ok(Self {
+            format,
+            stdout,
+            buffer: Vec::new(),
+            mid_line: false,
+            turn_begun: false,
+            result_file: None,
+            status: console.is_live().then(status),
+            console,
+        })
     }
 
     /// Names the file that the record goes to as well.
@@ -84,7 +106,14 @@ impl Output {
         event: &Event<'_>,
         text: &str,
     ) -> Result<(), Failure> {
+        if self.is_terminal() {
+            // What people read in one place must come in order.
+            self.flush()?;
+        }
         self.progress(event);
+        if let Some(status) = &mut self.status {
+            status.note(event);
+        }
         if matches!(event, Event::TurnStarted(_)) {
             self.turn();
         }
@@ -110,6 +139,15 @@ impl Output {
         if self.buffer.len() < ENOUGH { Ok(()) } else { self.flush() }
     }
 
+    fn is_terminal(&self) -> bool {
+        self.stdout.as_ref().is_some_and(Pipe::is_terminal)
+    }
+
+    /// Whether a newline is owed; on a terminal a line on stderr may have paid it.
+    fn is_mid_line(&self) -> bool {
+        self.mid_line && (!self.is_terminal() || !self.buffer.is_empty() || self.console.is_mid_line())
+    }
+
     /// A turn begins: what it says starts on a line of its own.
     pub fn turn(&mut self) {
         self.turn_begun = true;
@@ -123,10 +161,10 @@ impl Output {
         if !matches!(self.format, Format::Text | Format::Final) || text.is_empty() {
             return Ok(());
         }
-        if std::mem::take(&mut self.turn_begun) && self.mid_line {
+        if std::mem::take(&mut self.turn_begun) && self.is_mid_line() {
             self.buffer.push(b'\n');
         }
-        if self.stdout.as_ref().is_some_and(Pipe::is_terminal) {
+        if self.is_terminal() {
             self.buffer.extend_from_slice(visible_lines(text).as_bytes());
         } else {
             self.buffer.extend_from_slice(text.as_bytes());
@@ -145,15 +183,30 @@ impl Output {
         self.flush()
     }
 
+    /// Renews the status line, if there is one, and if the cursor does not stand behind text of the agent.
+    pub fn renew_status(&self) {
+        if let Some(status) = self.status.as_ref().filter(|_| !(self.is_terminal() && self.mid_line)) {
+            self.console.status(&status.line());
+        }
+    }
+
     /// Writes out what has come together. A closed pipe is no failure: the run is followed on, in silence.
     ///
     /// # Errors
     /// `Output` when stdout cannot be written for another reason.
     pub fn flush(&mut self) -> Result<(), Failure> {
         let written = match &mut self.stdout {
-            Some(stdout) if !self.buffer.is_empty() => stdout.write_all(&self.buffer),
+            Some(stdout) if !self.buffer.is_empty() => {
+                if stdout.is_terminal() {
+                    self.console.clear_status();
+                }
+                stdout.write_all(&self.buffer)
+            }
             _ => Ok(()),
         };
+        if self.is_terminal() && !self.buffer.is_empty() {
+            self.console.set_mid_line(self.mid_line);
+        }
         self.buffer.clear();
         written.or_else(|error| {
             self.stdout = None;
@@ -170,8 +223,9 @@ impl Output {
         {
             record.fail(failure);
         }
-        if std::mem::take(&mut self.mid_line) {
+        if self.is_mid_line() {
             self.buffer.push(b'\n');
+            self.mid_line = false;
         }
         if let Err(failure) = self.flush() {
             record.fail(failure);
@@ -252,6 +306,38 @@ impl Output {
             )),
             _ => {}
         }
+    }
+}
+
+impl Status {
+    fn note(&mut self, event: &Event<'_>) {
+        match event {
+            Event::TurnStarted(turn) => self.turn = turn.turn,
+            Event::ToolExecutionStarted(tool) => self.tool = bare_name(&tool.tool_name).to_owned(),
+            Event::ToolExecutionCompleted(_) | Event::ToolRejected(_) => self.tool.clear(),
+            Event::TextDelta(delta) => {
+                self.words.push_str(&delta.delta);
+                let cut = self.words.len().saturating_sub(LAST_WORDS);
+                let cut = (cut..=self.words.len()).find(|at| self.words.is_char_boundary(*at));
+                self.words.drain(..cut.unwrap_or_default());
+            }
+            _ => {}
+        }
+    }
+
+    fn line(&self) -> String {
+        let mut line = format!("sortie: {}", seconds(self.began.elapsed()));
+        if self.turn > 0 {
+            line.push_str(&format!(" · turn {}", self.turn));
+        }
+        if !self.tool.is_empty() {
+            line.push_str(&format!(" · {}", self.tool));
+        }
+        let words: Vec<_> = self.words.split_whitespace().collect();
+        if !words.is_empty() {
+            line.push_str(&format!(" · {}", words.join(" ")));
+        }
+        line
     }
 }
 
