@@ -124,9 +124,9 @@ pub struct Common {
 
     /// Play a recorded run on a practice server inside this process: no server, no key, no cost
     ///
-    /// The outcomes: completed, failed, paused, stalled, lost. With SORTIE_REHEARSE set, a script is rehearsed
-    /// unchanged.
-    #[arg(long, value_name = "OUTCOME", env = "SORTIE_REHEARSE", hide_env_values = true)]
+    /// The outcomes: completed, failed, paused, stalled, lost, or a file that --record wrote. With SORTIE_REHEARSE
+    /// set, a script is rehearsed unchanged.
+    #[arg(long, value_name = "OUTCOME", env = "SORTIE_REHEARSE", hide_env_values = true, value_hint = ValueHint::FilePath)]
     pub rehearse: Option<String>,
 
     /// Say nothing on stderr but errors
@@ -204,6 +204,12 @@ pub struct Follow {
     /// Write the result record to this file, at the end and all at once
     #[arg(long, value_name = "PATH", value_hint = ValueHint::FilePath, help_heading = "Output")]
     pub result_file: Option<PathBuf>,
+
+    /// Record the run's events in this file, for --rehearse and for bug reports
+    ///
+    /// It holds what the agent said and did, and what its tools answered, but never the token.
+    #[arg(long, value_name = "FILE.sse", value_hint = ValueHint::FilePath, help_heading = "Output")]
+    pub record: Option<PathBuf>,
 }
 
 /// What goes to stdout.

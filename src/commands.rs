@@ -99,6 +99,9 @@ fn prepare(cli: &Cli, watch: &Watch, console: &Console, output: &mut Output) -> 
         if let Some(path) = &follow.result_file {
             output.set_result_file(path).map_err(|error| Failure::usage(&error))?;
         }
+        if let Some(path) = &follow.record {
+            output.set_recording(path).map_err(|error| Failure::usage(&error))?;
+        }
     }
     let settings = settings::resolve(cli, watch);
     // A signal while stdin was read is no mistake of the command line.

@@ -10,11 +10,14 @@ use crate::result_file::ResultFile;
 use crate::sse::Frame;
 use crate::transcript::Keep;
 use crate::watchdog::Watch;
+use anyhow::Context;
 use serde::Serialize;
 use serde_json::value::RawValue;
-use std::io::{self, Write};
+use std::fs::File;
+use std::io::{self, BufWriter, Write};
 use std::os::fd::AsFd;
-use std::path::Path;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 /// Written out when so much has come together; a read from the server is written out in any case.
@@ -34,6 +37,7 @@ pub struct Output {
     /// A turn has begun since.
     turn_begun: bool,
     result_file: Option<ResultFile>,
+    recording: Option<(PathBuf, BufWriter<File>)>,
     console: Console,
     /// Only where a person watches.
     status: Option<Status>,
@@ -71,6 +75,7 @@ impl Output {
             mid_line: false,
             turn_begun: false,
             result_file: None,
+            recording: None,
             status: console.is_live().then(status),
             console,
         })
@@ -82,6 +87,17 @@ impl Output {
     /// When it could not be written there.
     pub fn set_result_file(&mut self, path: &Path) -> anyhow::Result<()> {
         self.result_file = Some(ResultFile::prepare(path)?);
+        Ok(())
+    }
+
+    /// Names the file that the events are recorded in. It is readable by its owner alone.
+    ///
+    /// # Errors
+    /// When it cannot be created.
+    pub fn set_recording(&mut self, path: &Path) -> anyhow::Result<()> {
+        let file = File::options().write(true).create(true).truncate(true).mode(0o600).open(path);
+        let file = file.with_context(|| format!("--record {}", path.display()))?;
+        self.recording = Some((path.to_owned(), BufWriter::new(file)));
         Ok(())
     }
 
@@ -114,6 +130,7 @@ impl Output {
         if let Some(status) = &mut self.status {
             status.note(event);
         }
+        self.record(frame)?;
         if matches!(event, Event::TurnStarted(_)) {
             self.turn();
         }
@@ -122,6 +139,14 @@ impl Output {
             Format::StreamJson => self.event_line(id, frame),
             _ => Ok(()),
         }
+    }
+
+    /// As it came, but for the comments between the events.
+    fn record(&mut self, frame: &Frame<'_>) -> Result<(), Failure> {
+        let Some((path, file)) = &mut self.recording else { return Ok(()) };
+        let id = frame.id.map(|id| format!("id: {id}\n")).unwrap_or_default();
+        let data = frame.data.replace('\n', "\ndata: ");
+        write!(file, "{id}event: {}\ndata: {data}\n\n", frame.event).map_err(|error| unrecorded(path, &error))
     }
 
     fn event_line(&mut self, id: Option<u64>, frame: &Frame<'_>) -> Result<(), Failure> {
@@ -229,6 +254,11 @@ impl Output {
         }
         if let Err(failure) = self.flush() {
             record.fail(failure);
+        }
+        if let Some((path, mut file)) = self.recording.take()
+            && let Err(error) = file.flush()
+        {
+            record.fail(unrecorded(&path, &error));
         }
         self.write_result_file(&mut record);
         if matches!(self.format, Format::Json | Format::StreamJson)
@@ -365,4 +395,8 @@ pub fn seconds(time: Duration) -> String {
 
 fn unwritten(error: &io::Error) -> Failure {
     Failure::new(Reason::Output, format!("write to stdout: {error}"))
+}
+
+fn unrecorded(path: &Path, error: &io::Error) -> Failure {
+    Failure::new(Reason::Output, format!("write the recording to {}: {error}", path.display()))
 }

@@ -143,7 +143,7 @@ fn server(common: &cli::Common) -> Result<(client::Options, Option<Rehearsal>, O
         retry_timeout: common.retry_timeout,
     };
     if let Some(outcome) = given(common.rehearse.as_deref()) {
-        let outcome: Outcome = outcome.parse().map_err(|error: String| anyhow!("--rehearse {outcome}: {error}"))?;
+        let outcome = rehearsed(outcome)?;
         let rehearsal = Rehearsal::start(outcome.clone()).context("start the practice server")?;
         let server = Server::parse(rehearsal.url())?;
         return Ok((options(server, None), Some(rehearsal), Some(outcome)));
@@ -160,6 +160,16 @@ fn server(common: &cli::Common) -> Result<(client::Options, Option<Rehearsal>, O
         server.url()
     );
     Ok((options(server, token), None, None))
+}
+
+/// One of the five outcomes, or a recording.
+fn rehearsed(outcome: &str) -> Result<Outcome> {
+    outcome.parse().or_else(|error: String| {
+        let path = Path::new(outcome);
+        ensure!(path.exists(), "--rehearse {outcome}: {error}, nor a file");
+        let recording = std::fs::read_to_string(path).with_context(|| format!("--rehearse {outcome}"))?;
+        Ok(Outcome::Recorded(recording))
+    })
 }
 
 /// An empty value counts as none: a variable cannot always be unset.
