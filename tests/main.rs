@@ -1,0 +1,20 @@
+//! The integration tests: the real binary against servers that do what a test tells them. One binary, so that it links
+//! once; the suites are in `suite/`, what they stand on is in `support/`.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stdout)]
+
+mod support;
+
+mod suite {
+    mod decide;
+    mod exits;
+    mod model;
+    mod output;
+    mod ping;
+    mod prompt;
+    mod rehearse;
+    mod request;
+    mod signals;
+    mod stream;
+    mod usage;
+}

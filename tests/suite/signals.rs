@@ -1,0 +1,127 @@
+//! Signals: the process ends with 1, and the run with it.
+
+use crate::support::agent::{Agent, Route, call};
+use rustix::process::Signal;
+use serde_json::Value;
+use std::time::Duration;
+
+#[test]
+fn interrupt_terminate_and_hang_up_cancel_the_run() {
+    for (signal, name) in [(Signal::INT, "SIGINT"), (Signal::TERM, "SIGTERM"), (Signal::HUP, "SIGHUP")] {
+        let agent = Agent::start();
+        let running = agent.sortie(["run", "-o", "json", "go"]).spawn();
+        let run = agent.next_run();
+        run.text("I look.");
+        run.propose([call("a", "view").held()]);
+        agent.wait_for_streams(1);
+        running.signal(signal);
+        let output = running.wait().within(Duration::from_secs(10)).stderr_has(name);
+        let record = output.fails("interrupted");
+        assert!(run.is_over());
+        let cancel = agent.only_request(Route::Cancel);
+        assert_eq!(cancel.json()["run_id"], run.id.to_string());
+        assert_eq!(record["cancel_confirmed"], true);
+        assert_eq!(record["stop_reason"], "cancelled");
+        assert_eq!(record["retryable"], true);
+        assert_eq!(record["text"], "I look.", "what was said stays in the record");
+    }
+}
+
+#[test]
+fn a_run_that_waits_for_approval_is_woken_to_be_cancelled() {
+    let agent = Agent::start();
+    let gate = agent.next(Route::Decide).hold();
+    let running = agent.sortie(["run", "-o", "json", "go"]).spawn();
+    let run = agent.next_run();
+    run.propose([call("a", "create")]);
+    gate.wait_until_reached();
+    running.signal(Signal::INT);
+    let record = running.wait().within(Duration::from_secs(10)).fails("interrupted");
+    assert!(run.is_over());
+    assert_eq!(record["cancel_confirmed"], true);
+    let decisions = agent.requests(Route::Decide);
+    assert_eq!(decisions.last().unwrap().json()["decisions"], serde_json::json!({}));
+    assert_eq!(run.decisions(), [], "the call itself was decided by nobody");
+}
+
+#[test]
+fn a_model_that_thinks_is_left_to_stop_by_itself_and_that_is_said() {
+    let agent = Agent::start();
+    let running = agent.sortie(["run", "-o", "json", "go"]).spawn();
+    let run = agent.next_run();
+    agent.wait_for_streams(1);
+    running.signal(Signal::INT);
+    let record = running.wait().within(Duration::from_secs(10)).stderr_has("cancel").fails("interrupted");
+    assert!(run.is_cancelled() && !run.is_over());
+    assert_eq!(record["cancel_confirmed"], false);
+    assert_eq!(record["retryable"], false);
+    assert_eq!(record["stop_reason"], Value::Null);
+}
+
+#[test]
+fn the_first_cause_wins_even_if_the_run_then_completes() {
+    let agent = Agent::start();
+    let running = agent.sortie(["run", "-o", "json", "go"]).spawn();
+    let run = agent.next_run();
+    agent.wait_for_streams(1);
+    running.signal(Signal::INT);
+    run.wait_until_cancelled();
+    run.text("Done all the same.");
+    run.complete();
+    let record = running.wait().fails("interrupted");
+    assert_eq!(record["cancel_confirmed"], true, "it has stopped");
+    assert_eq!(record["stop_reason"], "completed");
+}
+
+#[test]
+fn a_second_signal_leaves_at_once() {
+    let agent = Agent::start();
+    let gate = agent.next(Route::Cancel).hold();
+    let running = agent.sortie(["run", "go"]).spawn();
+    agent.next_run();
+    agent.wait_for_streams(1);
+    running.signal(Signal::INT);
+    gate.wait_until_reached();
+    running.signal(Signal::INT);
+    running.wait().code(1).within(Duration::from_secs(5));
+}
+
+#[test]
+fn a_signal_before_anything_was_sent_leaves_nothing_behind() {
+    let agent = Agent::start();
+    let gate = agent.next(Route::CreateSession).hold();
+    let running = agent.sortie(["run", "-o", "json", "go"]).spawn();
+    gate.wait_until_reached();
+    running.signal(Signal::TERM);
+    let record = running.wait().within(Duration::from_secs(10)).fails("interrupted");
+    assert_eq!(record["retryable"], true);
+    assert!(agent.requests(Route::Send).is_empty());
+}
+
+#[test]
+fn a_hang_up_that_nohup_ignores_stays_ignored() {
+    let agent = Agent::start();
+    let running = agent.sortie(["run", "go"]).in_shell("trap '' HUP; exec \"$@\"").spawn();
+    let run = agent.next_run();
+    run.text("Still ");
+    running.wait_for_stdout("Still");
+    running.signal(Signal::HUP);
+    run.text("here.");
+    running.wait_for_stdout("here.");
+    run.complete();
+    running.wait().code(0).stdout("Still here.\n");
+}
+
+#[test]
+fn no_cancel_leaves_the_run_going_and_says_how_to_attach() {
+    let agent = Agent::start();
+    let running = agent.sortie(["run", "-o", "json", "--no-cancel", "go"]).spawn();
+    let run = agent.next_run();
+    agent.wait_for_streams(1);
+    running.signal(Signal::INT);
+    let output = running.wait().stderr_has("attach").stderr_has(&run.session.to_string());
+    let record = output.fails("interrupted");
+    assert_eq!(record["cancel_confirmed"], Value::Null);
+    assert_eq!(record["retryable"], false);
+    assert!(!run.is_cancelled());
+}

@@ -1,0 +1,158 @@
+//! The command line: no exit code but ours, and errors that name what is wrong.
+
+use crate::support::agent::Agent;
+use crate::support::process::Sortie;
+use std::process::Command;
+use uuid::Uuid;
+
+const COMMANDS: [&str; 6] = ["run", "resume", "attach", "cancel", "pending", "ping"];
+
+#[test]
+fn help_and_version_are_0_and_go_to_stdout() {
+    for arguments in [["--help"], ["-h"]] {
+        let output = Sortie::new(arguments).run().code(0);
+        for command in COMMANDS {
+            assert!(output.stdout.contains(command), "{command} in {output:#?}");
+        }
+        assert_eq!(output.stderr, "");
+    }
+    for arguments in [["--version"], ["-V"]] {
+        let output = Sortie::new(arguments).run().code(0);
+        assert_eq!(output.stdout, format!("sortie {}\n", env!("CARGO_PKG_VERSION")));
+    }
+    for command in COMMANDS {
+        let output = Sortie::new([command, "--help"]).run().code(0);
+        assert!(output.stdout.contains("--server"), "{output:#?}");
+        assert!(Sortie::new([command, "-h"]).run().code(0).stdout.contains("--server"));
+    }
+}
+
+#[test]
+fn the_help_explains_the_exit_codes() {
+    let output = Sortie::new(["--help"]).run().code(0);
+    for code in ["\n  0  ", "\n  1  ", "\n  10  "] {
+        assert!(output.stdout.contains(code), "{}", output.stdout);
+    }
+    for command in COMMANDS {
+        let output = Sortie::new([command, "-h"]).run().code(0);
+        assert!(output.stdout.contains("Exit codes: 0 "), "{}", output.stdout);
+    }
+}
+
+#[test]
+fn usage_errors_are_1_and_name_what_is_wrong() {
+    let session = Uuid::new_v4().to_string();
+    let session = session.as_str();
+    for (arguments, named) in [
+        (&[][..], "sage"),
+        (&["fly"], "fly"),
+        (&["--bogus"], "--bogus"),
+        (&["run", "--bogus", "go"], "--bogus"),
+        (&["run", "-o", "xml", "go"], "xml"),
+        (&["run", "--timeout", "soon", "go"], "--timeout"),
+        (&["run", "--timeout=-1s", "go"], "--timeout"),
+        (&["run", "--timeout", "", "go"], "--timeout"),
+        (&["run", "--retry-timeout", "5 parsecs", "go"], "--retry-timeout"),
+        (&["run", "--on-approval", "maybe", "go"], "--on-approval"),
+        (&["run", "--server", "not a url", "go"], "not a url"),
+        (&["run", "--server", "ftp://example.org", "go"], "ftp://example.org"),
+        (&["run", "--server", "http://user:hunter2@127.0.0.1:1", "go"], "server"),
+        (&["run", "--session", "not-a-uuid", "go"], "not-a-uuid"),
+        (&["run", "--token-file", "no/such/file", "go"], "no/such/file"),
+        (&["run", "--cacert", "no/such/file", "go"], "no/such/file"),
+        (&["run", "--token", "secret", "go"], "--token"),
+        (&["resume"], "SESSION"),
+        (&["resume", "not-a-uuid", "--approve-all"], "not-a-uuid"),
+        (&["attach"], "SESSION"),
+        (&["attach", "../../v1/config"], "../../v1/config"),
+        (&["cancel"], "SESSION"),
+        (&["pending"], "SESSION"),
+        (&["pending", "not-a-uuid"], "not-a-uuid"),
+        (&["ping", "--wait", "long"], "--wait"),
+        (&["ping", "too", "many"], "too"),
+        (&["attach", session, "--approve-all"], "--approve-all"),
+    ] {
+        let output = Sortie::new(arguments.iter().copied()).run().code(1).stdout("");
+        let output = output.stderr_has(named).stderr_lacks("hunter2").stderr_lacks("panicked");
+        assert!(!output.stderr.contains('\u{1b}'), "{arguments:?}: {:?}", output.stderr);
+    }
+}
+
+#[test]
+fn an_argument_that_is_not_text_is_refused() {
+    use std::ffi::OsStr;
+    use std::os::unix::ffi::OsStrExt;
+    Sortie::new(["run"]).arg(OsStr::from_bytes(b"\xff\xfe")).run().code(1).stdout("").stderr_lacks("panicked");
+}
+
+#[test]
+fn a_token_goes_to_another_host_in_clear_only_when_allowed() {
+    // An address of documentation: nothing is sent there.
+    for server in ["http://192.0.2.1:4096", "http://agent.example:4096"] {
+        let output = Sortie::new(["run", "--server", server, "go"]).env("SORTIE_TOKEN", "secret-token").run();
+        output.code(1).stdout("").stderr_has("--allow-http").stderr_lacks("secret-token");
+    }
+    let agent = Agent::answering("Done.");
+    agent.sortie(["run", "go"]).run().code(0);
+    let by_name = agent.url().replace("127.0.0.1", "localhost");
+    agent.sortie(["run", "--server", &by_name, "go"]).run().code(0);
+}
+
+#[test]
+fn a_token_with_a_line_break_in_it_is_refused_without_being_shown() {
+    let agent = Agent::out_of_bounds();
+    let command = agent.sortie(["run", "go"]).without_env("SORTIE_TOKEN");
+    let path = command.file("token", "half-a-token\nother-half\n");
+    let output = command.args(["--token-file", &path]).run().code(1).stdout("");
+    output.stderr_has("token").stderr_lacks("half-a-token").stderr_lacks("other-half");
+    let command = agent.sortie(["run", "go"]).without_env("SORTIE_TOKEN");
+    let path = command.file("token", "\n");
+    command.args(["--token-file", &path]).run().code(1).stderr_has("token");
+}
+
+#[test]
+fn a_record_is_written_for_usage_errors_once_the_command_line_parses() {
+    let agent = Agent::out_of_bounds();
+    let command = agent.sortie(["run", "-o", "json", "--token-file", "no/such/file", "go"]);
+    command.run().stderr_has("no/such/file").fails("usage");
+}
+
+#[test]
+fn scripts_can_tell_the_outcomes_apart() {
+    let script = r#"
+        for outcome in completed failed paused; do
+            "$1" run --rehearse "$outcome" "Check the disks" >/dev/null 2>&1
+            case $? in
+                0) echo completed ;;
+                1) echo failed ;;
+                10) echo paused ;;
+                *) echo unheard of ;;
+            esac
+        done
+        "$1" run --bogus >/dev/null 2>&1
+        case $? in
+            1) echo usage ;;
+            *) echo unheard of ;;
+        esac
+        if "$1" run --rehearse completed "Check the disks" >/dev/null 2>&1; then echo yes; fi
+        set -e
+        "$1" --version >/dev/null
+    "#;
+    for shell in ["sh", "bash", "dash"] {
+        let home = tempfile::tempdir().unwrap();
+        let mut command = Command::new(shell);
+        command.args(["-c", script, shell, env!("CARGO_BIN_EXE_sortie")]).env_clear();
+        command.env("PATH", std::env::var_os("PATH").unwrap_or_default()).env("HOME", home.path());
+        match command.output() {
+            Ok(output) => {
+                assert!(output.status.success(), "{shell}: {output:?}");
+                let stdout = String::from_utf8(output.stdout).unwrap();
+                assert_eq!(stdout, "completed\nfailed\npaused\nusage\nyes\n", "{shell}");
+            }
+            // Not every machine has all of them.
+            Err(error) => {
+                assert!(shell != "sh" && error.kind() == std::io::ErrorKind::NotFound, "{shell}: {error}");
+            }
+        }
+    }
+}

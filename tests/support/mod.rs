@@ -1,0 +1,21 @@
+//! What the suites stand on: servers that do what a test tells them, and the real binary in a clean environment.
+//!
+//! Nothing here sleeps: every wait is for something to happen, and gives up after [`PATIENCE`].
+
+pub mod agent;
+pub mod http;
+pub mod process;
+pub mod watched;
+pub mod wire;
+
+use std::path::Path;
+use std::time::Duration;
+
+/// How long anything may take before it counts as hanging.
+pub const PATIENCE: Duration = Duration::from_secs(30);
+
+/// A recorded transcript, byte for byte.
+pub fn fixture(name: &str) -> Vec<u8> {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures").join(name);
+    std::fs::read(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
+}
