@@ -14,9 +14,10 @@
 //! | some calls | undecided, not judged | 250 ms | judge it |
 //! | some calls | judged accept or reject | 250 ms | send it |
 //! | some calls | judged pause | 2 s | pause |
-//! | any | decided, nothing heard | 3 s | reconnect: an event may have been lost |
-//! | any | decided, nothing heard, reconnected | 250 ms | it was dropped (trap 3): send it again |
+//! | every or some | decided, nothing heard | 3 s | reconnect: an event may have been lost |
+//! | some calls | decided, nothing heard, reconnected | 250 ms | it was dropped (trap 3): send it again |
 //! | any | running | any | nothing |
+//! | every or some | its id is that of a call before it | as for a pause | fail: it cannot be decided |
 //!
 //! A call that has started is never decided: that kills the run (trap 2).
 
@@ -64,6 +65,8 @@ pub enum Next {
     Reconnect,
     /// These calls wait for somebody else.
     Pause(Vec<ToolCall>),
+    /// This call can be decided by nobody.
+    Fail(ToolCall),
 }
 
 #[derive(Clone, Debug, PartialEq)]
@@ -172,6 +175,13 @@ impl Batch {
             return Next::Wait;
         };
         let enough = |needed| self.asks == Asks::Every || quiet >= needed;
+        let call = &self.calls[head].0;
+        let is_twin = self.calls[..head].iter().any(|(before, _)| before.id == call.id);
+        let is_asked = matches!(self.asks, Asks::Every | Asks::Some);
+        if is_twin && is_asked && self.calls[head].1 != State::Running {
+            // The server would take a decision for the call before it, which is over: that kills the run (trap 2).
+            return if enough(PAUSED) { Next::Fail(call.clone()) } else { Next::Wait };
+        }
         match &self.calls[head].1 {
             State::Running | State::Finished => Next::Wait,
             State::Decided { reconnected: false, .. } if quiet >= UNHEARD => {
@@ -180,7 +190,8 @@ impl Batch {
                 }
                 Next::Reconnect
             }
-            State::Decided { verdict, reconnected: true } if quiet >= SETTLED => {
+            // What was sent in one piece at the proposal is never dropped: the server is not busy with a tool then.
+            State::Decided { verdict, reconnected: true } if self.asks == Asks::Some && quiet >= SETTLED => {
                 Next::Send { decisions: vec![(self.calls[head].0.clone(), verdict.clone())], again: true }
             }
             State::Decided { .. } => Next::Wait,

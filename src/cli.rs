@@ -261,8 +261,8 @@ pub struct Run {
     pub system_prompt_file: Option<PathBuf>,
 
     /// The most turns that the run may take, 1 to 256 [default: the server's]
-    #[arg(long, value_name = "N", help_heading = "Task")]
-    pub max_turns: Option<u32>,
+    #[arg(long, value_name = "N", allow_hyphen_values = true, help_heading = "Task")]
+    pub max_turns: Option<String>,
 
     /// Run the tools in the server's sandbox, if it has one
     #[arg(long, help_heading = "Task")]

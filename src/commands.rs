@@ -403,11 +403,9 @@ impl Job<'_> {
     }
 
     fn ping(self, options: Options, wait: Option<Duration>) -> Result<Record, Failure> {
-        self.watch.arm(
-            wait.unwrap_or(options.connect_timeout),
-            if wait.is_some() { "--wait" } else { "--connect-timeout" },
-        );
-        let options = Options { retry_timeout: wait.unwrap_or(Duration::ZERO), ..options };
+        let wait = wait.unwrap_or_default();
+        self.watch.arm(wait + options.connect_timeout, "--wait and --connect-timeout");
+        let options = Options { retry_timeout: wait, ..options };
         let client = Client::new(options, self.watch.clone(), self.console.clone());
         client.health()?;
         client.config()?;

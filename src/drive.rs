@@ -12,7 +12,7 @@ use crate::output::{Output, seconds};
 use crate::program::{self, Question};
 use crate::run::{Act, Input, Run};
 use crate::settings::Follow;
-use crate::sse::{Frame, Parser};
+use crate::sse::{Frame, Parser, TooLarge};
 use crate::watchdog::Watch;
 use std::time::{Duration, Instant};
 use uuid::Uuid;
@@ -132,12 +132,7 @@ impl<'a> Drive<'a> {
                 }
                 Err(failure) => {
                     self.watch.check()?;
-                    let wait = backoff.wait();
-                    if !failure.retryable || self.contact.elapsed() + wait > self.client.retry_timeout() {
-                        return Err(failure);
-                    }
-                    self.client.retrying(&failure, wait);
-                    self.watch.sleep(wait)?;
+                    self.client.wait_to_retry(failure, backoff.wait(), self.contact)?;
                 }
             }
         }
@@ -149,6 +144,7 @@ impl<'a> Drive<'a> {
         let mut buffer = vec![0; BUFFER];
         loop {
             self.watch.check()?;
+            let asked = Instant::now();
             let chunk = match body.read(&mut buffer) {
                 Ok(chunk) => chunk,
                 Err(broken) => {
@@ -161,18 +157,11 @@ impl<'a> Drive<'a> {
                 Chunk::End => return Ok(Flow::On),
                 Chunk::Bytes(length) => {
                     self.contact = Instant::now();
-                    self.quiet = Duration::ZERO;
-                    let mut input = &buffer[..length];
-                    loop {
-                        let frame = parser.next(&mut input).map_err(|too_large| {
-                            let message = format!("follow the run: after event {}, {too_large}", self.run.cursor);
-                            Failure::new(Reason::Protocol, message)
-                        })?;
-                        let Some(frame) = frame else { break };
-                        match self.frame(&frame)? {
-                            Flow::On => {}
-                            flow => return Ok(flow),
-                        }
+                    // A comment does not break the silence; half an event does.
+                    self.quiet += asked.elapsed().min(TICK);
+                    match self.feed(&mut parser, &buffer[..length])? {
+                        Flow::On => {}
+                        flow => return Ok(flow),
                     }
                     self.output.flush()?;
                     // A stream that drips never lets a read time out.
@@ -180,12 +169,11 @@ impl<'a> Drive<'a> {
                         continue;
                     }
                 }
-                Chunk::Tick => {
-                    self.quiet += TICK;
-                    if self.contact.elapsed() >= SILENCE {
-                        return Ok(Flow::Reconnect(format!("nothing heard for {} s", SILENCE.as_secs())));
-                    }
+                Chunk::Tick if self.contact.elapsed() >= SILENCE => {
+                    return Ok(Flow::Reconnect(format!("nothing heard for {} s", SILENCE.as_secs())));
                 }
+                Chunk::Tick if parser.is_between_events() => self.quiet += TICK,
+                Chunk::Tick => {}
             }
             self.looked = Instant::now();
             self.heartbeat();
@@ -195,6 +183,21 @@ impl<'a> Drive<'a> {
                 flow => return Ok(flow),
             }
         }
+    }
+
+    /// The bytes of one read.
+    fn feed(&mut self, parser: &mut Parser, mut input: &[u8]) -> Result<Flow, Failure> {
+        while let Some(frame) = parser.next(&mut input).map_err(|error| too_large(self.run.cursor, error))? {
+            self.quiet = Duration::ZERO;
+            match self.frame(&frame)? {
+                Flow::On => {}
+                flow => return Ok(flow),
+            }
+        }
+        if !parser.is_between_events() {
+            self.quiet = Duration::ZERO;
+        }
+        Ok(Flow::On)
     }
 
     fn frame(&mut self, frame: &Frame<'_>) -> Result<Flow, Failure> {
@@ -416,6 +419,10 @@ impl<'a> Drive<'a> {
         }
         self.output.flush()
     }
+}
+
+fn too_large(cursor: u64, error: TooLarge) -> Failure {
+    Failure::new(Reason::Protocol, format!("follow the run: after event {cursor}, {error}"))
 }
 
 /// The texts of the session's last run, one for each turn that has text. They are whole only once the run has stopped:

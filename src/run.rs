@@ -413,6 +413,11 @@ impl Run {
             Next::Send { decisions, again } => Act::Send { decisions, again },
             Next::Reconnect => Act::Reconnect("a decision shows no effect"),
             Next::Pause(calls) => Act::End(End::Paused(calls)),
+            Next::Fail(call) => {
+                let id = call.id;
+                let message = format!("two tool calls of one turn have the id {id}: the second cannot be decided");
+                Act::End(Failure::new(Reason::Protocol, message).into())
+            }
         }
     }
 }

@@ -148,7 +148,8 @@ fn server(common: &cli::Common) -> Result<(client::Options, Option<Rehearsal>, O
         let server = Server::parse(rehearsal.url())?;
         return Ok((options(server, None), Some(rehearsal), Some(outcome)));
     }
-    let mut server = Server::parse(given(common.server.as_deref()).unwrap_or(DEFAULT_SERVER))?;
+    let server = Server::parse(given(common.server.as_deref()).unwrap_or(DEFAULT_SERVER));
+    let mut server = server.context("--server or SORTIE_SERVER")?;
     if let Some(path) = common.cacert.as_deref().filter(|path| !path.as_os_str().is_empty()) {
         server.trust(path)?;
     }
@@ -294,9 +295,10 @@ fn message(cli: &cli::Run, watch: &Watch) -> Result<NewMessage> {
         _ => bail!("no prompt: give it as an argument, with --prompt-file, or - for stdin"),
     };
     ensure!(!content.trim().is_empty(), "the prompt is empty");
-    if let Some(turns) = cli.max_turns {
-        ensure!((1..=MAX_TURNS).contains(&turns), "--max-turns {turns}: it must be 1 to {MAX_TURNS}");
-    }
+    let max_turns = cli.max_turns.as_deref().map(|turns| {
+        let number = turns.parse().ok().filter(|number| (1..=MAX_TURNS).contains(number));
+        number.ok_or_else(|| anyhow!("--max-turns {turns}: it must be a number from 1 to {MAX_TURNS}"))
+    });
     let replaces = !cli.follow.allow_tools.is_empty()
         || !cli.follow.deny_tools.is_empty()
         || cli.follow.approve_with.is_some();
@@ -308,7 +310,7 @@ fn message(cli: &cli::Run, watch: &Watch) -> Result<NewMessage> {
         overrides: Overrides {
             auto_approve: replaces.then_some("none"),
             system_prompt: system_prompt(cli, &mut stdin)?,
-            max_turns: cli.max_turns,
+            max_turns: max_turns.transpose()?,
         },
         context: contexts(cli, &mut stdin)?,
     })

@@ -146,6 +146,13 @@ impl Parser {
         Ok(None)
     }
 
+    /// Whether no part of an event has been taken since the last one was given.
+    #[must_use]
+    pub fn is_between_events(&self) -> bool {
+        let block = &self.block;
+        self.line_len == 0 && (self.dispatched || block.data.is_empty() && block.event.is_empty() && !block.has_id)
+    }
+
     /// The id that a reconnection sends as `Last-Event-ID`: the last one of a block that ended,
     /// with or without data; empty at first.
     #[must_use]

@@ -82,20 +82,18 @@ impl Client {
         self.options.retry_timeout
     }
 
-    /// `GET /v1/health`, once.
+    /// `GET /v1/health`.
     ///
     /// # Errors
-    /// No answer, or not a good one.
+    /// As every call: see the table of reasons in the README.
     pub fn health(&self) -> Result<(), Failure> {
-        let call = Call { doing: "ask for the server's health", path: "/v1/health".into(), body: None, key: None };
-        let mut answer = self.once(&call)?;
-        self.accept(&call, &mut answer).map(drop)
+        self.get("ask for the server's health", "/v1/health".into()).map(|_: serde_json::Value| ())
     }
 
     /// `GET /v1/config`.
     ///
     /// # Errors
-    /// As every call: see the table of reasons in the README.
+    /// As every call.
     pub fn config(&self) -> Result<api::Config, Failure> {
         self.get("ask for the server's configuration", "/v1/config".into())
     }
@@ -228,17 +226,25 @@ impl Client {
             };
             // A cause kills the connection: it is the cause that counts.
             self.watch.check()?;
-            let wait = wait.unwrap_or_else(|| backoff.wait());
-            if !failure.retryable || began.elapsed() + wait > self.options.retry_timeout {
-                return Err(failure);
-            }
-            self.retrying(&failure, wait);
-            self.watch.sleep(wait)?;
+            self.wait_to_retry(failure, wait.unwrap_or_else(|| backoff.wait()), began)?;
         }
     }
 
-    /// Says that a call is tried again.
-    pub fn retrying(&self, failure: &Failure, wait: Duration) {
+    /// Waits for another try, the last one when the retry time-out since `began` is over.
+    ///
+    /// # Errors
+    /// The failure itself where it is of no use to try again, or too late.
+    pub fn wait_to_retry(&self, failure: Failure, wait: Duration, began: Instant) -> Result<(), Failure> {
+        let left = self.options.retry_timeout.saturating_sub(began.elapsed());
+        if !failure.retryable || left.is_zero() {
+            return Err(failure);
+        }
+        let wait = wait.min(left);
+        self.announce_retry(&failure, wait);
+        self.watch.sleep(wait)
+    }
+
+    fn announce_retry(&self, failure: &Failure, wait: Duration) {
         let limit = humantime::format_duration(self.options.retry_timeout);
         let wait = wait.as_secs_f64();
         self.console.progress(&format!("{failure}; trying again in {wait:.1} s, for {limit} at the most"));

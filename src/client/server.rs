@@ -22,14 +22,14 @@ impl Server {
     /// # Errors
     /// What is wrong with it. A password in it is not repeated.
     pub fn parse(url: &str) -> anyhow::Result<Self> {
-        ensure!(!url.contains('@'), "the server's URL names a user or a password; give a token instead");
-        let uri: Uri = url.parse().with_context(|| format!("the server's URL {url:?}"))?;
+        ensure!(!url.contains('@'), "the URL names a user or a password; give a token instead");
+        let uri: Uri = url.parse().with_context(|| format!("the URL {url:?}"))?;
         match uri.scheme_str() {
             Some("http" | "https") => {}
-            _ => bail!("the server's URL {url:?} does not begin with http:// or https://"),
+            _ => bail!("the URL {url:?} does not begin with http:// or https://"),
         }
-        ensure!(uri.host().is_some_and(|host| !host.is_empty()), "the server's URL {url:?} names no host");
-        ensure!(uri.query().is_none() && !url.contains('#'), "the server's URL {url:?} has more than a path");
+        ensure!(uri.host().is_some_and(|host| !host.is_empty()), "the URL {url:?} names no host");
+        ensure!(uri.query().is_none() && !url.contains('#'), "the URL {url:?} has more than a path");
         Ok(Self { base: url.trim_end_matches('/').to_owned(), uri, roots: None, proxy: None })
     }
 

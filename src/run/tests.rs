@@ -209,6 +209,18 @@ fn lost_proposals_are_asked_for() {
 }
 
 #[test]
+fn a_call_with_the_id_of_one_before_it_is_never_decided() {
+    let twins = ours(r#"{"ToolCallsProposed":{"tool_calls":[{"id":"a","name":"p__a"},{"id":"a","name":"p__a"}]}}"#);
+    let mut run = run(Start::Fresh);
+    feed(&mut run, 1, &ours(STARTED));
+    feed(&mut run, 2, &twins);
+    assert!(matches!(tick(&mut run, 250, 0), Act::Judge(_)), "the first can be");
+    feed(&mut run, 3, &ours(r#"{"ToolExecutionCompleted":{"tool_call_id":"a"}}"#));
+    assert_eq!(tick(&mut run, 1750, 0), Act::Continue);
+    assert_eq!(reason(&tick(&mut run, 2000, 0)), Some(Reason::Protocol));
+}
+
+#[test]
 fn what_was_said_before_a_resume_is_no_news_but_counts() {
     let mut run = run(Start::Waiting);
     feed(&mut run, 1, &ours(STARTED));
@@ -375,6 +387,7 @@ fn the_batchs_table() {
         (Asks::Every, "p--", 0, pause(&[&a, &b, &c])),
         (Asks::Every, "ddd", 2750, Act::Continue),
         (Asks::Every, "ddd", 3000, Act::Reconnect("a decision shows no effect")),
+        (Asks::Every, "rdd", 60_000, Act::Continue),
         (Asks::Some, "---", 0, Act::Continue),
         (Asks::Some, "---", 250, Act::Judge(a.clone())),
         (Asks::Some, "j--", 0, Act::Continue),
@@ -407,6 +420,7 @@ fn the_batchs_table() {
                 _ => {}
             }
             if mark == 'r' {
+                run.batch.asks = asks;
                 assert_eq!(run.batch.next(Duration::from_secs(3)), Next::Reconnect);
             }
         }
