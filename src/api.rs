@@ -8,7 +8,6 @@ use uuid::Uuid;
 
 /// `POST /v1/sessions`.
 #[derive(Debug, Serialize)]
-#[expect(missing_docs, reason = "the fields are the protocol's own")]
 pub struct NewSession<'a> {
     pub title: &'a str,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -17,14 +16,12 @@ pub struct NewSession<'a> {
 
 /// The answer to [`NewSession`].
 #[derive(Debug, Deserialize)]
-#[expect(missing_docs, reason = "the fields are the protocol's own")]
 pub struct Created {
     pub id: Uuid,
 }
 
 /// `POST /v1/sessions/{id}/messages`.
 #[derive(Clone, Debug, Serialize)]
-#[expect(missing_docs, reason = "the fields are the protocol's own")]
 pub struct NewMessage {
     pub message: UserMessage,
     pub r#type: &'static str,
@@ -39,7 +36,6 @@ pub struct NewMessage {
 }
 
 #[derive(Clone, Debug, Serialize)]
-#[expect(missing_docs, reason = "the fields are the protocol's own")]
 pub struct UserMessage {
     pub role: &'static str,
     pub content: String,
@@ -47,7 +43,6 @@ pub struct UserMessage {
 
 /// A file or text that goes with the prompt.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-#[expect(missing_docs, reason = "the fields are the protocol's own")]
 pub struct Context {
     pub name: String,
     pub content: String,
@@ -58,7 +53,6 @@ pub struct Context {
 /// How much a context entry matters when the model's window is short.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
-#[expect(missing_docs, reason = "the variants are the protocol's own")]
 pub enum Priority {
     High,
     Normal,
@@ -66,7 +60,6 @@ pub enum Priority {
 
 /// What this run does otherwise than the server's configuration says.
 #[derive(Clone, Debug, Default, Serialize)]
-#[expect(missing_docs, reason = "the fields are the protocol's own")]
 pub struct Overrides {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub auto_approve: Option<&'static str>,
@@ -84,26 +77,22 @@ impl Overrides {
 
 /// The answer to [`NewMessage`].
 #[derive(Debug, Deserialize)]
-#[expect(missing_docs, reason = "the fields are the protocol's own")]
 pub struct Sent {
     pub run_id: Uuid,
 }
 
 /// `GET /v1/sessions/{id}`.
 #[derive(Debug, Deserialize)]
-#[expect(missing_docs, reason = "the fields are the protocol's own")]
 pub struct SessionDetail {
     pub session: Session,
 }
 
 #[derive(Debug, Deserialize)]
-#[expect(missing_docs, reason = "the fields are the protocol's own")]
 pub struct Session {
     pub run_status: RunStatus,
 }
 
 #[derive(Debug, Deserialize)]
-#[expect(missing_docs, reason = "the fields are the protocol's own")]
 pub struct RunStatus {
     pub state: String,
     #[serde(default)]
@@ -121,21 +110,18 @@ impl Session {
 
 /// `GET /v1/config`.
 #[derive(Debug, Deserialize)]
-#[expect(missing_docs, reason = "the fields are the protocol's own")]
 pub struct Config {
     pub auto_approve_mode: String,
 }
 
 /// `GET /v1/sessions/{id}/messages`.
 #[derive(Debug, Deserialize)]
-#[expect(missing_docs, reason = "the fields are the protocol's own")]
 pub struct Messages {
     pub messages: Vec<Message>,
     pub total: usize,
 }
 
 #[derive(Debug, Deserialize)]
-#[expect(missing_docs, reason = "the fields are the protocol's own")]
 pub struct Message {
     pub role: String,
     pub content: Content,
@@ -143,7 +129,6 @@ pub struct Message {
 
 #[derive(Debug, Deserialize)]
 #[serde(untagged)]
-#[expect(missing_docs, reason = "the variants are the protocol's own")]
 pub enum Content {
     Text(String),
     Parts(Vec<Part>),
@@ -151,7 +136,6 @@ pub enum Content {
 
 /// A part of a message: text has `text`, a tool's result has `tool_call_id`.
 #[derive(Debug, Deserialize)]
-#[expect(missing_docs, reason = "the fields are the protocol's own")]
 pub struct Part {
     #[serde(default)]
     pub text: Option<String>,
@@ -180,7 +164,6 @@ impl Message {
 
 /// `GET /v1/sessions/{id}/tools/pending`: every call of the current batch, decided or not.
 #[derive(Debug, Deserialize)]
-#[expect(missing_docs, reason = "the fields are the protocol's own")]
 pub struct Pending {
     pub run_id: Option<Uuid>,
     pub tool_calls: Vec<ToolCall>,
@@ -188,7 +171,6 @@ pub struct Pending {
 
 /// `POST /v1/sessions/{id}/tools/decisions`. An empty one wakes a run that waits (protocol trap 5).
 #[derive(Debug, Serialize)]
-#[expect(missing_docs, reason = "the fields are the protocol's own")]
 pub struct Decisions<'a> {
     pub run_id: &'a str,
     pub decisions: BTreeMap<&'a str, Decision>,
@@ -197,7 +179,6 @@ pub struct Decisions<'a> {
 /// One decision.
 #[derive(Debug, PartialEq, Eq, Serialize)]
 #[serde(tag = "action", rename_all = "snake_case")]
-#[expect(missing_docs, reason = "the variants are the protocol's own")]
 pub enum Decision {
     Accept,
     Reject,
@@ -221,7 +202,6 @@ impl Decision {
 
 /// `POST /v1/sessions/{id}/cancel`.
 #[derive(Debug, Serialize)]
-#[expect(missing_docs, reason = "the fields are the protocol's own")]
 pub struct Cancel<'a> {
     pub run_id: &'a str,
 }
@@ -229,7 +209,6 @@ pub struct Cancel<'a> {
 /// The body of most errors; some are plain text.
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
-#[expect(missing_docs, reason = "the fields are the protocol's own")]
 pub struct Error {
     pub error: String,
     pub code: String,

@@ -33,7 +33,6 @@ Exit codes:
   10  paused: tool calls wait for approval; sortie resume decides them";
 
 #[derive(Debug, Subcommand)]
-#[expect(missing_docs, reason = "the doc comments here are the help texts")]
 pub enum Command {
     /// Start a run and follow it to its end
     #[command(after_help = EXIT_RUN, after_long_help = EXIT_RUN)]
@@ -90,7 +89,6 @@ impl Command {
 
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Server")]
-#[expect(missing_docs, reason = "the doc comments here are the help texts")]
 pub struct Common {
     /// The agent server's URL [default: http://127.0.0.1:4096]
     #[arg(long, value_name = "URL", env = "SORTIE_SERVER", hide_env_values = true, value_hint = ValueHint::Url)]
@@ -141,7 +139,6 @@ pub struct Common {
 }
 
 #[derive(Debug, Args)]
-#[expect(missing_docs, reason = "the doc comments here are the help texts")]
 pub struct Follow {
     /// Longest time for the whole command; a run that is not done by then is cancelled
     #[arg(long, value_name = "DURATION", default_value = "30m", value_parser = duration, help_heading = "Time")]
@@ -226,7 +223,6 @@ pub enum Format {
 }
 
 #[derive(Debug, Args)]
-#[expect(missing_docs, reason = "the doc comments here are the help texts")]
 pub struct Run {
     /// The task; - takes it from stdin
     #[arg(value_name = "PROMPT")]
@@ -288,7 +284,6 @@ pub struct Run {
 }
 
 #[derive(Debug, Args)]
-#[expect(missing_docs, reason = "the doc comments here are the help texts")]
 pub struct Resume {
     /// The session
     #[arg(value_name = "SESSION")]
@@ -318,7 +313,6 @@ pub struct Resume {
 }
 
 #[derive(Debug, Args)]
-#[expect(missing_docs, reason = "the doc comments here are the help texts")]
 pub struct Attach {
     /// The session
     #[arg(value_name = "SESSION")]
@@ -332,7 +326,6 @@ pub struct Attach {
 }
 
 #[derive(Debug, Args)]
-#[expect(missing_docs, reason = "the doc comments here are the help texts")]
 pub struct Cancel {
     /// The session
     #[arg(value_name = "SESSION")]
@@ -347,7 +340,6 @@ pub struct Cancel {
 }
 
 #[derive(Debug, Args)]
-#[expect(missing_docs, reason = "the doc comments here are the help texts")]
 pub struct Pending {
     /// The session
     #[arg(value_name = "SESSION")]
@@ -371,7 +363,6 @@ pub enum PendingFormat {
 }
 
 #[derive(Debug, Args)]
-#[expect(missing_docs, reason = "the doc comments here are the help texts")]
 pub struct Ping {
     /// Try again for so long until it is there
     #[arg(long, value_name = "DURATION", value_parser = duration, help_heading = "Time")]

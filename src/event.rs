@@ -52,7 +52,6 @@ pub struct Gap {
 
 /// The events of protocol 0.3.88, with the fields that we use. A variant that we do not know is [`Event::Unknown`].
 #[derive(Debug, PartialEq)]
-#[expect(missing_docs, reason = "the variants and fields are the protocol's own")]
 pub enum Event<'a> {
     RunStarted,
     TurnStarted(Turn),
@@ -76,27 +75,23 @@ pub enum Event<'a> {
 }
 
 #[derive(Debug, PartialEq, Eq, Deserialize)]
-#[expect(missing_docs, reason = "the fields are the protocol's own")]
 pub struct Turn {
     pub turn: u64,
 }
 
 #[derive(Debug, PartialEq, Eq, Deserialize)]
-#[expect(missing_docs, reason = "the fields are the protocol's own")]
 pub struct Delta<'a> {
     #[serde(borrow)]
     pub delta: Text<'a>,
 }
 
 #[derive(Debug, PartialEq, Eq, Deserialize)]
-#[expect(missing_docs, reason = "the fields are the protocol's own")]
 pub struct Complete<'a> {
     #[serde(borrow)]
     pub text: Text<'a>,
 }
 
 #[derive(Debug, PartialEq, Deserialize)]
-#[expect(missing_docs, reason = "the fields are the protocol's own")]
 pub struct Proposal {
     pub tool_calls: Vec<ToolCall>,
 }
@@ -116,7 +111,6 @@ pub struct ToolCall {
 /// What happened to a call. `result` comes with the end of an execution, `message` with its progress, `reason` with a
 /// rejection.
 #[derive(Debug, PartialEq, Eq, Deserialize)]
-#[expect(missing_docs, reason = "the fields are the protocol's own")]
 pub struct Tool<'a> {
     #[serde(borrow)]
     pub tool_call_id: Text<'a>,
@@ -133,7 +127,6 @@ pub struct Tool<'a> {
 }
 
 #[derive(Debug, PartialEq, Eq, Deserialize)]
-#[expect(missing_docs, reason = "the fields are the protocol's own")]
 pub struct Retry<'a> {
     pub attempt: u64,
     #[serde(default)]
@@ -143,13 +136,11 @@ pub struct Retry<'a> {
 }
 
 #[derive(Debug, PartialEq, Eq, Deserialize)]
-#[expect(missing_docs, reason = "the fields are the protocol's own")]
 pub struct Report {
     pub usage: Usage,
 }
 
 #[derive(Debug, PartialEq, Eq, Deserialize)]
-#[expect(missing_docs, reason = "the fields are the protocol's own")]
 pub struct Completion<'a> {
     #[serde(default)]
     pub total_turns: Option<u64>,
@@ -160,7 +151,6 @@ pub struct Completion<'a> {
 }
 
 #[derive(Debug, PartialEq, Eq, Deserialize)]
-#[expect(missing_docs, reason = "the fields are the protocol's own")]
 pub struct RunFailure<'a> {
     #[serde(borrow)]
     pub error: Text<'a>,

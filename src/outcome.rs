@@ -37,7 +37,6 @@ impl From<Exit> for ExitCode {
 /// Why a command did not simply complete. The names, in snake case, are the record's `reason`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
-#[expect(missing_docs, reason = "the names are the contract; the table in the README explains them")]
 pub enum Reason {
     ToolApprovalRequired,
     Cancelled,
@@ -147,7 +146,6 @@ impl From<Failure> for End {
 /// Tokens, as the server counts them.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, serde::Deserialize)]
 #[serde(default)]
-#[expect(missing_docs, reason = "the server's own names")]
 pub struct Usage {
     pub prompt_tokens: u64,
     pub completion_tokens: u64,
@@ -170,7 +168,6 @@ pub struct ToolCounts {
 /// The result record: printed last by `json` and `stream-json`, and written to `--result-file`. Every key is always
 /// there; `null` where it does not apply.
 #[derive(Clone, Debug, Serialize)]
-#[expect(missing_docs, reason = "the README's table of the record documents each field")]
 pub struct Record {
     pub r#type: &'static str,
     pub outcome: &'static str,

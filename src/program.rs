@@ -24,7 +24,6 @@ const LAST_WORDS: Duration = Duration::from_millis(250);
 
 /// What it gets on stdin.
 #[derive(Debug, Serialize)]
-#[expect(missing_docs, reason = "the fields are the contract")]
 pub struct Question<'a> {
     pub session_id: &'a str,
     pub run_id: &'a str,

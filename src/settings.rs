@@ -52,7 +52,6 @@ pub struct Settings {
 }
 
 /// The commands.
-#[expect(missing_docs, reason = "they are the command line's")]
 pub enum Command {
     Run(Box<Run>),
     Resume { session: Uuid, choices: Choices, follow: Follow },
@@ -64,7 +63,6 @@ pub enum Command {
 
 /// A run to start.
 #[derive(Debug)]
-#[expect(missing_docs, reason = "they are the command line's")]
 pub struct Run {
     pub session: Option<Uuid>,
     pub title: String,
@@ -76,7 +74,6 @@ pub struct Run {
 
 /// How a run is followed.
 #[derive(Clone, Debug)]
-#[expect(missing_docs, reason = "they are the command line's")]
 pub struct Follow {
     pub timeout: Duration,
     pub idle_timeout: Option<Duration>,
