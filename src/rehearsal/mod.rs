@@ -1,0 +1,418 @@
+//! The practice server: plays a recorded run on loopback, over real HTTP and Server-Sent Events, so that every
+//! branch of a script can be tried without an agent server, a key or cost.
+//!
+//! It does what the real server was seen to do, as far as our own calls reach, its traps included (numbered as in
+//! the notes on the protocol). Nothing waits for a clock: a run tells at once all that it can tell without a
+//! decision or a cancel. Tokens and idempotency keys are not looked at: nothing gets lost on the way to ourselves.
+
+mod http;
+
+use http::Request;
+use std::{
+    collections::HashMap,
+    io::{self, BufReader, Write},
+    net::{Ipv4Addr, TcpListener, TcpStream},
+    str::FromStr,
+    sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
+    thread,
+    time::Duration,
+};
+
+use serde_json::{Value, json};
+use uuid::Uuid;
+
+const COMPLETED: &str = include_str!("../../tests/fixtures/completed-text.sse");
+const FAILED: &str = include_str!("../../tests/fixtures/run-error.sse");
+const SILENT: &str = include_str!("../../tests/fixtures/silent-failure-mixed-batch.sse");
+const WAITING: &str = include_str!("../../tests/fixtures/waiting-for-approval.sse");
+const ACCEPTED: &str = include_str!("../../tests/fixtures/completed-tools-accepted.sse");
+const REJECTED: &str = include_str!("../../tests/fixtures/completed-tool-rejected.sse");
+const CANCELLED: &str = include_str!("../../tests/fixtures/cancelled.sse");
+
+/// What `COMPLETED` says for the sake of UTF-8 tests; whoever rehearses would only wonder.
+const UTF8_SAMPLE: &str = " naïve 日本語";
+/// The call that `WAITING` stops at, and that `ACCEPTED`, `REJECTED` and `CANCELLED` go on with.
+const CALL: &str = "call_create_1";
+/// How that call ended in `ACCEPTED`: not what is to be shown to someone who approved it.
+const RECORDED_RESULT: &str = r#""result":"FILE_EXISTS\nFile already exists: motd.txt","is_error":true"#;
+
+const KEEPALIVE: Duration = Duration::from_secs(15);
+
+/// How the played run goes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Outcome {
+    /// It answers and completes. It calls no tool, so that no policy flag changes the end.
+    Completed,
+    /// It ends with a `RunError`.
+    Failed,
+    /// It waits for a decision about a tool call, then goes on as decided.
+    Paused,
+    /// It says a few words, then nothing more until it is cancelled.
+    Stalled,
+    /// Its stream breaks, and the server has lost it.
+    Lost,
+    /// It plays this text of an `.sse` file; where that has no end, it goes on like `Stalled`.
+    Recorded(String),
+}
+
+impl FromStr for Outcome {
+    type Err = String;
+
+    fn from_str(name: &str) -> Result<Self, String> {
+        match name {
+            "completed" => Ok(Self::Completed),
+            "failed" => Ok(Self::Failed),
+            "paused" => Ok(Self::Paused),
+            "stalled" => Ok(Self::Stalled),
+            "lost" => Ok(Self::Lost),
+            _ => Err(format!("`{name}` is none of completed, failed, paused, stalled, lost")),
+        }
+    }
+}
+
+/// A running practice server. It runs until the process ends; nobody waits for its threads.
+#[derive(Debug)]
+pub struct Rehearsal {
+    url: String,
+}
+
+impl Rehearsal {
+    /// Starts the server on a free port of 127.0.0.1.
+    ///
+    /// # Errors
+    /// When there is no such port, or no thread can be started.
+    pub fn start(outcome: Outcome) -> io::Result<Self> {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
+        let url = format!("http://{}", listener.local_addr()?);
+        let stage = Arc::new(Stage { outcome, sessions: Mutex::default(), changed: Condvar::new() });
+        thread::Builder::new().spawn(move || {
+            for connection in listener.incoming().flatten() {
+                let stage = Arc::clone(&stage);
+                // What goes wrong on a connection ends that connection; the client sees it and reports it.
+                let _ = thread::Builder::new().spawn(move || stage.serve(connection));
+            }
+        })?;
+        Ok(Self { url })
+    }
+
+    /// `http://127.0.0.1:PORT`
+    #[must_use]
+    pub fn url(&self) -> &str {
+        &self.url
+    }
+}
+
+/// A status and a JSON body.
+type Answer = (u16, Value);
+
+fn refusal(status: u16, code: &str, error: &str) -> Answer {
+    (status, json!({ "error": error, "code": code, "request_id": format!("req_{}", Uuid::new_v4().simple()) }))
+}
+
+type Sessions = HashMap<String, Session>;
+
+/// Where runs are played.
+struct Stage {
+    outcome: Outcome,
+    sessions: Mutex<Sessions>,
+    changed: Condvar,
+}
+
+impl Stage {
+    fn serve(&self, connection: TcpStream) -> io::Result<()> {
+        connection.set_nodelay(true)?;
+        let mut reader = BufReader::new(connection);
+        let request = Request::read(&mut reader)?;
+        let mut out = reader.into_inner();
+        if let ("GET", ["v1", "sessions", id, "events"]) = (request.method.as_str(), request.path().as_slice()) {
+            let told = request.headers.get("last-event-id").and_then(|told| told.parse().ok());
+            return self.stream(&mut out, id, told);
+        }
+        let (status, body) = self.answer(&request).unwrap_or_else(|refusal| refusal);
+        let (body, json) = (body.to_string(), "Content-Type: application/json");
+        let head = format!("HTTP/1.1 {status} Rehearsed\r\nConnection: close\r\n{json}");
+        out.write_all(format!("{head}\r\nContent-Length: {}\r\n\r\n{body}", body.len()).as_bytes())
+    }
+
+    fn answer(&self, request: &Request) -> Result<Answer, Answer> {
+        let body: Value = serde_json::from_slice(&request.body).unwrap_or_default();
+        let sessions = &mut self.sessions();
+        let answer = match (request.method.as_str(), request.path().as_slice()) {
+            ("GET", ["v1", "health"]) => json!({ "status": "ok", "version": "rehearsal", "uptime_seconds": 0 }),
+            ("GET", ["v1", "config"]) => self.config(),
+            ("POST", ["v1", "sessions"]) => {
+                let session = Session::new(&Uuid::new_v4().to_string());
+                let answer = session.describe();
+                sessions.insert(session.id.clone(), session);
+                return Ok((201, answer));
+            }
+            ("GET", ["v1", "sessions", id]) => {
+                json!({ "session": self.session(sessions, id).describe(), "config": self.config() })
+            }
+            ("POST", ["v1", "sessions", id, "messages"]) => {
+                let prompt = &body["message"]["content"];
+                if !(prompt.is_string() || prompt.is_array()) {
+                    return Err(refusal(400, "invalid_request", "the body is not JSON with a message.content"));
+                }
+                let session = sessions.entry((*id).to_owned()).or_insert_with(|| Session::new(id));
+                // Who rehearses a message in an old session wants its run, not a conflict with one that never was.
+                if session.active().is_some() && !session.is_earlier {
+                    return Err(refusal(409, "session_already_running", "Session already has an active run"));
+                }
+                session.start(&self.outcome, prompt, false);
+                json!({ "run_id": session.run_id })
+            }
+            ("GET", ["v1", "sessions", id, "messages"]) => {
+                let messages = &self.session(sessions, id).messages;
+                let (offset, limit) = (request.parameter("offset"), request.parameter("limit"));
+                let page = messages.iter().skip(offset.unwrap_or(0)).take(limit.unwrap_or(100));
+                json!({ "messages": page.collect::<Vec<_>>(), "total": messages.len() })
+            }
+            ("GET", ["v1", "sessions", id, "tools", "pending"]) => self.session(sessions, id).pending(),
+            // The calls of a recording were decided when it was made: a decision comes late, but that is no error.
+            ("POST", ["v1", "sessions", _, "tools", "decisions"])
+                if matches!(self.outcome, Outcome::Recorded(_)) =>
+            {
+                json!({ "accepted": true, "run_id": body["run_id"] })
+            }
+            ("POST", ["v1", "sessions", id, "tools", "decisions"]) => {
+                let run_id = self.session(sessions, id).addressed(&body)?;
+                self.session(sessions, id).decide(&body["decisions"]);
+                json!({ "accepted": true, "run_id": run_id })
+            }
+            ("POST", ["v1", "sessions", id, "cancel"]) => {
+                let run_id = self.session(sessions, id).addressed(&body)?;
+                self.session(sessions, id).cancel();
+                json!({ "cancelled": true, "run_id": run_id })
+            }
+            _ => return Err(refusal(404, "not_found", "the rehearsal does not know this call")),
+        };
+        self.changed.notify_all();
+        Ok((200, answer))
+    }
+
+    /// Tells the events after `told`, and all that come, until the client has gone.
+    fn stream(&self, out: &mut TcpStream, id: &str, told: Option<usize>) -> io::Result<()> {
+        // Trap 1: who names no last event hears only what comes later. Later than the head of this answer.
+        let count = self.session(&mut self.sessions(), id).events.len();
+        let mut told = told.unwrap_or(count).min(count);
+        out.write_all(b"HTTP/1.1 200 Rehearsed\r\nContent-Type: text/event-stream\r\nCache-Control: no-cache\r\n")?;
+        out.write_all(b"Connection: close\r\nTransfer-Encoding: chunked\r\n\r\n")?;
+        loop {
+            let nothing_new = |sessions: &mut Sessions| {
+                let session = self.session(sessions, id);
+                session.events.len() == told && session.state != State::Breaking
+            };
+            let waited = self.changed.wait_timeout_while(self.sessions(), KEEPALIVE, nothing_new);
+            let (mut sessions, _) = waited.unwrap_or_else(PoisonError::into_inner);
+            let session = self.session(&mut sessions, id);
+            let news = session.events.iter().enumerate().skip(told);
+            let mut frames: Vec<String> = news.map(|(place, event)| event.frame(place + 1)).collect();
+            told = session.events.len();
+            if frames.is_empty() && session.state == State::Breaking {
+                // Trap 7: no event tells it, only the state, and that before the client can notice and ask. What
+                // breaks off here is a chunk, so that nobody takes it for the stream's end.
+                session.state = State::Lost;
+                return out.write_all(b"100\r\nevent: usage_report\ndata: {");
+            }
+            drop(sessions);
+            if frames.is_empty() {
+                frames.push(": keepalive\n\n".to_owned());
+            }
+            for frame in frames {
+                out.write_all(format!("{:x}\r\n{frame}\r\n", frame.len()).as_bytes())?;
+            }
+        }
+    }
+
+    fn sessions(&self) -> MutexGuard<'_, Sessions> {
+        self.sessions.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Every id is known: one that was not made here is a session of an earlier process, with a run in it.
+    fn session<'a>(&self, sessions: &'a mut Sessions, id: &str) -> &'a mut Session {
+        sessions.entry(id.to_owned()).or_insert_with(|| {
+            let mut session = Session::new(id);
+            session.start(&self.outcome, &json!("(the prompt of an earlier process)"), true);
+            session
+        })
+    }
+
+    fn config(&self) -> Value {
+        let mode = if self.outcome == Outcome::Completed { "all" } else { "custom" };
+        json!({ "default_model": "rehearsal", "auto_approve_mode": mode })
+    }
+}
+
+#[derive(Default, Clone, Copy, PartialEq, Eq)]
+enum State {
+    /// No run yet, or one that has ended.
+    #[default]
+    Idle,
+    /// The run tells nothing more until it is cancelled.
+    Silent,
+    /// The run is stopped at `CALL`.
+    Waiting { cancelled: bool },
+    /// The run will be lost as soon as someone has heard its beginning.
+    Breaking,
+    /// The run is gone, without a terminal event.
+    Lost,
+}
+
+#[derive(Default)]
+struct Session {
+    id: String,
+    run_id: String,
+    state: State,
+    /// Its run was started by an earlier process.
+    is_earlier: bool,
+    /// Those of all runs. An event's id is its place, counted from 1.
+    events: Vec<Event>,
+    messages: Vec<Value>,
+}
+
+impl Session {
+    fn new(id: &str) -> Self {
+        Self { id: id.to_owned(), ..Self::default() }
+    }
+
+    fn describe(&self) -> Value {
+        let run_status = match self.active() {
+            Some(run_id) => json!({ "state": "running", "run_id": run_id }),
+            None => json!({ "state": if self.state == State::Lost { "failed" } else { "idle" } }),
+        };
+        let at = "2026-11-22T10:20:33Z";
+        json!({ "id": self.id, "title": "rehearsal", "cwd": null, "created_at": at, "updated_at": at,
+            "run_status": run_status })
+    }
+
+    fn active(&self) -> Option<&str> {
+        let is_over = matches!(self.state, State::Idle | State::Lost);
+        (!is_over).then_some(self.run_id.as_str())
+    }
+
+    /// The active run, which the body has to name.
+    fn addressed(&self, body: &Value) -> Result<String, Answer> {
+        match self.active() {
+            None => Err(refusal(409, "session_not_running", "Session has no active run")),
+            Some(run_id) if body["run_id"] == *run_id => Ok(run_id.to_owned()),
+            Some(_) => Err(refusal(409, "run_mismatch", "Provided run_id does not match active run")),
+        }
+    }
+
+    fn start(&mut self, outcome: &Outcome, prompt: &Value, is_earlier: bool) {
+        self.run_id = Uuid::new_v4().to_string();
+        self.is_earlier = is_earlier;
+        self.messages.push(json!({ "role": "user", "content": prompt }));
+        let completed = COMPLETED.replace(UTF8_SAMPLE, "");
+        let (recording, end, state) = match outcome {
+            Outcome::Completed => (completed.as_str(), "", State::Idle),
+            Outcome::Failed => (FAILED, "", State::Idle),
+            Outcome::Paused => (WAITING, "", State::Waiting { cancelled: false }),
+            Outcome::Stalled => (SILENT, "text_complete", State::Silent),
+            Outcome::Lost if is_earlier => (SILENT, "usage_report", State::Lost),
+            Outcome::Lost => (SILENT, "usage_report", State::Breaking),
+            Outcome::Recorded(text) => (text.as_str(), "", State::Silent),
+        };
+        self.state = state;
+        self.tell(recording, "", end);
+    }
+
+    fn decide(&mut self, decisions: &Value) {
+        // A decision where nothing waits is accepted and comes to nothing.
+        let State::Waiting { cancelled } = self.state else { return };
+        let decision = &decisions[CALL];
+        match decision["action"].as_str() {
+            // Trap 5: only now, woken by whatever decision, the run sees that it was cancelled.
+            _ if cancelled => self.tell(CANCELLED, "tool_execution_completed", ""),
+            Some("accept") => self.tell(&accepted("Created motd.txt"), "tool_execution_started", ""),
+            Some("reject") => self.tell(REJECTED, "tool_rejected", ""),
+            Some("custom_result") => {
+                let result = decision["content"].as_str().unwrap_or_default();
+                self.tell(&accepted(result), "tool_execution_completed", "turn_completed");
+                self.tell(REJECTED, "turn_completed", "");
+            }
+            _ => {}
+        }
+    }
+
+    fn cancel(&mut self) {
+        match &mut self.state {
+            // Trap 5: a run that waits does not hear it.
+            State::Waiting { cancelled } => *cancelled = true,
+            State::Silent => self.tell(CANCELLED, "turn_completed", ""),
+            State::Idle | State::Breaking | State::Lost => {}
+        }
+    }
+
+    /// Every call of the batch that the run is at, decided or not.
+    fn pending(&self) -> Value {
+        let mut turn = self.events.iter().rev().take_while(|event| event.name != "turn_completed");
+        let batch = turn.find(|event| event.name == "tool_calls_proposed");
+        match (self.active(), batch.map(|event| event.payload("ToolCallsProposed"))) {
+            (Some(run_id), Some(batch)) => json!({ "run_id": run_id, "tool_calls": batch["tool_calls"] }),
+            _ => json!({ "run_id": null, "tool_calls": [] }),
+        }
+    }
+
+    /// Tells a recording as if it were of this session and its run, from the first event called `first`
+    /// (empty: from the start) up to the next one called `end` (empty: to the end).
+    fn tell(&mut self, recording: &str, first: &str, end: &str) {
+        let mut text = recording.replace("\r\n", "\n");
+        let data = text.lines().filter_map(|line| line.strip_prefix("data:"));
+        let mut envelopes = data.filter_map(|data| serde_json::from_str::<Value>(data).ok());
+        let envelope = envelopes.find(|envelope| envelope["run_id"].is_string()).unwrap_or_default();
+        for (name, ours) in [("session_id", &self.id), ("run_id", &self.run_id)] {
+            if let Some(theirs) = envelope[name].as_str().filter(|id| !id.is_empty()) {
+                text = text.replace(theirs, ours);
+            }
+        }
+        let events = text.split("\n\n").filter_map(Event::parse);
+        let events = events.skip_while(|event| !first.is_empty() && event.name != first);
+        for event in events.take_while(|event| event.name != end) {
+            if event.name == "text_complete" {
+                let text = &event.payload("TextComplete")["text"];
+                self.messages.push(json!({ "role": "assistant", "content": text }));
+            }
+            self.events.push(event);
+        }
+        if self.events.last().is_some_and(|last| last.name == "run_completed" || last.name == "run_error") {
+            self.state = State::Idle;
+        }
+    }
+}
+
+/// `ACCEPTED`, but the tool succeeds, with this result.
+fn accepted(result: &str) -> String {
+    ACCEPTED.replace(RECORDED_RESULT, &format!(r#""result":{},"is_error":false"#, Value::from(result)))
+}
+
+struct Event {
+    name: String,
+    data: String,
+}
+
+impl Event {
+    /// `None` for a comment.
+    fn parse(frame: &str) -> Option<Self> {
+        let name = frame.lines().find_map(|line| line.strip_prefix("event:")).unwrap_or("message");
+        // A line break within JSON means nothing.
+        let data: String = frame.lines().filter_map(|line| line.strip_prefix("data:")).collect();
+        (!data.is_empty()).then(|| Self { name: name.trim().to_owned(), data: data.trim().to_owned() })
+    }
+
+    fn payload(&self, variant: &str) -> Value {
+        let envelope: Value = serde_json::from_str(&self.data).unwrap_or_default();
+        envelope["event"][variant].clone()
+    }
+
+    /// The frame on the wire. The recorded id gives way to the one that the event has in this session.
+    fn frame(&self, id: usize) -> String {
+        let rest = self.data.strip_prefix(r#"{"id":"#).and_then(|data| data.split_once(','));
+        let data = rest.map_or_else(|| self.data.clone(), |(_, rest)| format!(r#"{{"id":{id},{rest}"#));
+        format!("id: {id}\nevent: {}\ndata: {data}\n\n", self.name)
+    }
+}
+
+#[cfg(test)]
+mod tests;
