@@ -12,6 +12,7 @@ use crate::output::{Output, describe};
 use crate::run::{self, Run, Start};
 use crate::settings::{self, Command, Follow, Settings};
 use crate::stop::{Stopped, stop};
+use crate::transcript::Transcript;
 use crate::watchdog::Watch;
 use std::panic::{self, AssertUnwindSafe};
 use std::time::{Duration, Instant};
@@ -249,15 +250,16 @@ impl Job<'_> {
             let message = format!("attach to the session {session}: it has had no run that said anything");
             return Err(Failure::new(Reason::NotFound, message));
         }
-        for turn in &turns {
-            self.output.text(turn)?;
+        let mut transcript = Transcript::new(self.output.keep());
+        for text in transcript.heal(turns) {
+            self.output.text(&text)?;
             self.output.turn();
         }
         let message = "the server has no events of the run any more: nobody can say how it ended";
         let mut record = Record::new(Failure::new(Reason::Lost, message).into());
         record.session_id = Some(session.to_string());
-        record.agent_message = turns.last().cloned();
-        record.text = Some(turns.join("\n"));
+        record.agent_message = transcript.last_turn().map(str::to_owned);
+        record.text = transcript.all();
         Ok(record)
     }
 
@@ -375,10 +377,8 @@ impl Job<'_> {
         if let Some(run_id) = active.clone().filter(|_| !batch.tool_calls.is_empty()) {
             let run = Run::new(run::Options { start: Start::Peek, ..run::Options::of(run_id, Asks::Some) });
             let follow = Follow::pausing();
-            let mut silent = Output::new(Format::Json, self.watch.clone(), self.console.clone())
-                .map_err(|error| Failure::new(Reason::Output, format!("open stdout: {error}")))?;
             end =
-                Drive::new(&self.client, self.watch, self.console, &mut silent, &follow, session, run).follow()?;
+                Drive::new(&self.client, self.watch, self.console, self.output, &follow, session, run).follow()?;
         }
         let waiting = match &end {
             End::Paused(calls) => calls.as_slice(),
@@ -396,15 +396,13 @@ impl Job<'_> {
                 self.output.answer(&json.to_string())?;
             }
         }
-        Ok(Record::new(match end {
-            End::Paused(calls) => End::Paused(calls),
-            _ => End::Completed,
-        }))
+        // A run that failed meanwhile waits for nothing either.
+        Ok(Record::new(if waiting.is_empty() { End::Completed } else { end }))
     }
 
     fn ping(self, options: Options, wait: Option<Duration>) -> Result<Record, Failure> {
         let wait = wait.unwrap_or_default();
-        self.watch.arm(wait + options.connect_timeout, "--wait and --connect-timeout");
+        self.watch.arm(wait.saturating_add(options.connect_timeout), "--wait and --connect-timeout");
         let options = Options { retry_timeout: wait, ..options };
         let client = Client::new(options, self.watch.clone(), self.console.clone());
         client.health()?;

@@ -111,7 +111,7 @@ pub enum Start {
     Fresh,
     /// It goes on; what was said before now is no news.
     Waiting,
-    /// The same, and only whether it waits matters: its going on is an end.
+    /// The same, and only whether it waits matters: its going on is an end, and nothing is news.
     Peek,
     /// The session says that it is over.
     Over,
@@ -259,7 +259,7 @@ impl Run {
             }
         }
         let (text, act) = self.dispatch(&envelope.event);
-        let fresh = self.phase != Phase::CatchingUp;
+        let fresh = self.phase != Phase::CatchingUp && self.options.start != Start::Peek;
         Step { fresh, text: if fresh { text } else { "" }, act }
     }
 
