@@ -136,7 +136,7 @@ impl Batch {
     /// Whether the server may be stopped at a call that nobody has decided.
     pub fn may_wait(&self) -> bool {
         let head = self.calls.iter().find(|(_, state)| *state != State::Finished);
-        matches!(head, Some((_, State::Undecided(_))))
+        self.asks != Asks::None && matches!(head, Some((_, State::Undecided(_))))
     }
 
     /// Whether the call is being executed.

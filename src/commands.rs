@@ -7,21 +7,17 @@ use crate::cli::{Cli, Format, PendingFormat};
 use crate::client::{Client, Options, new_key};
 use crate::console::{Console, Level};
 use crate::drive::{self, Drive};
-use crate::outcome::{End, Exit, Failure, PauseReason, Reason, Record};
+use crate::mission::{Job, Way, guard, silence_panics};
+use crate::outcome::{End, Exit, Failure, Reason, Record};
 use crate::output::{Output, describe};
 use crate::run::{self, Run, Start};
 use crate::settings::{self, Command, Follow, Settings};
 use crate::stop::{Stopped, stop};
 use crate::transcript::Transcript;
 use crate::watchdog::Watch;
-use std::panic::{self, AssertUnwindSafe};
 use std::time::{Duration, Instant};
 use uuid::Uuid;
 
-/// The most time spent on stopping a run that we leave.
-const LAST_CALLS: Duration = Duration::from_secs(5);
-/// The most time spent after that on how the run ended and on lost text.
-const LAST_LOOK: Duration = Duration::from_secs(3);
 /// After a run has ended its session may refuse a new message for so long (protocol trap 8).
 const SETTLING: Duration = Duration::from_secs(2);
 /// A send whose answer was lost may still be at work for so long.
@@ -81,19 +77,6 @@ fn start_log(verbose: u8, console: &Console) {
         .try_init();
 }
 
-/// A panic is a bug of ours, told as one line with the reason `internal`, not as a trace.
-fn silence_panics() {
-    panic::set_hook(Box::new(|panic| log::error!("{panic}")));
-}
-
-fn guard<T>(work: impl FnOnce() -> Result<T, Failure>) -> Result<T, Failure> {
-    panic::catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|panic| {
-        let text = panic.downcast_ref::<&str>().map(ToString::to_string);
-        let text = text.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_default();
-        Err(Failure::new(Reason::Internal, format!("a bug in sortie: {text}; -v shows where")))
-    })
-}
-
 fn prepare(cli: &Cli, watch: &Watch, console: &Console, output: &mut Output) -> Result<Record, Failure> {
     if let Some(follow) = cli.command.follow() {
         watch.arm(follow.timeout, "--timeout");
@@ -121,21 +104,6 @@ fn prepare(cli: &Cli, watch: &Watch, console: &Console, output: &mut Output) -> 
         Command::Pending { session, format } => job.pending(session, format),
         Command::Ping { wait } => job.ping(client, wait),
     }
-}
-
-struct Job<'a> {
-    client: Client,
-    watch: &'a Watch,
-    console: &'a Console,
-    output: &'a mut Output,
-}
-
-/// How a run came to be followed.
-struct Way {
-    run_id: String,
-    asks: Asks,
-    start: Start,
-    choices: Option<Choices>,
 }
 
 impl Job<'_> {
@@ -186,41 +154,6 @@ impl Job<'_> {
         }
     }
 
-    /// The prompt was refused, or nobody knows whether it arrived: then a run may be going on unattended.
-    fn unsent(&mut self, session: Uuid, settings: &settings::Run, key: &str, mut failure: Failure) -> Record {
-        let refused = !failure.retryable && failure.reason != Reason::Protocol || !failure.code.is_empty();
-        let mut confirmed = None;
-        let mut run_id = None;
-        if !refused && settings.follow.cancel {
-            let watch = Watch::quiet();
-            watch.arm(LAST_CALLS, "");
-            let client = self.client.again(watch.clone());
-            let found = client.session(session).and_then(|state| match state.active_run() {
-                None => Ok(None),
-                // Whose is it? Under the same key the server tells, without starting another.
-                Some(_) if settings.session.is_some() => {
-                    client.send(session, &settings.message, key).map(|id| Some(id.to_string()))
-                }
-                active => Ok(active),
-            });
-            confirmed = Some(match found {
-                Ok(None) => true,
-                Ok(Some(run)) => {
-                    let stopped = stop(&client, session, &run, &watch);
-                    run_id = Some(run);
-                    self.tell(&stopped)
-                }
-                Err(error) => self.tell(&Stopped::Failed(error)),
-            });
-            failure.retryable &= confirmed == Some(true);
-        }
-        let mut record = Record::new(failure.into());
-        record.session_id = Some(session.to_string());
-        record.run_id = run_id;
-        record.cancel_confirmed = confirmed;
-        record
-    }
-
     fn resume(mut self, session: Uuid, choices: Choices, follow: &Follow) -> Result<Record, Failure> {
         let Some(run_id) = self.client.session(session)?.active_run() else {
             let message =
@@ -261,92 +194,6 @@ impl Job<'_> {
         record.agent_message = transcript.last_turn().map(str::to_owned);
         record.text = transcript.all();
         Ok(record)
-    }
-
-    /// Follows a run to its end, and leaves nothing behind that should not be.
-    fn follow(&mut self, session: Uuid, way: Way, follow: &Follow) -> Record {
-        let run = Run::new(run::Options {
-            run_id: way.run_id,
-            asks: way.asks,
-            keep: self.output.keep(),
-            start: way.start,
-            idle_timeout: follow.idle_timeout,
-            fail_on_tool_error: follow.fail_on_tool_error,
-        });
-        let mut drive = Drive::new(&self.client, self.watch, self.console, self.output, follow, session, run);
-        if let Some(choices) = way.choices {
-            drive.choose(choices);
-        }
-        let result = guard(|| drive.follow());
-        // Everything breaks at a cause: it is the cause that counts.
-        let result = match (result, self.watch.cause()) {
-            (Err(failure), Some(cause)) if failure.reason != Reason::Internal => Err(cause.into()),
-            (result, _) => result,
-        };
-        let mut end = result.unwrap_or_else(End::Failed);
-        let mut confirmed = None;
-        let mut hint = None;
-        if let End::Failed(failure) = &mut end
-            && drive.run.may_be_running()
-            // Refused before anything was sent: the run is none of our business.
-            && !matches!(failure.reason, Reason::Usage | Reason::Conflict)
-        {
-            let ours = matches!(failure.reason, Reason::Timeout | Reason::IdleTimeout | Reason::Interrupted);
-            if follow.cancel || !ours {
-                let stopped = Self::stop(&self.client, session, drive.run.id());
-                confirmed = Some(matches!(stopped, Stopped::Confirmed));
-                Self::tell_of(self.console, &stopped);
-            } else {
-                let command = command("attach", session, follow, &[]);
-                self.console.error(&format!("the run goes on (--no-cancel); to follow it: {command}"));
-                hint = Some(command);
-            }
-            failure.retryable &= confirmed == Some(true);
-        }
-        let watch = Watch::quiet();
-        watch.arm(LAST_LOOK, "");
-        let client = self.client.again(watch.clone());
-        if confirmed == Some(true) {
-            // For the stop reason and the totals; what it lacks the record leaves out.
-            let _ = guard(|| drive.read_rest(&client));
-        }
-        let healed = guard(|| drive.heal(&client, &watch));
-        let run = drive.run;
-        if matches!(end, End::Paused(_)) {
-            hint = Some(command("resume", session, follow, &["--approve-all"]));
-        }
-        let waiting = run.batch.may_wait() && run.may_be_running() && confirmed != Some(true);
-        let mut record = Record::new(end);
-        if waiting {
-            record.pause_reason = Some(PauseReason::on(run.batch.undecided().cloned().collect()));
-        }
-        record.session_id = Some(session.to_string());
-        record.cancel_confirmed = confirmed;
-        record.resume_hint = hint;
-        run.fill(&mut record);
-        if let Err(failure) = healed {
-            record.fail(failure);
-        }
-        record
-    }
-
-    fn stop(client: &Client, session: Uuid, run: &str) -> Stopped {
-        let watch = Watch::quiet();
-        watch.arm(LAST_CALLS, "");
-        stop(&client.again(watch.clone()), session, run, &watch)
-    }
-
-    fn tell(&self, stopped: &Stopped) -> bool {
-        Self::tell_of(self.console, stopped);
-        matches!(stopped, Stopped::Confirmed)
-    }
-
-    fn tell_of(console: &Console, stopped: &Stopped) {
-        match stopped {
-            Stopped::Confirmed => console.progress("the run has stopped on the server"),
-            Stopped::Accepted => console.error("the cancel was accepted; the run stops when the model answers"),
-            Stopped::Failed(failure) => console.error(&format!("the run may still be going on: {failure}")),
-        }
     }
 
     fn cancel(self, session: Uuid, timeout: Duration) -> Result<Record, Failure> {
@@ -412,24 +259,6 @@ impl Job<'_> {
     }
 }
 
-/// A command line that goes on from here, ready to be pasted into a shell.
-fn command(name: &str, session: Uuid, follow: &Follow, flags: &[&str]) -> String {
-    let mut words = vec!["sortie".to_owned(), name.to_owned(), session.to_string()];
-    words.extend(flags.iter().map(ToString::to_string));
-    words.extend(follow.policy_flags.iter().chain(&follow.server_flags).cloned());
-    words.iter().map(|word| quoted(word)).collect::<Vec<_>>().join(" ")
-}
-
-/// A word as a POSIX shell takes it (XCU 2.2.2).
-fn quoted(word: &str) -> String {
-    let plain = |c: char| c.is_ascii_alphanumeric() || "-_./:=@%+,".contains(c);
-    if !word.is_empty() && word.chars().all(plain) {
-        word.to_owned()
-    } else {
-        format!("'{}'", word.replace('\'', r"'\''"))
-    }
-}
-
 impl Follow {
     /// Waits for whatever waits; for `pending`, which decides nothing.
     fn pausing() -> Self {
@@ -452,31 +281,5 @@ impl Follow {
             policy_flags: Vec::new(),
             server_flags: Vec::new(),
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_command_to_paste_is_quoted_as_a_shell_needs_it() {
-        for (word, expected) in [
-            ("--approve-with", "--approve-with"),
-            ("", "''"),
-            ("./policy --strict", "'./policy --strict'"),
-            ("it's", r"'it'\''s'"),
-            ("$HOME", "'$HOME'"),
-        ] {
-            assert_eq!(quoted(word), expected);
-        }
-    }
-
-    #[test]
-    fn a_panic_becomes_an_internal_failure_in_one_line() {
-        silence_panics();
-        let failure = guard::<()>(|| panic!("on purpose")).unwrap_err();
-        assert_eq!(failure.reason, Reason::Internal);
-        assert!(failure.message.contains("on purpose"), "{failure}");
     }
 }

@@ -19,6 +19,7 @@ pub mod run;
 pub mod transcript;
 
 pub mod drive;
+pub mod mission;
 pub mod program;
 pub mod stop;
 pub mod watchdog;

@@ -255,6 +255,7 @@ impl Record {
             self.reason = failed.reason;
             self.retryable = failed.retryable;
             self.error = failed.error;
+            self.timed_out = failed.timed_out;
             self.paused = false;
         }
     }

@@ -89,6 +89,13 @@ impl Watch {
         Self { shared: Arc::new(shared), bell: None }
     }
 
+    /// A quiet watch with a deadline.
+    pub fn until(limit: Duration) -> Self {
+        let watch = Self::quiet();
+        watch.arm(limit, "");
+        watch
+    }
+
     /// Sets the deadline, from now, and the flag that it comes from.
     pub fn arm(&self, limit: Duration, flag: &'static str) {
         // A deadline too far away to be a point in time is none.
