@@ -183,10 +183,14 @@ pub struct Follow {
     pub approve_with: Option<String>,
 
     /// Leave Slack tools to the rest of the policy instead of rejecting them
+    ///
+    /// Those that the server approves by itself can only be stopped with a policy flag.
     #[arg(long, help_heading = "Approval")]
     pub enable_slack_tools: bool,
 
     /// Leave tools that start subagents to the rest of the policy instead of rejecting them
+    ///
+    /// Those that the server approves by itself can only be stopped with a policy flag.
     #[arg(long, help_heading = "Approval")]
     pub enable_subagents: bool,
 

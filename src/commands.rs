@@ -96,14 +96,16 @@ fn prepare(cli: &Cli, watch: &Watch, console: &Console, output: &mut Output) -> 
         console.error(&format!("REHEARSAL ({outcome}): a practice server plays a recorded run; nothing is real"));
     }
     let job = Job { client: Client::new(client.clone(), watch.clone(), console.clone()), watch, console, output };
-    match command {
+    let session_id = command.session().map(|session| session.to_string());
+    let done = match command {
         Command::Run(settings) => job.run(&settings),
         Command::Resume { session, choices, follow } => job.resume(session, choices, &follow),
         Command::Attach { session, follow } => job.attach(session, &follow),
         Command::Cancel { session, timeout } => job.cancel(session, timeout),
         Command::Pending { session, format } => job.pending(session, format),
         Command::Ping { wait } => job.ping(client, wait),
-    }
+    };
+    done.or_else(|failure| Ok(Record { session_id, ..Record::new(failure.into()) }))
 }
 
 impl Job<'_> {

@@ -61,6 +61,20 @@ pub enum Command {
     Ping { wait: Option<Duration> },
 }
 
+impl Command {
+    /// The session that it names.
+    pub fn session(&self) -> Option<Uuid> {
+        match self {
+            Self::Run(run) => run.session,
+            Self::Resume { session, .. }
+            | Self::Attach { session, .. }
+            | Self::Cancel { session, .. }
+            | Self::Pending { session, .. } => Some(*session),
+            Self::Ping { .. } => None,
+        }
+    }
+}
+
 /// A run to start.
 #[derive(Debug)]
 pub struct Run {

@@ -6,15 +6,19 @@
 mod support;
 
 mod suite {
+    mod approvals;
     mod decide;
     mod exits;
     mod model;
     mod output;
     mod ping;
+    mod program;
     mod prompt;
     mod rehearse;
     mod request;
+    mod resume;
     mod signals;
+    mod stopping;
     mod stream;
     mod usage;
 }

@@ -423,7 +423,9 @@ fn check_record(record: &Value, code: i32) {
     assert_eq!(record["reason"].is_null(), code == 0, "{record:#}");
     assert_eq!(record["error"].is_string(), code == 1, "{record:#}");
     assert_eq!(record["paused"], code == 10, "{record:#}");
-    assert_eq!(record["pause_reason"].is_object(), code == 10, "{record:#}");
+    // It is also given by a failure that leaves calls waiting.
+    assert!(record["pause_reason"].is_object() || code != 10, "{record:#}");
+    assert!(record["pause_reason"].is_null() || code != 0, "{record:#}");
     let timed_out = ["timeout", "idle_timeout"].iter().any(|reason| record["reason"] == *reason);
     assert_eq!(record["timed_out"], timed_out, "{record:#}");
     for counter in ["proposed", "accepted", "rejected", "failed"] {
