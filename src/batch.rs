@@ -16,8 +16,12 @@
 //! | some calls | judged pause | 2 s | pause |
 //! | every or some | decided, nothing heard | 3 s | reconnect: an event may have been lost |
 //! | some calls | decided, nothing heard, reconnected | 250 ms | it was dropped (trap 3): send it again |
+//! | every call | decided, nothing heard, reconnected | 10 s | likewise; here only somebody else's decision can do that |
 //! | any | running | any | nothing |
 //! | every or some | its id is that of a call before it | as for a pause | fail: it cannot be decided |
+//!
+//! Where every call is asked about, quiet is needed too once the stream was not read for a while (a policy program ran):
+//! somebody else may have decided meanwhile.
 //!
 //! A call that has started is never decided: that kills the run (trap 2).
 
@@ -31,6 +35,10 @@ pub const SETTLED: Duration = Duration::from_millis(250);
 pub const PAUSED: Duration = Duration::from_secs(2);
 /// A decision that shows no effect for so long may have been dropped.
 pub const UNHEARD: Duration = Duration::from_secs(3);
+
+/// What was sent in one piece at the proposal is not dropped, for no tool runs then, unless somebody else was quicker.
+/// A server that is slow to go on with the next call must not get it twice.
+pub const STUCK: Duration = Duration::from_secs(10);
 
 /// About which calls the server asks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -85,12 +93,14 @@ pub struct Batch {
     calls: Vec<(ToolCall, State)>,
     /// Calls that were heard of before their proposal, which left the server's ring.
     unplaced: Vec<(String, State)>,
+    /// The stream was not read for a while.
+    looked_away: bool,
 }
 
 impl Batch {
     /// No calls.
     pub const fn new(asks: Asks) -> Self {
-        Self { asks, calls: Vec::new(), unplaced: Vec::new() }
+        Self { asks, calls: Vec::new(), unplaced: Vec::new(), looked_away: false }
     }
 
     /// The model asks for these calls.
@@ -122,7 +132,12 @@ impl Batch {
         }
     }
 
-    /// The turn is over.
+    /// The stream is not being read.
+    pub fn look_away(&mut self) {
+        self.looked_away = true;
+    }
+
+    /// The turn is over, or what became of it is not known.
     pub fn clear(&mut self) {
         self.calls.clear();
         self.unplaced.clear();
@@ -139,9 +154,10 @@ impl Batch {
         self.asks != Asks::None && matches!(head, Some((_, State::Undecided(_))))
     }
 
-    /// Whether the call is being executed.
-    pub fn is_running(&self, id: &str) -> bool {
-        self.calls.iter().any(|(call, state)| call.id == id && *state == State::Running)
+    /// Whether the call is known, and has not begun.
+    pub fn has_not_begun(&self, id: &str) -> bool {
+        let begun = |state: &State| matches!(state, State::Running | State::Finished);
+        self.calls.iter().any(|(call, state)| call.id == id && !begun(state))
     }
 
     /// The policy's answer to [`Next::Judge`].
@@ -174,7 +190,10 @@ impl Batch {
         let Some(head) = self.calls.iter().position(|(_, state)| *state != State::Finished) else {
             return Next::Wait;
         };
-        let enough = |needed| self.asks == Asks::Every || quiet >= needed;
+        if quiet >= SETTLED {
+            self.looked_away = false;
+        }
+        let enough = |needed| self.asks == Asks::Every && !self.looked_away || quiet >= needed;
         let call = &self.calls[head].0;
         let is_twin = self.calls[..head].iter().any(|(before, _)| before.id == call.id);
         let is_asked = matches!(self.asks, Asks::Every | Asks::Some);
@@ -190,8 +209,9 @@ impl Batch {
                 }
                 Next::Reconnect
             }
-            // What was sent in one piece at the proposal is never dropped: the server is not busy with a tool then.
-            State::Decided { verdict, reconnected: true } if self.asks == Asks::Some && quiet >= SETTLED => {
+            State::Decided { verdict, reconnected: true }
+                if quiet >= if self.asks == Asks::Every { STUCK } else { SETTLED } =>
+            {
                 Next::Send { decisions: vec![(self.calls[head].0.clone(), verdict.clone())], again: true }
             }
             State::Decided { .. } => Next::Wait,
@@ -202,6 +222,11 @@ impl Batch {
             }
             State::Undecided(Some(Verdict::Pause)) => Next::Wait,
             State::Undecided(_) if enough(SETTLED) => self.judge_or_send(head),
+            // Judging goes on meanwhile; only sending waits.
+            State::Undecided(_) if self.asks == Asks::Every => match self.judge_or_send(head) {
+                judge @ Next::Judge(_) => judge,
+                _ => Next::Wait,
+            },
             State::Undecided(_) => Next::Wait,
         }
     }

@@ -226,8 +226,13 @@ impl Job<'_> {
         if let Some(run_id) = active.clone().filter(|_| !batch.tool_calls.is_empty()) {
             let run = Run::new(run::Options { start: Start::Peek, ..run::Options::of(run_id, Asks::Some) });
             let follow = Follow::pausing();
-            end =
-                Drive::new(&self.client, self.watch, self.console, self.output, &follow, session, run).follow()?;
+            let mut drive = Drive::new(&self.client, self.watch, self.console, self.output, &follow, session, run);
+            end = drive.follow()?;
+            if let End::Failed(failure) = &end
+                && drive.run.may_be_running()
+            {
+                return Err(failure.clone());
+            }
         }
         let waiting = match &end {
             End::Paused(calls) => calls.as_slice(),

@@ -3,7 +3,7 @@
 
 use crate::api;
 use crate::approval::{Choices, Judgement, Verdict};
-use crate::batch::Asks;
+use crate::batch::{Asks, SETTLED};
 use crate::client::{Backoff, Body, Chunk, Client, TICK};
 use crate::console::{Console, visible};
 use crate::event::{self, Event, Item, ToolCall};
@@ -19,6 +19,10 @@ use uuid::Uuid;
 
 /// Three keep-alives missed (the server sends one every 15 s): nobody is there any more.
 const SILENCE: Duration = Duration::from_secs(45);
+/// The longest time for what was said before we came, should the stream never fall quiet.
+const CATCH_UP: Duration = Duration::from_secs(5);
+/// The longest wait for a replay to begin.
+const REPLAY: Duration = Duration::from_secs(2);
 /// Read at once at the most.
 const BUFFER: usize = 64 * 1024;
 /// Messages asked for at once.
@@ -41,6 +45,7 @@ pub struct Drive<'a> {
     /// Time that reads have blocked since the last byte, send or reconnect. Counted in ticks: a clock would go on over
     /// bytes that nobody has read yet.
     quiet: Duration,
+    began: Instant,
     last_event: Instant,
     contact: Instant,
     looked: Instant,
@@ -76,6 +81,7 @@ impl<'a> Drive<'a> {
             choices_apply: false,
             run,
             quiet: Duration::ZERO,
+            began: now,
             last_event: now,
             contact: now,
             looked: now,
@@ -211,6 +217,8 @@ impl<'a> Drive<'a> {
                     if self.choices_apply {
                         self.watch_choices(&envelope.event);
                     }
+                    // What was lost may have been the end of their batch.
+                    self.choices_apply &= !self.run.transcript.is_held();
                 }
                 step.act
             }
@@ -227,7 +235,10 @@ impl<'a> Drive<'a> {
     }
 
     fn tick_act(&mut self) -> Act {
-        self.run.step(Input::Tick { quiet: self.quiet, idle: self.last_event.elapsed() }).act
+        // A tool that goes on talking never leaves the stream quiet: by then its past has long been told.
+        let told = self.run.is_catching_up() && self.began.elapsed() >= CATCH_UP;
+        let quiet = if told { self.quiet.max(SETTLED) } else { self.quiet };
+        self.run.step(Input::Tick { quiet, idle: self.last_event.elapsed() }).act
     }
 
     /// Does what the machine wants, until it wants to read on.
@@ -238,6 +249,7 @@ impl<'a> Drive<'a> {
                 Act::Reconnect(why) => return Ok(Flow::Reconnect(why.to_owned())),
                 Act::End(end) => return Ok(Flow::End(end)),
                 Act::CaughtUp => {
+                    self.take_past();
                     self.check_choices()?;
                     self.tick_act()
                 }
@@ -289,7 +301,7 @@ impl<'a> Drive<'a> {
                 let question = Question { session_id, run_id, tool_call: call };
                 let program = self.follow.program.as_deref().unwrap_or_default();
                 let verdict = program::ask(program, &question, self.watch, self.console);
-                // Nothing was read meanwhile.
+                self.run.batch.look_away();
                 self.quiet = Duration::ZERO;
                 verdict
             }
@@ -320,6 +332,16 @@ impl<'a> Drive<'a> {
         }
     }
 
+    /// What was said before we came is no news, even where it must be taken from the messages.
+    fn take_past(&mut self) {
+        if self.run.transcript.is_held() {
+            match run_texts(self.client, self.session) {
+                Ok(turns) => drop(self.run.transcript.heal(turns)),
+                Err(_) => drop(self.run.transcript.heal_from_events()),
+            }
+        }
+    }
+
     /// All of the past is known: do the choices fit what waits? Nothing has been sent yet.
     fn check_choices(&mut self) -> Result<(), Failure> {
         if self.run.batch.is_empty() {
@@ -342,7 +364,9 @@ impl<'a> Drive<'a> {
     /// Minds the end of the batch that the choices speak of, and what the server did about it by itself.
     fn watch_choices(&mut self, event: &Event<'_>) {
         match event {
-            Event::TurnCompleted(_) | Event::TurnStarted(_) => self.choices_apply = false,
+            Event::TurnCompleted(_) | Event::TurnStarted(_) | Event::ToolCallsProposed(_) => {
+                self.choices_apply = false;
+            }
             Event::ToolExecutionStarted(tool)
                 if matches!(self.choices.verdict(&tool.tool_call_id), Some(Verdict::Reject(_))) =>
             {
@@ -454,26 +478,44 @@ fn run_messages(client: &Client, session: Uuid) -> Result<Vec<api::Message>, Fai
 
 /// The run of the session's newest event, if the server still has any, found by reading until the stream falls quiet.
 pub fn last_run(client: &Client, watch: &Watch, session: Uuid) -> Result<Option<String>, Failure> {
-    let mut cursor = 0;
-    let mut last = None;
-    'connect: loop {
-        let mut body = client.events(session, cursor)?;
+    let (mut cursor, mut last, mut quiet) = (0, None, Duration::ZERO);
+    let mut backoff = Backoff::default();
+    let began = Instant::now();
+    loop {
+        let mut body = match client.events(session, cursor) {
+            Ok(body) => body,
+            Err(failure) => {
+                client.wait_to_retry(failure, backoff.wait(), began)?;
+                continue;
+            }
+        };
         let mut parser = Parser::new();
         let mut buffer = vec![0; BUFFER];
-        loop {
+        'read: while let Ok(chunk) = body.read(&mut buffer) {
             watch.check()?;
-            let Chunk::Bytes(length) = body.read(&mut buffer)? else { return Ok(last) };
-            let mut input = &buffer[..length];
-            while let Ok(Some(frame)) = parser.next(&mut input) {
+            let mut input = match chunk {
+                Chunk::Bytes(length) => &buffer[..length],
+                Chunk::Tick if last.is_some() || quiet >= REPLAY => return Ok(last),
+                Chunk::Tick => {
+                    quiet += TICK;
+                    continue;
+                }
+                Chunk::End => break,
+            };
+            while let Some(frame) = parser.next(&mut input).map_err(|error| too_large(cursor, error))? {
                 match event::decode(&frame) {
-                    Ok(Item::Event(envelope)) => last = envelope.run_id.map(|id| id.to_string()).or(last),
-                    Ok(Item::Gap(gap)) if gap.oldest_available_id.saturating_sub(1) > cursor => {
+                    Ok(Item::Event(envelope)) => {
+                        cursor = frame.id.and_then(|id| id.parse().ok()).unwrap_or(cursor);
+                        last = envelope.run_id.map(|id| id.to_string()).or(last);
+                    }
+                    Ok(Item::Gap(gap)) if gap.oldest_available_id > cursor + 1 => {
                         cursor = gap.oldest_available_id - 1;
-                        continue 'connect;
+                        break 'read;
                     }
                     _ => {}
                 }
             }
         }
+        watch.sleep(backoff.wait())?;
     }
 }

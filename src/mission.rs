@@ -21,6 +21,9 @@ const LAST_CALLS: Duration = Duration::from_secs(5);
 /// The most time spent after that on how the run ended and on lost text.
 const LAST_LOOK: Duration = Duration::from_secs(3);
 
+/// A prompt may arrive so long after we have given up on it.
+const LATE: Duration = Duration::from_secs(2);
+
 /// What a command works with.
 pub struct Job<'a> {
     /// The server.
@@ -107,30 +110,39 @@ impl Job<'_> {
     pub fn unsent(&self, session: Uuid, settings: &settings::Run, key: &str, mut failure: Failure) -> Record {
         let refused = !failure.retryable && failure.reason != Reason::Protocol || !failure.code.is_empty();
         let mut record = Record::new(End::Completed);
-        if !refused && settings.follow.cancel {
-            let client = self.client.again(Watch::until(LAST_CALLS));
-            let found = client.session(session).and_then(|state| match state.active_run() {
-                // Whose is it? Under the same key the server tells, without starting another.
-                Some(_) if settings.session.is_some() => {
-                    client.send(session, &settings.message, key).map(|id| Some(id.to_string()))
-                }
-                active => Ok(active),
-            });
-            let confirmed = match found {
-                Ok(None) => true,
-                Ok(Some(run)) => {
-                    let confirmed = stop_run(&self.client, self.console, session, &run);
-                    record.run_id = Some(run);
-                    confirmed
-                }
-                Err(error) => tell(self.console, &Stopped::Failed(error)),
-            };
-            record.cancel_confirmed = Some(confirmed);
-            failure.retryable &= confirmed;
+        if !refused {
+            if settings.follow.cancel || !is_cause(&failure) {
+                record.run_id = self.find_run(session, settings, key);
+                let run = record.run_id.as_deref();
+                record.cancel_confirmed = run.map(|run| stop_run(&self.client, self.console, session, run));
+            }
+            if record.run_id.is_none() {
+                let command = command("attach", session, &settings.follow, &[]);
+                self.console.error(&format!("nobody knows whether the prompt arrived; to look: {command}"));
+                record.resume_hint = Some(command);
+            }
+            failure.retryable &= record.cancel_confirmed == Some(true);
         }
         record.session_id = Some(session.to_string());
         record.fail(failure);
         record
+    }
+
+    /// The run of a prompt whose answer was lost, if there is one. What lies between us and the server may deliver the
+    /// prompt a moment after we have given up.
+    fn find_run(&self, session: Uuid, settings: &settings::Run, key: &str) -> Option<String> {
+        let watch = Watch::until(LATE);
+        let client = self.client.again(watch.clone());
+        loop {
+            match client.session(session).map(|state| state.active_run()) {
+                // Whose is it? Under the same key the server tells, without starting another.
+                Ok(Some(_)) if settings.session.is_some() => {
+                    return client.send(session, &settings.message, key).ok().map(|id| id.to_string());
+                }
+                Ok(Some(run)) => return Some(run),
+                _ => watch.sleep(Duration::from_millis(100)).ok()?,
+            }
+        }
     }
 }
 

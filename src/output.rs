@@ -135,7 +135,7 @@ impl Output {
             self.turn();
         }
         match self.format {
-            Format::Text if !text.is_empty() => self.text(text),
+            Format::Text => self.write_text(text),
             Format::StreamJson => self.event_line(id, frame),
             _ => Ok(()),
         }
@@ -178,12 +178,16 @@ impl Output {
         self.turn_begun = true;
     }
 
-    /// Text of the agent; ours only where the format shows text.
+    /// Text of the agent, as it comes: only one format shows it.
     ///
     /// # Errors
     /// `Output` when stdout cannot be written.
     pub fn text(&mut self, text: &str) -> Result<(), Failure> {
-        if !matches!(self.format, Format::Text | Format::Final) || text.is_empty() {
+        if self.format == Format::Text { self.write_text(text) } else { Ok(()) }
+    }
+
+    fn write_text(&mut self, text: &str) -> Result<(), Failure> {
+        if text.is_empty() {
             return Ok(());
         }
         if std::mem::take(&mut self.turn_begun) && self.is_mid_line() {
@@ -244,7 +248,7 @@ impl Output {
     pub fn finish(&mut self, mut record: Record) -> Exit {
         if self.format == Format::Final
             && let Some(text) = record.agent_message.clone()
-            && let Err(failure) = self.text(&text)
+            && let Err(failure) = self.write_text(&text)
         {
             record.fail(failure);
         }

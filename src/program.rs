@@ -17,8 +17,8 @@ use std::time::{Duration, Instant};
 
 /// The time it has for one call.
 const PATIENCE: Duration = Duration::from_secs(60);
-/// The most of its stdout that is taken as a reason, in bytes.
-const MAX_REASON: u64 = 16 * 1024;
+/// As many pieces of its stdout, of 4 KiB at the most, are taken as a reason.
+const MAX_PIECES: usize = 16;
 /// After it has exited, the wait for what it said: a child of its own may keep the pipe open.
 const LAST_WORDS: Duration = Duration::from_millis(250);
 
@@ -60,15 +60,13 @@ pub fn ask(command: &str, question: &Question<'_>, watch: &Watch, console: &Cons
         // It need not read it.
         thread::spawn(move || stdin.write_all(&question));
     }
-    let (sender, said) = mpsc::channel();
-    if let Some(stdout) = child.stdout.take() {
+    let (sender, said) = mpsc::sync_channel(MAX_PIECES);
+    if let Some(mut stdout) = child.stdout.take() {
         thread::spawn(move || {
-            let mut stdout = stdout.take(MAX_REASON);
             let mut piece = [0; 4096];
+            // To its end, though nobody listens any more: a closed pipe would kill the program.
             while let Ok(length @ 1..) = stdout.read(&mut piece) {
-                if sender.send(piece[..length].to_vec()).is_err() {
-                    break;
-                }
+                let _ = sender.try_send(piece[..length].to_vec());
             }
         });
     }
@@ -82,7 +80,8 @@ pub fn ask(command: &str, question: &Question<'_>, watch: &Watch, console: &Cons
         Ok(Verdict::Accept)
     } else if code == Some(Exit::Failed.code()) {
         let mut reason = Vec::new();
-        while let Ok(piece) = said.recv_timeout(LAST_WORDS) {
+        let until = Instant::now() + LAST_WORDS;
+        while let Ok(piece) = said.recv_timeout(until.saturating_duration_since(Instant::now())) {
             reason.extend(piece);
         }
         let reason = String::from_utf8_lossy(&reason).trim().to_owned();

@@ -206,6 +206,11 @@ impl Run {
         !self.over
     }
 
+    /// Whether what comes is still of the past.
+    pub fn is_catching_up(&self) -> bool {
+        self.phase == Phase::CatchingUp
+    }
+
     /// Writes what is known into the record.
     pub fn fill(&self, record: &mut Record) {
         record.run_id = Some(self.id().to_owned());
@@ -242,8 +247,8 @@ impl Run {
                 self.hole_at = Some(self.cursor);
                 return pass(Act::Reconnect("events are missing"));
             }
-            if id > self.cursor + 1 && self.begun {
-                self.transcript.hold();
+            if id > self.cursor + 1 {
+                self.lose();
             }
             self.cursor = id;
         }
@@ -259,6 +264,10 @@ impl Run {
             }
         }
         let (text, act) = self.dispatch(&envelope.event);
+        if self.transcript.is_held() && self.batch.is_empty() {
+            // A proposal may be among what was lost.
+            self.ask_after = REPLAYED;
+        }
         let fresh = self.phase != Phase::CatchingUp && self.options.start != Start::Peek;
         Step { fresh, text: if fresh { text } else { "" }, act }
     }
@@ -282,13 +291,16 @@ impl Run {
                 self.tool_calls.accepted += 1;
                 self.batch.started(&tool.tool_call_id);
             }
+            // Its start may have left the ring.
+            Event::ToolExecutionProgress(tool) => self.batch.started(&tool.tool_call_id),
             Event::ToolExecutionCompleted(tool) => {
-                // A call that ends without having started was answered in its place (`custom_result`, trap 9), or, with
-                // an error, cancelled.
-                match (self.batch.is_running(&tool.tool_call_id), tool.is_error) {
-                    (true, true) => self.tool_calls.failed += 1,
-                    (false, false) => self.tool_calls.rejected += 1,
-                    _ => {}
+                // A call that ends without having started was cancelled, or answered in its place (`custom_result`,
+                // trap 9).
+                match (tool.is_error, &*tool.result) {
+                    (true, "TOOL_CALL_CANCELLED") => {}
+                    (true, _) => self.tool_calls.failed += 1,
+                    (false, _) if self.batch.has_not_begun(&tool.tool_call_id) => self.tool_calls.rejected += 1,
+                    (false, _) => {}
                 }
                 self.batch.finished(&tool.tool_call_id);
             }
@@ -346,12 +358,17 @@ impl Run {
             let message = format!("follow the run: the server reports a gap up to {oldest} behind event {cursor}");
             return Act::End(Failure::new(Reason::Protocol, message).into());
         }
-        // Text is lost only if our run's first event is not among what is left.
-        if self.begun {
-            self.transcript.hold();
-        }
+        self.lose();
         self.cursor = resume_at;
         Act::Reconnect("the server no longer has the next events")
+    }
+
+    /// Events are lost for good. That matters only if our run's first event is not among what is left.
+    fn lose(&mut self) {
+        if self.begun {
+            self.transcript.hold();
+            self.batch.clear();
+        }
     }
 
     fn malformed(&mut self, why: &str) -> Act {

@@ -109,11 +109,7 @@ pub struct Follow {
 pub fn resolve(cli: &cli::Cli, watch: &Watch) -> Result<Settings> {
     let common = cli.command.common();
     let (client, rehearsal, outcome) = server(common)?;
-    let server_flags = match (given(common.rehearse.as_deref()), given(common.server.as_deref())) {
-        (Some(outcome), _) => vec!["--rehearse".into(), outcome.into()],
-        (None, Some(url)) if url != DEFAULT_SERVER => vec!["--server".into(), url.into()],
-        _ => Vec::new(),
-    };
+    let server_flags = server_flags(common);
     // A rehearsed pause is to be seen: with the default policy of run the practice call would simply be accepted.
     let run_default = if outcome == Some(Outcome::Paused) { OnApproval::Pause } else { OnApproval::Accept };
     let follow = |cli: &cli::Follow, default| follow(cli, default, server_flags.clone());
@@ -172,6 +168,27 @@ fn server(common: &cli::Common) -> Result<(client::Options, Option<Rehearsal>, O
         server.url()
     );
     Ok((options(server, token), None, None))
+}
+
+/// What a later command must be given to reach the same server in the same way.
+fn server_flags(common: &cli::Common) -> Vec<String> {
+    let mut flags = Vec::new();
+    let mut flag = |name: &str, value: &str| flags.extend([name.to_owned(), value.to_owned()]);
+    if let Some(outcome) = given(common.rehearse.as_deref()) {
+        flag("--rehearse", outcome);
+        return flags;
+    }
+    let paths = [("--token-file", &common.token_file), ("--cacert", &common.cacert)];
+    if let Some(url) = given(common.server.as_deref()).filter(|url| *url != DEFAULT_SERVER) {
+        flag("--server", url);
+    }
+    for (name, path) in paths {
+        path.iter()
+            .filter(|path| !path.as_os_str().is_empty())
+            .for_each(|path| flag(name, &path.to_string_lossy()));
+    }
+    flags.extend(common.allow_http.then(|| "--allow-http".into()));
+    flags
 }
 
 /// One of the five outcomes, or a recording.

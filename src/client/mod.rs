@@ -210,9 +210,10 @@ impl Client {
     fn call<T: DeserializeOwned>(&self, call: &Call<'_>) -> Result<T, Failure> {
         let began = Instant::now();
         let mut backoff = Backoff::default();
+        let mut has_left = false;
         loop {
             self.watch.check()?;
-            let (failure, wait) = match self.once(call) {
+            let (mut failure, wait) = match self.once(call) {
                 Ok(mut answer) if RETRIED.contains(&answer.status().as_u16()) => {
                     let wait =
                         header(&answer, "retry-after").and_then(|value| retry_after(&value, SystemTime::now()));
@@ -226,6 +227,10 @@ impl Client {
             };
             // A cause kills the connection: it is the cause that counts.
             self.watch.check()?;
+            has_left |= failure.code != transport::NEVER_LEFT;
+            if has_left && failure.code == transport::NEVER_LEFT {
+                failure.code.clear();
+            }
             self.wait_to_retry(failure, wait.unwrap_or_else(|| backoff.wait()), began)?;
         }
     }

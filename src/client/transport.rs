@@ -16,6 +16,9 @@ pub const TICK: Duration = Duration::from_millis(250);
 /// Bound on the head of an answer, however it drips, and on the body of a call's.
 pub const ANSWER: Duration = Duration::from_secs(30);
 
+/// The code of a failure before anything was sent.
+pub const NEVER_LEFT: &str = "never_left";
+
 /// Makes the agent.
 pub fn agent(server: &Server, connect_timeout: Duration) -> ureq::Agent {
     let roots = match &server.roots {
@@ -146,7 +149,13 @@ pub fn failure(doing: &str, error: &ureq::Error) -> Failure {
         ureq::Error::HostNotFound => "there is no host of that name".into(),
         _ => said,
     };
-    Failure::new(Reason::Connection, format!("{doing}: {why}"))
+    let never_left = match error {
+        ureq::Error::Io(error) => error.kind() == ErrorKind::ConnectionRefused,
+        ureq::Error::Timeout(timeout) => matches!(timeout, ureq::Timeout::Connect | ureq::Timeout::Resolve),
+        error => matches!(error, ureq::Error::HostNotFound),
+    };
+    let code = if never_left { NEVER_LEFT } else { "" };
+    Failure::new(Reason::Connection, format!("{doing}: {why}")).with_code(code)
 }
 
 /// What is wrong with the server's certificate, by the words of the TLS library, whose types the HTTP crate keeps to

@@ -1,0 +1,1003 @@
+//! Pauses, `pending`, the lists of tools, and decisions under bad conditions. A decision that the server does not wait
+//! for is dropped or kills the run; the fake server complains of the latter by itself.
+
+use crate::support::agent::{
+    Action, Agent, Call, Decision, Effect, Fault, Options, Policy, Route, RunHandle, call,
+};
+use crate::support::http::{Ending, Request};
+use crate::support::process::{Output, Running, Sortie};
+use rustix::process::Signal;
+use serde_json::{Value, json};
+use std::collections::BTreeSet;
+use std::path::Path;
+use std::sync::mpsc::{RecvTimeoutError, channel};
+use std::thread;
+use std::time::{Duration, Instant};
+use uuid::Uuid;
+
+/// A server that gives a sign of life so often, so that a test can wait for silence.
+fn agent(policy: Policy, keepalive: Duration) -> Agent {
+    Agent::with(Options { policy, keepalive, ..Options::default() })
+}
+
+const HALF: Duration = Duration::from_millis(500);
+
+fn start(agent: &Agent, flags: &[&str]) -> (Running, RunHandle) {
+    let running = agent.sortie(["run", "-o", "json"]).args(flags.iter().copied()).arg("go").spawn();
+    (running, agent.next_run())
+}
+
+/// A run of somebody else that waits at its last call, the one that the server asks about.
+fn waiting(agent: &Agent, calls: Vec<Call>) -> RunHandle {
+    let run = agent.begin_run(agent.session());
+    let last = calls.last().unwrap().id.clone();
+    run.propose(calls);
+    run.wait_until_waiting_at(&last);
+    run
+}
+
+fn accepted(ids: &[&str]) -> Vec<(String, Decision, Effect)> {
+    ids.iter().map(|id| ((*id).to_owned(), Decision::Accept, Effect::Applied)).collect()
+}
+
+/// The ids of the calls that a record says are waiting.
+#[track_caller]
+fn listed(record: &Value) -> Vec<&str> {
+    let calls = record["pause_reason"]["pending_tool_calls"].as_array();
+    let calls = calls.unwrap_or_else(|| panic!("no calls that wait: {record:#}"));
+    calls.iter().map(|call| call["id"].as_str().unwrap()).collect()
+}
+
+fn posts(agent: &Agent) -> Vec<Request> {
+    agent.all_requests().into_iter().filter(|request| request.method == "POST").collect()
+}
+
+/// The keys of the decisions that were sent.
+fn keys(agent: &Agent) -> BTreeSet<String> {
+    let requests = agent.requests(Route::Decide);
+    requests.iter().map(|request| request.header("idempotency-key").unwrap().to_owned()).collect()
+}
+
+// Pauses.
+
+#[test]
+fn a_pause_comes_only_when_the_server_waits_and_lists_just_the_calls_that_wait() {
+    let arguments = json!({ "path": "/tmp/é", "content": "one\ntwo", "mode": 420 });
+    let started = [&["--on-approval", "pause"][..], &["--pause-on-approval"]].map(|flags| {
+        let agent = agent(Policy::usual(), HALF);
+        let (running, run) = start(&agent, flags);
+        run.text("I look first.");
+        run.propose([
+            call("a", "view").held(),
+            call("b", "create").with(arguments.clone()),
+            call("c", "view"),
+            call("d", "remove"),
+        ]);
+        run.wait_until_running("a");
+        (agent, running, run)
+    });
+    for (agent, running, run) in started {
+        agent.wait_for_streams(1);
+        // Longer than a pause takes to be believed.
+        agent.wait_for_silence(5);
+        run.finish_tool("a", "seen", false);
+        let output = running.wait().code(10);
+        let record = output.record();
+        assert_eq!(listed(&record), ["b", "c", "d"]);
+        assert_eq!(
+            record["pause_reason"],
+            json!({ "type": "tool_approval_required", "pending_tool_calls": [
+                { "id": "b", "name": "stakpak__create", "arguments": arguments },
+                { "id": "c", "name": "stakpak__view", "arguments": { "path": "motd.txt" } },
+                { "id": "d", "name": "stakpak__remove", "arguments": { "path": "motd.txt" } },
+            ]})
+        );
+        assert_eq!(record["reason"], "tool_approval_required");
+        assert_eq!(record["retryable"], false);
+        assert_eq!(record["cancel_confirmed"], Value::Null);
+        assert_eq!(record["text"], "I look first.");
+        assert_eq!(record["tool_calls"], json!({ "proposed": 4, "accepted": 1, "rejected": 0, "failed": 0 }));
+        assert_eq!(run.decisions(), []);
+        assert!(!run.is_cancelled() && !run.is_over());
+    }
+}
+
+#[test]
+fn calls_that_the_server_approves_by_itself_never_pause() {
+    let started = [Policy::All, Policy::usual()].map(|policy| {
+        let agent = agent(policy, HALF);
+        let (running, run) = start(&agent, &["--pause-on-approval"]);
+        run.propose([call("a", "view").held(), call("b", "view")]);
+        run.wait_until_running("a");
+        (agent, running, run)
+    });
+    for (agent, running, run) in started {
+        agent.wait_for_streams(1);
+        agent.wait_for_silence(5);
+        run.finish_tool("a", "seen", false);
+        run.complete();
+        running.wait().code(0);
+        assert_eq!(run.decisions(), []);
+    }
+}
+
+#[test]
+fn a_call_that_the_server_starts_a_second_late_does_not_pause() {
+    let agent = agent(Policy::usual(), HALF);
+    let (running, run) = start(&agent, &["--pause-on-approval"]);
+    agent.wait_for_streams(1);
+    propose_by_hand(&run);
+    agent.wait_for_silence(2);
+    finish_by_hand(&run);
+    run.complete();
+    running.wait().code(0);
+}
+
+/// The server's words for a call that it approves by itself, but that starts only in [`finish_by_hand`].
+fn propose_by_hand(run: &RunHandle) {
+    run.emit("ToolCallsProposed", &[("tool_calls", json!([call("a", "view").json()]))]);
+    run.emit("WaitingForToolApproval", &[("pending_tool_call_ids", json!(["a"]))]);
+}
+
+fn finish_by_hand(run: &RunHandle) {
+    let tool = [("tool_call_id", "a".into()), ("tool_name", "stakpak__view".into())];
+    run.emit("ToolExecutionStarted", &tool);
+    let [id, name] = tool;
+    run.emit("ToolExecutionCompleted", &[id, name, ("result", "seen".into()), ("is_error", false.into())]);
+    run.emit("TurnCompleted", &[("turn", 1.into()), ("finish_reason", "tool_calls".into())]);
+}
+
+#[test]
+fn a_call_that_the_server_starts_200_ms_late_is_not_decided() {
+    let late = Duration::from_millis(200);
+    // A machine under load may take longer than it should, and then a decision would be right.
+    let never_decided = (0..10).any(|_| {
+        let agent = agent(Policy::usual(), late);
+        let (running, run) = start(&agent, &[]);
+        agent.wait_for_streams(1);
+        let proposed = Instant::now();
+        propose_by_hand(&run);
+        agent.wait_for_silence(1);
+        finish_by_hand(&run);
+        let took = proposed.elapsed();
+        run.complete();
+        running.wait().code(0);
+        took >= late && agent.requests(Route::Decide).is_empty()
+    });
+    assert!(never_decided);
+}
+
+#[test]
+fn a_pause_that_somebody_else_ends_in_time_is_none() {
+    let agent = Agent::start();
+    let (running, run) = start(&agent, &["--pause-on-approval"]);
+    agent.wait_for_streams(1);
+    run.propose([call("a", "create"), call("b", "create")]);
+    run.decide([("a", Decision::Accept), ("b", Decision::Reject)]);
+    run.complete();
+    let record = running.wait().code(0).record();
+    assert_eq!(record["tool_calls"], json!({ "proposed": 2, "accepted": 1, "rejected": 1, "failed": 0 }));
+    assert!(agent.requests(Route::Decide).is_empty());
+}
+
+#[test]
+fn what_waits_is_shown_on_a_line_each_shortened_and_harmless() {
+    let content = format!("first line\nsecond line\r\n\t{}END OF IT", "x".repeat(5000));
+    let arguments = json!({ "content": content, "harm": "\u{1b}[2J\u{9b}31m\u{7f}\u{202e}\u{2028}" });
+    let calls = || {
+        vec![
+            call("a\u{1b}]0;title\u{7}", "stakpak__create\nsortie: completed").with(arguments.clone()),
+            call("b", "create"),
+        ]
+    };
+    let agent = Agent::start();
+    let (running, run) = start(&agent, &["--pause-on-approval"]);
+    run.propose(calls());
+    let paused = running.wait().code(10);
+    let pending = agent.sortie(["pending", &run.session.to_string()]).run().code(10);
+    for shown in [&paused.stderr, &pending.stdout] {
+        let odd = shown.chars().find(|c| (c.is_control() && *c != '\n') || matches!(c, '\u{202e}' | '\u{2028}'));
+        assert_eq!(odd, None, "{shown:?}");
+        assert!(!shown.contains("END OF IT"), "{shown:?}");
+        assert!(shown.lines().all(|line| line.len() < 500), "{shown:?}");
+        assert!(!shown.lines().any(|line| line == "sortie: completed"), "{shown:?}");
+        let line = shown.lines().find(|line| line.contains("first line")).unwrap();
+        assert!(line.contains(r"first line\nsecond line") && line.contains('…'), "{line:?}");
+        assert!(line.contains("stakpak__create") && line.contains("]0;title"), "{line:?}");
+        assert!(
+            shown.lines().any(|line| line.contains("b stakpak__create") && line.contains("motd.txt")),
+            "{shown:?}"
+        );
+    }
+    assert_eq!(pending.stdout.lines().count(), 2);
+    // The machine gets all of it.
+    assert_eq!(paused.record()["pause_reason"]["pending_tool_calls"][0]["arguments"], arguments);
+}
+
+// The command that resumes.
+
+/// Runs a command line that sortie has printed as a person would: pasted into a shell, with sortie on the PATH.
+fn paste(command: Sortie, line: &str) -> Sortie {
+    let binary = Path::new(env!("CARGO_BIN_EXE_sortie")).parent().unwrap();
+    let path = std::env::join_paths(
+        [binary.to_owned()].into_iter().chain(std::env::split_paths(&std::env::var_os("PATH").unwrap_or_default())),
+    );
+    command.env("PATH", path.unwrap()).in_shell(line)
+}
+
+/// The command that stderr and the record give, which must be the same.
+#[track_caller]
+fn hint(output: &Output) -> String {
+    let hint = output.record()["resume_hint"].as_str().expect("a resume_hint").to_owned();
+    let shown = output.stderr.lines().find(|line| line.contains("sortie resume")).expect("a command on stderr");
+    assert!(shown.ends_with(&hint), "{hint:?} in {shown:?}");
+    hint
+}
+
+#[test]
+fn the_resume_command_goes_on_as_it_is() {
+    let agent = Agent::start();
+    let running = agent.sortie(["run", "-o", "json", "--pause-on-approval", "go"]).spawn();
+    let run = agent.next_run();
+    run.text("May I?");
+    run.propose([call("a", "create"), call("b", "view"), call("c", "remove")]);
+    let hint = hint(&running.wait().code(10));
+    let resumed = paste(agent.sortie([]), &hint).spawn();
+    run.text("I did.");
+    run.complete();
+    resumed.wait().code(0).stdout("I did.\n");
+    assert_eq!(run.decisions(), accepted(&["a", "c"]));
+}
+
+#[test]
+fn the_resume_command_names_the_server_that_a_flag_named() {
+    let agent = Agent::start();
+    let url = agent.url();
+    let command = |arguments: &[&str]| agent.sortie(arguments.iter().copied()).without_env("SORTIE_SERVER");
+    let running = command(&["run", "-o", "json", "--pause-on-approval", "--server", &url, "go"]).spawn();
+    let run = agent.next_run();
+    run.propose([call("a", "create")]);
+    let hint = hint(&running.wait().code(10));
+    let resumed = paste(command(&[]), &hint).spawn();
+    run.complete();
+    resumed.wait().code(0);
+}
+
+#[test]
+fn the_resume_command_names_the_token_file_that_a_flag_named() {
+    let agent = Agent::start();
+    let command = agent.sortie(["run", "-o", "json", "--pause-on-approval", "go"]).without_env("SORTIE_TOKEN");
+    let file = command.file("the token", crate::support::agent::TOKEN);
+    let running = command.args(["--token-file", &file]).spawn();
+    let run = agent.next_run();
+    run.propose([call("a", "create")]);
+    let output = running.wait().code(10);
+    let resumed = paste(agent.sortie([]).without_env("SORTIE_TOKEN"), &hint(&output)).spawn();
+    run.wait_for_decisions(1);
+    run.complete();
+    resumed.wait().code(0);
+}
+
+#[test]
+fn the_resume_command_repeats_the_policy() {
+    let agent = Agent::start();
+    let command = agent.sortie(["run", "-o", "json", "--on-approval", "pause"]);
+    let program = command.file("policy's program", "cat >> \"$1\"\n");
+    let questions = command.path("$HOME asked").into_os_string().into_string().unwrap();
+    let program = format!("sh \"{program}\" '{questions}'");
+    let flags = ["-t", "create", "-t", "stakpak__remove", "--deny-tool", "remove", "--enable-subagents"];
+    let running = command.args(flags).args(["--approve-with", &program, "go"]).spawn();
+    let run = agent.next_run();
+    run.propose([call("a", "run_command")]);
+    let output = running.wait().code(10);
+    let hint = hint(&output);
+    for flag in ["--allow-tool create", "--allow-tool stakpak__remove", "--deny-tool remove", "--enable-subagents"]
+    {
+        assert!(hint.contains(flag), "{flag} in {hint}");
+    }
+    let resumed = paste(agent.sortie([]), &hint).spawn();
+    // The yes was for `a` alone.
+    run.propose([call("b", "create"), call("c", "remove"), call("a", "run_command")]);
+    let again = resumed.wait().code(10);
+    assert!(again.stderr.contains("a stakpak__run_command"), "{again:#?}");
+    let decisions = run.decisions();
+    assert_eq!(decisions[..2], accepted(&["a", "b"]));
+    assert!(matches!(&decisions[2..], [(id, Decision::Custom(_), Effect::Applied)] if id == "c"), "{decisions:?}");
+    let asked = std::fs::read_to_string(questions).unwrap();
+    assert!(asked.contains("stakpak__create") && !asked.contains("run_command"), "{asked}");
+}
+
+#[test]
+fn a_rehearsed_pause_is_resumed_by_its_command() {
+    let paused = Sortie::new(["run", "-o", "json", "--rehearse", "paused", "go"]).run().code(10);
+    paste(Sortie::new([]), &hint(&paused)).run().code(0);
+}
+
+// What waits.
+
+#[track_caller]
+fn pending_json(agent: &Agent, session: Uuid, code: i32) -> Value {
+    let output = agent.sortie(["pending", "-o", "json", &session.to_string()]).run().code(code);
+    assert_eq!(output.stdout.lines().count(), 1, "{output:#?}");
+    serde_json::from_str(&output.stdout).unwrap()
+}
+
+#[test]
+fn pending_shows_what_waits_and_is_10() {
+    let agent = Agent::start();
+    let arguments = json!({ "path": "x", "content": "y\n" });
+    let run = agent.begin_run(agent.session());
+    run.propose([call("a", "view"), call("b", "create").with(arguments.clone()), call("c", "view")]);
+    run.wait_until_waiting_at("b");
+    let session = run.session.to_string();
+    let text = agent.sortie(["pending", &session]).spawn();
+    let json = pending_json(&agent, run.session, 10);
+    assert_eq!(
+        json,
+        json!({ "session_id": session, "run_id": run.id.to_string(), "tool_calls": [
+            { "id": "b", "name": "stakpak__create", "arguments": arguments },
+            { "id": "c", "name": "stakpak__view", "arguments": { "path": "motd.txt" } },
+        ]})
+    );
+    let text = text.wait().code(10);
+    let lines: Vec<&str> = text.stdout.lines().collect();
+    assert_eq!(lines.len(), 2, "{text:#?}");
+    assert!(lines[0].starts_with("b stakpak__create ") && lines[1].starts_with("c stakpak__view "), "{text:#?}");
+    assert_eq!(posts(&agent).len(), 0, "it only looks");
+}
+
+#[test]
+fn pending_is_0_when_nothing_waits() {
+    let agent = Agent::start();
+    let idle = agent.session();
+    let over = agent.begin_run(agent.session());
+    over.complete();
+    let failed = agent.begin_run(agent.session());
+    failed.propose([call("a", "create")]);
+    failed.fail_silently();
+    let thinking = agent.begin_run(agent.session());
+    let running = agent.begin_run(agent.session());
+    running.propose([call("a", "view").held(), call("b", "create")]);
+    running.wait_until_running("a");
+    let second = agent.begin_run(agent.session());
+    second.propose([call("a", "create").held(), call("b", "create")]);
+    second.decide([("a", Decision::Accept)]);
+    second.wait_until_running("a");
+    for session in [idle, over.session, failed.session, thinking.session, running.session, second.session] {
+        let text = agent.sortie(["pending", &session.to_string()]).spawn();
+        let json = pending_json(&agent, session, 0);
+        let expected = json!({ "session_id": session.to_string(), "run_id": null, "tool_calls": [] });
+        assert_eq!(json, expected);
+        text.wait().code(0).stdout("");
+    }
+    assert_eq!(posts(&agent).len(), 0);
+}
+
+#[test]
+fn pending_of_a_session_that_is_not_there_is_1() {
+    let agent = Agent::start();
+    agent.sortie(["pending", &Uuid::new_v4().to_string()]).run().code(1).stdout("").stderr_has("404");
+    agent.sortie(["pending", "mine"]).run().code(1).stdout("").stderr_has("mine");
+}
+
+#[test]
+fn pending_knows_what_waits_when_the_proposal_has_left_the_ring() {
+    let agent = Agent::with(Options { events_kept: 1, ..Options::default() });
+    let run = waiting(&agent, vec![call("a", "create")]);
+    let json = pending_json(&agent, run.session, 10);
+    assert_eq!(json["tool_calls"], json!([call("a", "create").json()]));
+}
+
+#[test]
+fn pending_is_not_taken_in_by_a_tool_whose_start_has_left_the_ring() {
+    let agent = Agent::with(Options { events_kept: 4, ..Options::default() });
+    let run = talking_tool(&agent);
+    let json = pending_json(&agent, run.session, 0);
+    assert_eq!(json["tool_calls"], json!([]));
+}
+
+/// A tool that runs and has said so much that its start has left the ring.
+fn talking_tool(agent: &Agent) -> RunHandle {
+    let run = agent.begin_run(agent.session());
+    run.propose([call("a", "view").held()]);
+    run.wait_until_running("a");
+    for number in 0..8 {
+        talk(&run, &format!("line {number}"));
+    }
+    run
+}
+
+fn talk(run: &RunHandle, message: &str) {
+    let tool = [("tool_call_id", "a".into()), ("tool_name", "stakpak__view".into()), ("message", message.into())];
+    run.emit("ToolExecutionProgress", &tool);
+}
+
+#[test]
+fn a_tool_whose_start_has_left_the_ring_is_neither_paused_on_nor_decided() {
+    let started = ["pause", "accept"].map(|what| {
+        let agent = Agent::with(Options { events_kept: 4, keepalive: HALF, ..Options::default() });
+        let run = talking_tool(&agent);
+        let attached = agent.sortie(["attach", "--on-approval", what, &run.session.to_string()]).spawn();
+        (agent, run, attached)
+    });
+    for (agent, run, attached) in started {
+        agent.wait_for_streams(2);
+        agent.wait_for(Route::Pending, 1);
+        agent.wait_for_silence(6);
+        run.finish_tool("a", "seen", false);
+        run.complete();
+        attached.wait().code(0);
+        assert_eq!(run.decisions(), []);
+    }
+}
+
+#[test]
+fn pending_is_answered_while_a_tool_goes_on_talking() {
+    let agent = Agent::start();
+    let run = talking_tool(&agent);
+    let running = agent.sortie(["pending", &run.session.to_string()]).spawn();
+    let (sender, ended) = channel();
+    thread::spawn(move || sender.send(running.wait()));
+    let output = loop {
+        match ended.recv_timeout(Duration::from_millis(20)) {
+            Ok(output) => break output,
+            Err(RecvTimeoutError::Timeout) => talk(&run, "more"),
+            Err(RecvTimeoutError::Disconnected) => panic!("it was not answered"),
+        }
+    };
+    output.code(0).stdout("");
+}
+
+#[test]
+fn pending_does_not_say_that_nothing_waits_of_two_calls_of_one_id() {
+    // The second waits, and can be decided by nobody.
+    let agent = Agent::start();
+    let run = agent.begin_run(agent.session());
+    run.propose([call("a", "create"), call("a", "create")]);
+    run.decide([("a", Decision::Accept)]);
+    let output = agent.sortie(["pending", &run.session.to_string()]).run();
+    assert_ne!(output.code, 0, "{output:#?}");
+}
+
+#[test]
+fn pending_does_not_say_that_nothing_waits_when_the_stream_is_broken() {
+    let agent = Agent::start();
+    let run = waiting(&agent, vec![call("a", "create")]);
+    run.raw(|id| format!("id: {id}\nevent: text_delta\ndata: {{\"id\":{id},\n\n").into_bytes());
+    let output = agent.sortie(["pending", &run.session.to_string()]).run();
+    assert_ne!(output.code, 0, "{output:#?}");
+}
+
+// The lists.
+
+/// Runs with these flags on a server of this policy; hands out what was decided, and what was sent.
+#[track_caller]
+fn decided(policy: Policy, flags: &[&str], calls: Vec<Call>) -> (Vec<(String, Decision, Effect)>, Value, Output) {
+    let agent = Agent::with_policy(policy);
+    let (running, run) = start(&agent, flags);
+    run.propose(calls);
+    run.complete();
+    let output = running.wait().code(0);
+    (run.decisions(), agent.only_request(Route::Send).json(), output)
+}
+
+/// "accept", "reject", or the flag that the reason names.
+fn word<'a>(decisions: &'a [(String, Decision, Effect)], id: &str) -> &'a str {
+    match decisions.iter().find(|(known, ..)| known == id) {
+        None => "nothing",
+        Some((_, Decision::Accept, _)) => "accept",
+        Some((_, Decision::Reject, _)) => "reject",
+        Some((_, Decision::Custom(why), _)) => {
+            let flag = why.find("--").map_or("", |at| &why[at..]);
+            flag.trim_end_matches(|c: char| !c.is_ascii_alphanumeric())
+        }
+    }
+}
+
+#[test]
+fn allowed_tools_run_denied_ones_do_not_and_the_rest_is_refused_with_or_without_the_prefix() {
+    for flags in [
+        &["--allow-tool", "create", "-t", "remove", "--deny-tool", "stakpak__remove"][..],
+        &["--allow-tool", "stakpak__create", "--deny-tool", "remove"],
+        &["-t", "stakpak__create", "-t", "other__view", "--deny-tool", "remove", "--on-approval", "reject"],
+    ] {
+        let calls =
+            vec![call("a", "create"), call("b", "remove"), call("c", "view"), call("d", "another__create_all")];
+        let (decisions, sent, output) = decided(Policy::usual(), flags, calls);
+        assert_eq!(sent["overrides"]["auto_approve"], "none");
+        let words = ["a", "b", "c", "d"].map(|id| word(&decisions, id));
+        assert_eq!(words, ["accept", "--deny-tool", "--allow-tool", "--allow-tool"], "{flags:?}");
+        assert!(output.stderr.contains("place of the server's own"), "{output:#?}");
+        assert_eq!(output.record()["tool_calls"]["rejected"], 3);
+    }
+}
+
+#[test]
+fn denied_tools_alone_leave_the_rest_to_on_approval() {
+    let calls = || vec![call("a", "create"), call("b", "remove"), call("c", "view")];
+    for (on_approval, expected) in [("accept", "accept"), ("reject", "reject")] {
+        let flags = ["--deny-tool", "remove", "--on-approval", on_approval];
+        let (decisions, ..) = decided(Policy::All, &flags, calls());
+        let words = ["a", "b", "c"].map(|id| word(&decisions, id));
+        assert_eq!(words, [expected, "--deny-tool", expected]);
+    }
+}
+
+#[test]
+fn our_policy_takes_the_place_of_the_servers_its_denials_included() {
+    let rules = [("remove".to_owned(), Action::Deny), ("view".to_owned(), Action::Approve)].into();
+    let policy = Policy::Custom { rules, default: Action::Ask };
+    let flags = ["--allow-tool", "remove"];
+    let (decisions, ..) = decided(policy, &flags, vec![call("a", "remove"), call("b", "view")]);
+    assert_eq!(["a", "b"].map(|id| word(&decisions, id)), ["accept", "--allow-tool"]);
+    let help = Sortie::new(["run", "--help"]).run().code(0).stdout;
+    assert!(help.contains("its denials included"), "{help}");
+}
+
+#[test]
+fn without_policy_flags_the_servers_policy_stands() {
+    let rules = [("remove".to_owned(), Action::Deny), ("view".to_owned(), Action::Approve)].into();
+    let policy = Policy::Custom { rules, default: Action::Ask };
+    let calls = vec![call("a", "remove"), call("b", "view"), call("c", "create")];
+    let (decisions, sent, _) = decided(policy, &[], calls);
+    assert!(sent["overrides"]["auto_approve"].is_null(), "{sent}");
+    assert_eq!(decisions, accepted(&["c"]));
+}
+
+#[test]
+fn a_call_on_no_list_pauses_where_that_was_asked_for() {
+    let agent = Agent::start();
+    let (running, run) = start(&agent, &["--pause-on-approval", "-t", "create", "--deny-tool", "remove"]);
+    let calls = [call("a", "create"), call("b", "remove"), call("c", "view"), call("d", "create")];
+    run.propose(calls);
+    let record = running.wait().code(10).record();
+    assert_eq!(listed(&record), ["c", "d"]);
+    let decisions = run.decisions();
+    assert_eq!(
+        ["a", "b", "c", "d"].map(|id| word(&decisions, id)),
+        ["accept", "--deny-tool", "nothing", "nothing"]
+    );
+    agent.only_request(Route::Decide);
+}
+
+#[test]
+fn tools_that_start_subagents_and_use_slack_run_only_when_they_are_enabled() {
+    let subagents = ["dynamic_subagent_task", "resume_subagent_task"];
+    let slack = ["slack_read_messages", "slack_read_replies", "slack_send_message"];
+    let calls = || {
+        let mut calls: Vec<Call> = subagents.iter().chain(&slack).map(|tool| call(tool, tool)).collect();
+        calls.push(call("bare", "view"));
+        calls
+    };
+    // With and without a policy of ours.
+    for base in [&["--deny-tool", "remove"][..], &[]] {
+        for (flags, subagent_word, slack_word) in [
+            (&[][..], "--enable-subagents", "--enable-slack-tools"),
+            (&["--enable-subagents"], "accept", "--enable-slack-tools"),
+            (&["--enable-slack-tools"], "--enable-subagents", "accept"),
+            (&["--enable-subagents", "--enable-slack-tools"], "accept", "accept"),
+        ] {
+            let flags = [base, flags].concat();
+            let (decisions, ..) = decided(Policy::None, &flags, calls());
+            assert_eq!(subagents.map(|id| word(&decisions, id)), [subagent_word; 2], "{flags:?}");
+            assert_eq!(slack.map(|id| word(&decisions, id)), [slack_word; 3], "{flags:?}");
+            assert_eq!(word(&decisions, "bare"), "accept");
+        }
+    }
+}
+
+#[test]
+fn enabling_them_does_not_allow_them() {
+    let calls = vec![call("a", "dynamic_subagent_task"), call("b", "slack_send_message"), call("c", "view")];
+    let flags = ["--enable-subagents", "--enable-slack-tools", "-t", "view", "--deny-tool", "slack_send_message"];
+    let (decisions, ..) = decided(Policy::usual(), &flags, calls);
+    assert_eq!(["a", "b", "c"].map(|id| word(&decisions, id)), ["--allow-tool", "--deny-tool", "accept"]);
+}
+
+#[test]
+fn a_list_that_names_no_tool_is_refused() {
+    let agent = Agent::out_of_bounds();
+    for flag in ["--allow-tool", "--deny-tool"] {
+        for name in ["", " ", "stakpak__"] {
+            agent.sortie(["run", "-o", "json", flag, name, "go"]).run().stderr_has(flag).fails("usage");
+        }
+    }
+}
+
+// Failed calls.
+
+#[test]
+fn fail_on_tool_error_counts_failures_and_no_refusals() {
+    let agent = Agent::start();
+    let (running, run) = start(&agent, &["--fail-on-tool-error", "--deny-tool", "remove"]);
+    run.propose([call("a", "remove"), call("b", "create")]);
+    run.complete();
+    running.wait().code(0);
+    for command in ["attach", "resume"] {
+        for (flags, code) in [(&[][..], 0), (&["--fail-on-tool-error"], 1)] {
+            let run = agent.begin_run(agent.session());
+            run.propose([call("a", "view").failing(), call("b", "create")]);
+            run.wait_until_waiting_at("b");
+            let session = run.session.to_string();
+            let follow = agent.sortie([command, "-o", "json", "--on-approval", "accept", &session]);
+            let running = follow.args(flags.iter().copied()).spawn();
+            run.complete();
+            let record = running.wait().code(code).record();
+            assert_eq!(record["tool_calls"]["failed"], 1, "{command}");
+            assert_eq!(record["reason"], if code == 0 { Value::Null } else { "tool_error".into() }, "{command}");
+        }
+    }
+}
+
+#[test]
+fn fail_on_tool_error_hears_of_a_failure_whose_start_has_left_the_ring() {
+    let agent = Agent::with(Options { events_kept: 6, ..Options::default() });
+    let run = agent.begin_run(agent.session());
+    run.propose([call("a", "view").failing()]);
+    run.complete();
+    // What is left begins with the failure.
+    assert_eq!(run.newest_event(), 12);
+    let attach = agent.sortie(["attach", "-o", "json", "--fail-on-tool-error", &run.session.to_string()]);
+    attach.run().fails("tool_error");
+}
+
+// Leaving while calls wait.
+
+/// A run whose calls `b` and `c` wait, since the decision about `b` does not get through.
+fn stuck(agent: &Agent, flags: &[&str]) -> (Running, RunHandle) {
+    agent.every(Route::Decide).lose_request(Ending::Cut);
+    let (running, run) = start(agent, flags);
+    run.propose([call("a", "view"), call("b", "create"), call("c", "create")]);
+    agent.wait_for(Route::Decide, 1);
+    (running, run)
+}
+
+#[test]
+fn the_record_says_what_waits_when_the_time_is_up_and_the_run_goes_on() {
+    let agent = Agent::start();
+    let (running, run) = stuck(&agent, &["--no-cancel", "--timeout", "4s"]);
+    let output = running.wait().within(Duration::from_secs(12)).stderr_has("still waiting");
+    let record = output.fails("timeout");
+    assert_eq!(listed(&record), ["b", "c"]);
+    assert_eq!(record["cancel_confirmed"], Value::Null);
+    assert_eq!(record["retryable"], false);
+    assert!(!run.is_cancelled());
+}
+
+#[test]
+fn the_record_says_what_waits_when_a_signal_comes_and_the_run_goes_on() {
+    let agent = Agent::start();
+    let (running, run) = stuck(&agent, &["--no-cancel"]);
+    running.signal(Signal::TERM);
+    let record = running.wait().fails("interrupted");
+    assert_eq!(listed(&record), ["b", "c"]);
+    assert!(!run.is_cancelled());
+    // It says how to go on, and there they wait.
+    agent.behave();
+    let hint = record["resume_hint"].as_str().unwrap();
+    paste(agent.sortie([]), hint).run().code(10).stderr_has("b stakpak__create").stderr_has("c stakpak__create");
+}
+
+#[test]
+fn the_record_says_what_waits_when_the_server_has_gone() {
+    let agent = Agent::start();
+    let (running, _) = stuck(&agent, &["--retry-timeout", "2s"]);
+    agent.down();
+    let record = running.wait().within(Duration::from_secs(25)).fails("connection");
+    assert_eq!(listed(&record), ["b", "c"]);
+    assert_eq!(record["retryable"], false);
+    assert_eq!(record["cancel_confirmed"], false);
+}
+
+#[test]
+fn the_record_says_nothing_of_waiting_when_the_run_was_stopped() {
+    let agent = Agent::start();
+    let gate = agent.next(Route::Decide).hold();
+    let (running, run) = start(&agent, &[]);
+    run.propose([call("a", "create")]);
+    gate.wait_until_reached();
+    running.signal(Signal::TERM);
+    let record = running.wait().stderr_lacks("still waiting").fails("interrupted");
+    assert_eq!(record["cancel_confirmed"], true);
+    assert_eq!(record["pause_reason"], Value::Null);
+    assert!(run.is_over());
+}
+
+// Decisions under bad conditions.
+
+#[test]
+fn a_decision_that_is_lost_again_and_again_is_sent_again_each_time_under_a_new_key() {
+    let agent = Agent::start();
+    let (running, run) = start(&agent, &[]);
+    run.propose([call("a", "view").with_slow_checkpoint(), call("b", "create")]);
+    agent.wait_for(Route::Decide, 2);
+    run.write_checkpoint("a");
+    run.wait_until_thinking();
+    run.complete();
+    running.wait().code(0).stderr_has("again");
+    let effects: Vec<Effect> = run.decisions().into_iter().map(|(.., effect)| effect).collect();
+    assert_eq!(effects, [Effect::Dropped, Effect::Dropped, Effect::Applied]);
+    assert_eq!(keys(&agent).len(), 3);
+}
+
+#[test]
+fn a_decision_about_a_whole_batch_that_is_lost_is_sent_again_too() {
+    let agent = Agent::start();
+    let gate = agent.next(Route::Decide).hold();
+    let (running, run) = start(&agent, &["--deny-tool", "remove"]);
+    run.propose([call("a", "create").held(), call("b", "create")]);
+    gate.wait_until_reached();
+    // Somebody else is quicker, and ours comes while the tool runs (protocol trap 3).
+    run.decide([("a", Decision::Accept)]);
+    run.wait_until_running("a");
+    gate.open();
+    agent.wait_for(Route::Decide, 1);
+    run.finish_tool("a", "written", false);
+    run.wait_until_waiting_at("b");
+    run.wait_until_thinking();
+    run.complete();
+    running.wait().code(0);
+    let last = run.decisions().pop().unwrap();
+    assert_eq!(last, ("b".to_owned(), Decision::Accept, Effect::Applied));
+    assert_eq!(keys(&agent).len(), 2);
+}
+
+#[test]
+fn a_lost_decision_is_not_doubled_onto_a_call_that_somebody_else_has_let_start() {
+    let agent = agent(Policy::usual(), HALF);
+    // The start of `b`, which only the next stream tells of.
+    agent.spoil_stream(Fault::none().skip(8));
+    let (running, run) = start(&agent, &[]);
+    run.propose([call("a", "view").with_slow_checkpoint(), call("b", "create").held()]);
+    agent.wait_for(Route::Decide, 1);
+    run.write_checkpoint("a");
+    run.wait_until_waiting_at("b");
+    run.decide([("b", Decision::Accept)]);
+    run.wait_until_running("b");
+    agent.wait_for_streams(2);
+    agent.wait_for_silence(3);
+    run.finish_tool("b", "written", false);
+    run.complete();
+    running.wait().code(0);
+    agent.only_request(Route::Decide);
+}
+
+#[test]
+fn a_start_that_was_not_heard_is_not_taken_for_a_lost_decision() {
+    let agent = agent(Policy::usual(), HALF);
+    // RunStarted, TurnStarted, UsageReport, ToolCallsProposed, WaitingForToolApproval: the sixth is the start.
+    agent.spoil_stream(Fault::none().skip(6));
+    let (running, run) = start(&agent, &[]);
+    run.propose([call("a", "create").held()]);
+    run.wait_until_running("a");
+    agent.wait_for_streams(2);
+    agent.wait_for_silence(3);
+    run.finish_tool("a", "written", false);
+    run.complete();
+    let record = running.wait().code(0).record();
+    assert_eq!(run.decisions(), accepted(&["a"]));
+    assert_eq!(record["tool_calls"]["accepted"], 1);
+}
+
+#[test]
+fn a_decision_whose_answer_is_slow_is_sent_once() {
+    let agent = Agent::start();
+    let gate = agent.next(Route::Decide).hold_answer();
+    let (running, run) = start(&agent, &[]);
+    run.propose([call("a", "create"), call("b", "create")]);
+    gate.wait_until_reached();
+    run.wait_until_waiting_at("b");
+    gate.open();
+    run.propose([call("c", "create")]);
+    run.complete();
+    running.wait().code(0);
+    assert_eq!(run.decisions(), accepted(&["a", "b", "c"]));
+}
+
+#[test]
+fn an_answer_that_comes_when_the_next_calls_wait_is_none_about_them() {
+    let agent = Agent::start();
+    let gate = agent.next(Route::Decide).hold_answer();
+    let (running, run) = start(&agent, &["--deny-tool", "remove"]);
+    run.propose([call("a", "create"), call("b", "create")]);
+    gate.wait_until_reached();
+    run.propose([call("a", "create"), call("c", "create")]);
+    run.wait_until_waiting_at("a");
+    gate.open();
+    run.complete();
+    running.wait().code(0);
+    assert_eq!(in_order(&run), accepted(&["a", "a", "b", "c"]));
+}
+
+/// What was decided, by id: one answer for several calls has no order.
+fn in_order(run: &RunHandle) -> Vec<(String, Decision, Effect)> {
+    let mut decisions = run.decisions();
+    decisions.sort_by(|(one, ..), (other, ..)| one.cmp(other));
+    decisions
+}
+
+#[test]
+fn a_run_that_ends_before_the_answer_to_a_decision_comes_has_ended() {
+    let agent = Agent::start();
+    let gate = agent.next(Route::Decide).hold_answer();
+    let (running, run) = start(&agent, &[]);
+    run.propose([call("a", "create")]);
+    gate.wait_until_reached();
+    run.text("Done.");
+    run.complete();
+    gate.open();
+    let record = running.wait().code(0).record();
+    assert_eq!(record["text"], "Done.");
+    assert_eq!(run.decisions(), accepted(&["a"]));
+}
+
+#[test]
+fn a_decision_that_takes_effect_late_is_waited_for() {
+    let agent = agent(Policy::usual(), HALF);
+    let gate = agent.next(Route::Decide).hold();
+    let (running, run) = start(&agent, &[]);
+    run.propose([call("a", "create"), call("b", "create")]);
+    gate.wait_until_reached();
+    // Longer than a decision without effect is waited for.
+    agent.wait_for_silence(8);
+    assert_eq!(run.decisions(), []);
+    gate.open();
+    run.complete();
+    running.wait().code(0);
+    assert_eq!(run.decisions(), accepted(&["a", "b"]));
+    assert_eq!(agent.requests(Route::Decide).len(), 2);
+}
+
+#[test]
+fn a_decision_whose_answer_is_lost_is_repeated_under_its_key() {
+    let mishaps: [fn(&Agent); 4] = [
+        |agent| agent.next(Route::Decide).lose_answer(Ending::Cut),
+        |agent| agent.next(Route::Decide).lose_answer(Ending::Reset),
+        |agent| agent.next(Route::Decide).lose_request(Ending::Reset),
+        |agent| agent.next(Route::Decide).fail(503, "busy"),
+    ];
+    for (flags, steps) in [(&[][..], 2), (&["--deny-tool", "remove"], 1)] {
+        let started = mishaps.map(|mishap| {
+            let agent = Agent::start();
+            mishap(&agent);
+            let (running, run) = start(&agent, flags);
+            run.propose([call("a", "create"), call("b", "create").held()]);
+            (agent, running, run)
+        });
+        for (agent, running, run) in started {
+            run.finish_tool("b", "written", false);
+            run.complete();
+            running.wait().code(0);
+            assert_eq!(in_order(&run), accepted(&["a", "b"]));
+            assert_eq!(keys(&agent).len(), steps);
+            assert_eq!(agent.requests(Route::Decide).len(), steps + 1);
+        }
+    }
+}
+
+#[test]
+fn a_stream_that_breaks_between_proposal_and_decision_leads_to_one_decision() {
+    // After ToolCallsProposed, after WaitingForToolApproval, and in the middle of what follows.
+    let faults = [(4, Ending::Cut), (5, Ending::Clean), (5, Ending::Reset), (6, Ending::Cut)];
+    for flags in [&[][..], &["--deny-tool", "remove"]] {
+        let started = faults.map(|(last, ending)| {
+            let agent = Agent::start();
+            agent.spoil_stream(Fault::none().end_after(last, ending));
+            let (running, run) = start(&agent, flags);
+            run.propose([call("a", "create"), call("b", "create")]);
+            (agent, running, run)
+        });
+        for (agent, running, run) in started {
+            run.complete();
+            let record = running.wait().code(0).record();
+            assert_eq!(in_order(&run), accepted(&["a", "b"]));
+            assert_eq!(record["tool_calls"]["accepted"], 2);
+            assert!(agent.streams_opened() >= 2);
+        }
+    }
+}
+
+#[test]
+fn a_stream_that_breaks_while_a_decision_is_sent_leads_to_one_decision() {
+    let agent = Agent::start();
+    let gate = agent.next(Route::Decide).hold();
+    let (running, run) = start(&agent, &[]);
+    run.propose([call("a", "create")]);
+    gate.wait_until_reached();
+    agent.drop_streams(Ending::Cut);
+    gate.open();
+    run.complete();
+    running.wait().code(0);
+    assert_eq!(run.decisions(), accepted(&["a"]));
+}
+
+#[test]
+fn a_decision_that_is_refused_since_the_run_is_over_reports_its_true_end() {
+    for (stop_reason, code, reason) in
+        [("completed", 0, Value::Null), ("cancelled", 1, "cancelled".into()), ("max_turns", 1, "max_turns".into())]
+    {
+        let agent = Agent::start();
+        let gate = agent.next(Route::Decide).hold();
+        let (running, run) = start(&agent, &[]);
+        run.propose([call("a", "create")]);
+        gate.wait_until_reached();
+        run.end(stop_reason);
+        gate.open();
+        let output = running.wait().code(code).stderr_has("refused").stderr_has("409");
+        let record = output.record();
+        assert_eq!((&record["reason"], &record["stop_reason"]), (&reason, &json!(stop_reason)));
+        assert!(agent.requests(Route::Cancel).is_empty(), "there is nothing to cancel");
+    }
+}
+
+#[test]
+fn a_decision_that_is_refused_since_another_run_goes_on_is_explained() {
+    let agent = Agent::start();
+    let gate = agent.next(Route::Decide).hold();
+    let (running, run) = start(&agent, &[]);
+    run.propose([call("a", "create")]);
+    gate.wait_until_reached();
+    run.end("error");
+    let other = agent.begin_run(run.session);
+    gate.open();
+    let output = running.wait().stderr_has("refused").stderr_has("does not match");
+    assert_eq!(output.fails("run_error")["stop_reason"], "error");
+    assert!(!other.is_cancelled(), "it is none of ours");
+}
+
+#[test]
+fn a_decision_that_is_refused_by_a_run_that_failed_without_a_word_finds_it_lost() {
+    let agent = Agent::start();
+    let gate = agent.next(Route::Decide).hold();
+    let (running, run) = start(&agent, &[]);
+    run.propose([call("a", "create")]);
+    gate.wait_until_reached();
+    run.fail_silently();
+    gate.open();
+    running.wait().within(Duration::from_secs(15)).fails("lost");
+}
+
+#[test]
+fn a_decision_that_is_refused_while_the_run_goes_on_is_tried_again_in_moderation() {
+    let agent = agent(Policy::usual(), HALF);
+    agent.every(Route::Decide).fail(409, "session_not_running");
+    let (running, run) = start(&agent, &[]);
+    run.propose([call("a", "create")]);
+    agent.wait_for(Route::Decide, 1);
+    agent.wait_for_silence(8);
+    let tries = agent.requests(Route::Decide).len();
+    agent.behave();
+    run.wait_for_decisions(1);
+    run.complete();
+    running.wait().code(0);
+    assert!(tries <= 20, "{tries} in 4 seconds");
+}
+
+#[test]
+fn a_decision_that_the_server_finds_wrong_ends_the_run() {
+    let agent = Agent::start();
+    agent.next(Route::Decide).fail(422, "unprocessable");
+    let (running, run) = start(&agent, &[]);
+    run.propose([call("a", "create")]);
+    let record = running.wait().stderr_has("422").fails("server");
+    assert_eq!(record["cancel_confirmed"], true);
+    assert!(run.is_over());
+    assert_eq!(run.decisions(), []);
+}
+
+#[test]
+fn a_mistaken_guess_that_kills_the_run_is_found_as_lost() {
+    let agent = agent(Policy::usual(), HALF);
+    let gate = agent.next(Route::Decide).hold();
+    let (running, run) = start(&agent, &[]);
+    run.propose([call("a", "create"), call("b", "create")]);
+    gate.wait_until_reached();
+    // Somebody else was quicker; ours then hits a call that is over.
+    run.decide([("a", Decision::Accept)]);
+    run.wait_until_waiting_at("b");
+    gate.open();
+    run.wait_until_over();
+    running.wait().fails("lost");
+    agent.forgive("trap 2");
+    assert_eq!(run.decisions()[..1], accepted(&["a"]));
+}
