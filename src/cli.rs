@@ -9,8 +9,8 @@ use std::time::Duration;
 
 /// One agent run, one exit code
 ///
-/// Has a task done by an agent on a running agent server, follows the run to its true end, and says how it ended by its
-/// exit code.
+/// Gives a task to an agent on a running agent server, follows the run to its true end, and tells by the exit code how
+/// it ended. "sortie COMMAND --help" tells each command's options.
 #[derive(Debug, Parser)]
 #[command(name = "sortie", version, max_term_width = 100, after_help = AFTER_HELP, after_long_help = AFTER_HELP)]
 #[command(subcommand_required = true, arg_required_else_help = true, disable_help_subcommand = true)]
@@ -23,7 +23,7 @@ pub struct Cli {
 
 const AFTER_HELP: &str = "\
 Examples:
-  sortie run --rehearse completed \"Check the disks\"     try it: no server, no key, no cost
+  sortie run --rehearse completed \"Check the disks\"     try it: no server, no cost
   sortie run --timeout 10m --deny-tool remove -w /srv \"Tidy the logs\"
   sortie run --pause-on-approval -o json --prompt-file task.md > result.json
 
@@ -35,6 +35,9 @@ Exit codes:
 #[derive(Debug, Subcommand)]
 pub enum Command {
     /// Start a run and follow it to its end
+    ///
+    /// A run that is not at its end when the time is over, or when sortie is interrupted, is cancelled on the server.
+    /// The session's id is told on stderr and in the result record; resume, attach, pending and cancel take it.
     #[command(after_help = EXIT_RUN, after_long_help = EXIT_RUN)]
     Run(Box<Run>),
     /// Decide the tool calls that wait, then follow the run
@@ -45,23 +48,29 @@ pub enum Command {
     #[command(after_help = EXIT_RUN, after_long_help = EXIT_RUN)]
     Resume(Box<Resume>),
     /// Follow a run that is already going, or has just ended
+    ///
+    /// Like run, it cancels the run when the time is over or when it is interrupted, unless --no-cancel is given.
     #[command(after_help = EXIT_RUN, after_long_help = EXIT_RUN)]
     Attach(Box<Attach>),
     /// Stop a run, and wait until it has stopped
+    ///
+    /// A model's answer that is under way cannot be interrupted: the run stops when it is there.
     #[command(after_help = EXIT_CANCEL, after_long_help = EXIT_CANCEL)]
     Cancel(Cancel),
     /// Show the tool calls that wait for approval
+    ///
+    /// It decides nothing. The calls' ids are what resume --approve and --reject take.
     #[command(after_help = EXIT_PENDING, after_long_help = EXIT_PENDING)]
     Pending(Pending),
-    /// Ask whether the server is there and takes our token
+    /// Ask whether the server is there and accepts the token
     #[command(after_help = EXIT_PING, after_long_help = EXIT_PING)]
     Ping(Ping),
 }
 
-const EXIT_RUN: &str = "Exit codes: 0 completed, 1 failed, 10 paused for approval.";
+const EXIT_RUN: &str = "Exit codes: 0 completed, 1 failed, 10 paused: tool calls wait for approval.";
 const EXIT_CANCEL: &str = "Exit codes: 0 nothing runs in the session any more, 1 that is not certain.";
-const EXIT_PENDING: &str = "Exit codes: 0 nothing waits, 1 failed, 10 tool calls wait.";
-const EXIT_PING: &str = "Exit codes: 0 the server is there and takes the token, 1 not so.";
+const EXIT_PENDING: &str = "Exit codes: 0 no tool call waits, 1 failed, 10 tool calls wait for approval.";
+const EXIT_PING: &str = "Exit codes: 0 the server is there and accepts the token, 1 it is not or does not.";
 
 impl Command {
     /// The options that every command has.
@@ -94,25 +103,25 @@ pub struct Common {
     #[arg(long, value_name = "URL", env = "SORTIE_SERVER", hide_env_values = true, value_hint = ValueHint::Url)]
     pub server: Option<String>,
 
-    /// A file that holds the token and nothing else
+    /// A file that holds the token and nothing else [env: SORTIE_TOKEN holds it, SORTIE_TOKEN_FILE names the file]
     ///
-    /// Without it the token is taken from SORTIE_TOKEN, else from the file that SORTIE_TOKEN_FILE names. It is never
-    /// taken from the command line, where every user of the machine could read it.
+    /// The flag goes first, then SORTIE_TOKEN, then SORTIE_TOKEN_FILE. The token itself is never taken from the command
+    /// line, where every user of the machine could read it.
     #[arg(long, value_name = "PATH", value_hint = ValueHint::FilePath)]
     pub token_file: Option<PathBuf>,
 
-    /// Trust the certificates in this PEM file, and no others
+    /// Trust the certificates in this PEM file instead of the system's
     #[arg(long, value_name = "PATH", env = "SORTIE_CACERT", hide_env_values = true, value_hint = ValueHint::FilePath)]
     pub cacert: Option<PathBuf>,
 
-    /// Send the token over plain http to another machine
+    /// Let the token go over plain http to another machine
     ///
-    /// It can be read on the way. Without this flag that is refused.
+    /// It can be read on the way, and so this is refused without the flag.
     #[arg(long, env = "SORTIE_ALLOW_HTTP", hide_env_values = true,
           value_parser = clap::builder::FalseyValueParser::new())]
     pub allow_http: bool,
 
-    /// Longest time for the look-up of the server's name, and for the connect
+    /// Longest time to look up the server's name, and to connect
     #[arg(long, value_name = "DURATION", default_value = "10s", value_parser = duration)]
     pub connect_timeout: Duration,
 
@@ -120,20 +129,20 @@ pub struct Common {
     #[arg(long, value_name = "DURATION", default_value = "60s", value_parser = duration)]
     pub retry_timeout: Duration,
 
-    /// Play a recorded run on a practice server inside this process: no server, no key, no cost
+    /// Rehearse, at no cost: completed, failed, paused, stalled, lost, or a file that --record wrote
     ///
-    /// The outcomes: completed, failed, paused, stalled, lost, or a file that --record wrote. With SORTIE_REHEARSE
-    /// set, a script is rehearsed unchanged.
+    /// A practice server inside this process plays a recorded run with that outcome; no agent server is asked, and no
+    /// token is needed. With SORTIE_REHEARSE set, a script is rehearsed unchanged.
     #[arg(long, value_name = "OUTCOME", env = "SORTIE_REHEARSE", hide_env_values = true, value_hint = ValueHint::FilePath)]
     pub rehearse: Option<String>,
 
-    /// Say nothing on stderr but errors
+    /// Say nothing on stderr but errors, and that a run is paused
     #[arg(short, long, conflicts_with = "verbose", help_heading = "Output")]
     pub quiet: bool,
 
-    /// Log what happens on stderr; twice for more
+    /// Log every call on stderr; -vv the HTTP library's view too [env: SORTIE_LOG]
     ///
-    /// SORTIE_LOG sets the level for each part, as in sortie=debug,ureq=info. The token is in no log.
+    /// SORTIE_LOG sets the level for each part instead, as in sortie=debug,ureq=info. The token is in no log.
     #[arg(short, long, action = ArgAction::Count, help_heading = "Output")]
     pub verbose: u8,
 }
@@ -141,18 +150,20 @@ pub struct Common {
 #[derive(Debug, Args)]
 pub struct Follow {
     /// Longest time for the whole command; a run that is not done by then is cancelled
+    ///
+    /// It has a unit, as every DURATION: 500ms, 90s, 10m, 1h 30m.
     #[arg(long, value_name = "DURATION", default_value = "30m", value_parser = duration, help_heading = "Time")]
     pub timeout: Duration,
 
-    /// Longest time without an event from the run [default: no limit]
+    /// Longest time without an event from the run, which is then cancelled [default: no limit]
     #[arg(long, value_name = "DURATION", value_parser = duration, help_heading = "Time")]
     pub idle_timeout: Option<Duration>,
 
-    /// Leave the run going on the server on a time-out or a signal
+    /// On a time-out or a signal, leave the run going on the server
     #[arg(long, help_heading = "Time")]
     pub no_cancel: bool,
 
-    /// Say on stderr that it still runs, after so much silence
+    /// Say on stderr that the run is still going, each time that nothing was said for so long
     #[arg(long, value_name = "DURATION", default_value = "60s", value_parser = duration, help_heading = "Time")]
     pub heartbeat: Duration,
 
@@ -164,37 +175,39 @@ pub struct Follow {
     #[arg(long, conflicts_with = "on_approval", help_heading = "Approval")]
     pub pause_on_approval: bool,
 
-    /// Let this tool run; a tool on no list is then rejected, or pauses the run with --on-approval pause (repeatable)
+    /// Let this tool run, and reject all that are not allowed (repeatable); replaces the operator's policy
     ///
-    /// The name may be given with or without the server's prefix (stakpak__view or view). Any of --allow-tool,
-    /// --deny-tool and --approve-with takes the place of the operator's policy for this run, its denials included.
+    /// With --on-approval pause, a tool that is not allowed pauses the run. With --approve-with, the program decides
+    /// about those that are. The name may be given with or without the server's prefix (stakpak__view or view). Any of
+    /// --allow-tool, --deny-tool and --approve-with takes the place of the operator's policy for this run, its denials
+    /// included.
     #[arg(short = 't', long = "allow-tool", value_name = "NAME", help_heading = "Approval")]
     pub allow_tools: Vec<String>,
 
-    /// Never let this tool run (repeatable); takes the place of the operator's policy
+    /// Never let this tool run (repeatable); replaces the operator's policy
     #[arg(long = "deny-tool", value_name = "NAME", help_heading = "Approval")]
     pub deny_tools: Vec<String>,
 
-    /// A program that decides each call: exit 0 accept, 1 reject (its stdout is the reason), 10 pause
+    /// Let this program decide each call by its exit code: 0 accept, 1 reject, 10 pause; replaces the operator's policy
     ///
-    /// It is run by sh -c, gets {session_id, run_id, tool_call} as JSON on stdin, and has 60 s. Any other exit code, a
-    /// crash, a time-out or a missing program pauses the run. Takes the place of the operator's policy.
+    /// It is run by sh -c, gets {session_id, run_id, tool_call} as JSON on stdin, and has 60 s. What it prints is the
+    /// reason for a rejection. Any other exit code, a crash, a time-out or a missing program pauses the run.
     #[arg(long, value_name = "CMD", value_hint = ValueHint::CommandString, help_heading = "Approval")]
     pub approve_with: Option<String>,
 
-    /// Leave Slack tools to the rest of the policy instead of rejecting them
+    /// Do not reject Slack tools outright; the rest of the policy decides
     ///
     /// Those that the server approves by itself can only be stopped with a policy flag.
     #[arg(long, help_heading = "Approval")]
     pub enable_slack_tools: bool,
 
-    /// Leave tools that start subagents to the rest of the policy instead of rejecting them
+    /// Do not reject tools that start subagents outright; the rest of the policy decides
     ///
     /// Those that the server approves by itself can only be stopped with a policy flag.
     #[arg(long, help_heading = "Approval")]
     pub enable_subagents: bool,
 
-    /// Exit 1 when the run completed but a tool call failed
+    /// Exit 1 when a tool call failed, even if the run completed
     #[arg(long, help_heading = "Output")]
     pub fail_on_tool_error: bool,
 
@@ -202,7 +215,7 @@ pub struct Follow {
     #[arg(short, long, value_name = "FORMAT", value_enum, default_value = "text", help_heading = "Output")]
     pub output: Format,
 
-    /// Write the result record to this file, at the end and all at once
+    /// Write the result record to this file too, at the end and all at once
     #[arg(long, value_name = "PATH", value_hint = ValueHint::FilePath, help_heading = "Output")]
     pub result_file: Option<PathBuf>,
 
@@ -228,39 +241,39 @@ pub enum Format {
 
 #[derive(Debug, Args)]
 pub struct Run {
-    /// The task; - takes it from stdin
+    /// The task, unless --prompt-file gives it; - reads it from stdin
     #[arg(value_name = "PROMPT")]
     pub prompt: Option<String>,
 
-    /// Take the task from this file; - is stdin
+    /// Read the task from this file; - is stdin
     #[arg(long, value_name = "PATH", conflicts_with = "prompt", value_hint = ValueHint::FilePath, help_heading = "Task")]
     pub prompt_file: Option<PathBuf>,
 
-    /// Send a new message in an old session
+    /// Send the task to this session, as its next message, instead of to a new session
     #[arg(long, value_name = "ID", help_heading = "Task", conflicts_with_all = ["profile", "title", "workdir"])]
     pub session: Option<String>,
 
-    /// The profile that the session's title names: autopilot: NAME
+    /// The profile; the new session's title is "autopilot: NAME"
     #[arg(long, value_name = "NAME", default_value = "default", help_heading = "Task")]
     pub profile: String,
 
-    /// The session's title, instead of autopilot: PROFILE
+    /// The new session's title [default: autopilot: PROFILE]
     #[arg(long, value_name = "TITLE", help_heading = "Task", conflicts_with = "profile")]
     pub title: Option<String>,
 
-    /// The directory on the server that the agent works in [default: the server's]
+    /// The directory, on the server, for the agent to work in [default: the server's]
     #[arg(short, long, value_name = "DIR", value_hint = ValueHint::DirPath, help_heading = "Task")]
     pub workdir: Option<String>,
 
-    /// The model [default: the server's]
+    /// The model, by the name that the server has for it [default: the server's]
     #[arg(long, value_name = "MODEL", help_heading = "Task")]
     pub model: Option<String>,
 
-    /// Take the system prompt from this file (32768 characters at most); - is stdin
+    /// Read the system prompt from this file, at most 32768 characters; - is stdin [default: the server's]
     #[arg(long, value_name = "PATH", value_hint = ValueHint::FilePath, help_heading = "Task")]
     pub system_prompt_file: Option<PathBuf>,
 
-    /// The most turns that the run may take, 1 to 256 [default: the server's]
+    /// How many turns the run may take at most, 1 to 256 [default: the server's]
     #[arg(long, value_name = "N", allow_hyphen_values = true, help_heading = "Task")]
     pub max_turns: Option<String>,
 
@@ -268,15 +281,18 @@ pub struct Run {
     #[arg(long, help_heading = "Task")]
     pub sandbox: bool,
 
-    /// Context for the task (repeatable); NAME:high=TEXT or NAME:normal=TEXT sets its priority
+    /// Give the agent a text beside the task (repeatable)
+    ///
+    /// NAME:high=TEXT or NAME:normal=TEXT sets its priority. With --context-file, at most 32 texts of 50000 characters
+    /// each, and 500000 in all.
     #[arg(long, value_name = "NAME=TEXT", help_heading = "Task")]
     pub context: Vec<String>,
 
-    /// Context from a file (repeatable); - is stdin; NAME:high=PATH or NAME:normal=PATH sets its priority
+    /// Like --context, with the text from a file (repeatable); - is stdin
     #[arg(long, value_name = "NAME=PATH", help_heading = "Task")]
     pub context_file: Vec<String>,
 
-    /// Start the run, print the session's id, and exit 0
+    /// Start the run, print the session's id and exit 0, without following the run
     #[arg(long, help_heading = "Task")]
     pub detach: bool,
 
@@ -289,23 +305,23 @@ pub struct Run {
 
 #[derive(Debug, Args)]
 pub struct Resume {
-    /// The session
+    /// The session's id, a UUID
     #[arg(value_name = "SESSION")]
     pub session: String,
 
-    /// Let this call run (repeatable)
+    /// Let this call run, by its id as pending shows it (repeatable)
     #[arg(long, value_name = "ID", help_heading = "Choices")]
     pub approve: Vec<String>,
 
-    /// Refuse this call (repeatable)
+    /// Reject this call, by its id as pending shows it (repeatable)
     #[arg(long, value_name = "ID", help_heading = "Choices")]
     pub reject: Vec<String>,
 
-    /// Let all calls run that wait now, but for those given to --reject
+    /// Let all calls run that wait now, except those given to --reject
     #[arg(long, conflicts_with = "reject_all", help_heading = "Choices")]
     pub approve_all: bool,
 
-    /// Refuse all calls that wait now, but for those given to --approve
+    /// Reject all calls that wait now, except those given to --approve
     #[arg(long, help_heading = "Choices")]
     pub reject_all: bool,
 
@@ -318,7 +334,7 @@ pub struct Resume {
 
 #[derive(Debug, Args)]
 pub struct Attach {
-    /// The session
+    /// The session's id, a UUID
     #[arg(value_name = "SESSION")]
     pub session: String,
 
@@ -331,11 +347,11 @@ pub struct Attach {
 
 #[derive(Debug, Args)]
 pub struct Cancel {
-    /// The session
+    /// The session's id, a UUID
     #[arg(value_name = "SESSION")]
     pub session: String,
 
-    /// Longest time to wait until it has stopped
+    /// Longest time to wait until the run has stopped
     #[arg(long, value_name = "DURATION", default_value = "60s", value_parser = duration, help_heading = "Time")]
     pub timeout: Duration,
 
@@ -345,7 +361,7 @@ pub struct Cancel {
 
 #[derive(Debug, Args)]
 pub struct Pending {
-    /// The session
+    /// The session's id, a UUID
     #[arg(value_name = "SESSION")]
     pub session: String,
 
@@ -362,13 +378,13 @@ pub struct Pending {
 pub enum PendingFormat {
     /// A line for each call
     Text,
-    /// One JSON object
+    /// One JSON object for all calls
     Json,
 }
 
 #[derive(Debug, Args)]
 pub struct Ping {
-    /// Try again for so long until it is there
+    /// Try for so long until the server is there [default: try once]
     #[arg(long, value_name = "DURATION", value_parser = duration, help_heading = "Time")]
     pub wait: Option<Duration>,
 
@@ -381,6 +397,6 @@ fn duration(text: &str) -> Result<Duration, String> {
     match humantime::parse_duration(text) {
         Ok(Duration::ZERO) => Err("it must be longer than nothing".into()),
         Ok(duration) => Ok(duration),
-        Err(error) => Err(format!("{error}; give a number and a unit: 500ms, 90s, 10m, 1h")),
+        Err(_) => Err("it must be a number with its unit: 500ms, 90s, 10m, 1h 30m".into()),
     }
 }
