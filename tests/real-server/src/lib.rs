@@ -1,0 +1,35 @@
+//! The published agent server in this process, a model that plays a script, and the built `sortie`
+//! between them.
+//!
+//! A test starts a [`RealServer`] with a [`Model`], runs a [`Sortie`] against it, and looks at what
+//! came out of the process, at what reached the server and at what reached the model.
+
+mod model;
+mod server;
+mod sortie;
+
+pub use model::{Gate, Model, Reply, Request};
+pub use server::{Event, Options, RealServer, TOKEN};
+pub use sortie::{Finished, Running, Sortie};
+pub use stakpak_agent_core::{ToolApprovalAction, ToolApprovalPolicy};
+
+use std::time::{Duration, Instant};
+
+/// How long anything in a test may take before it counts as hanging.
+pub const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Asks until there is an answer.
+///
+/// # Panics
+///
+/// When there is none within [`PATIENCE`]; `what` names what was waited for.
+pub fn eventually<T>(what: &str, mut ask: impl FnMut() -> Option<T>) -> T {
+    let start = Instant::now();
+    loop {
+        if let Some(answer) = ask() {
+            return answer;
+        }
+        assert!(start.elapsed() < PATIENCE, "waited in vain for {what}");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
