@@ -9,7 +9,7 @@ use crate::console::{Console, visible};
 use crate::event::{self, Event, Item, ToolCall};
 use crate::outcome::{End, Failure, Reason};
 use crate::output::{Output, seconds};
-use crate::program::{self, Question};
+use crate::program::{self, PATIENCE, Question};
 use crate::run::{Act, Input, Run};
 use crate::settings::Follow;
 use crate::sse::{Frame, Parser, TooLarge};
@@ -300,7 +300,7 @@ impl<'a> Drive<'a> {
                 let (session_id, run_id) = (&self.session.to_string(), self.run.id());
                 let question = Question { session_id, run_id, tool_call: call };
                 let program = self.follow.program.as_deref().unwrap_or_default();
-                let verdict = program::ask(program, &question, self.watch, self.console);
+                let verdict = program::ask(program, &question, PATIENCE, self.watch, self.console);
                 self.run.batch.look_away();
                 self.quiet = Duration::ZERO;
                 verdict

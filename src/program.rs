@@ -16,7 +16,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 /// The time it has for one call.
-const PATIENCE: Duration = Duration::from_secs(60);
+pub const PATIENCE: Duration = Duration::from_secs(60);
 /// As many pieces of its stdout, of 4 KiB at the most, are taken as a reason.
 const MAX_PIECES: usize = 16;
 /// After it has exited, the wait for what it said: a child of its own may keep the pipe open.
@@ -34,7 +34,13 @@ pub struct Question<'a> {
 ///
 /// # Errors
 /// Only the watch's cause; the program is ended then. Whatever goes wrong with the program is a pause.
-pub fn ask(command: &str, question: &Question<'_>, watch: &Watch, console: &Console) -> Result<Verdict, Failure> {
+pub fn ask(
+    command: &str,
+    question: &Question<'_>,
+    patience: Duration,
+    watch: &Watch,
+    console: &Console,
+) -> Result<Verdict, Failure> {
     let call = &question.tool_call.id;
     let pause = |why: &str| {
         console.error(&format!("--approve-with: the program {why} for the call {call}: it pauses"));
@@ -70,9 +76,9 @@ pub fn ask(command: &str, question: &Question<'_>, watch: &Watch, console: &Cons
             }
         });
     }
-    let status = match wait(&mut child, watch) {
+    let status = match wait(&mut child, patience, watch) {
         Ok(Some(status)) => status,
-        Ok(None) => return pause("was not done within 60 s"),
+        Ok(None) => return pause(&format!("was not done within {} s", patience.as_secs())),
         Err(cause) => return Err(cause),
     };
     let code = status.code().and_then(|code| u8::try_from(code).ok());
@@ -94,7 +100,7 @@ pub fn ask(command: &str, question: &Question<'_>, watch: &Watch, console: &Cons
 }
 
 /// Waits for the program's end; `None` when its time was up. It is ended with its children then, and at a cause.
-fn wait(child: &mut Child, watch: &Watch) -> Result<Option<ExitStatus>, Failure> {
+fn wait(child: &mut Child, patience: Duration, watch: &Watch) -> Result<Option<ExitStatus>, Failure> {
     let began = Instant::now();
     let mut nap = Duration::from_millis(1);
     loop {
@@ -103,7 +109,7 @@ fn wait(child: &mut Child, watch: &Watch) -> Result<Option<ExitStatus>, Failure>
             return Ok(Some(status));
         }
         let slept = watch.sleep(nap);
-        if slept.is_err() || began.elapsed() >= PATIENCE {
+        if slept.is_err() || began.elapsed() >= patience {
             end(child);
             return slept.map(|()| None);
         }
@@ -116,4 +122,24 @@ fn end(child: &mut Child) {
         let _ = kill_process_group(group, Signal::KILL);
     }
     let _ = child.wait();
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::Value;
+
+    #[test]
+    fn a_program_that_takes_its_time_is_ended_with_its_children_and_pauses() {
+        let tool_call = &ToolCall { id: "a".into(), name: "p__a".into(), arguments: Value::Null };
+        let question = Question { session_id: "s", run_id: "r", tool_call };
+        let watch = Watch::quiet();
+        // The children would hold the pipe open for a day.
+        let command = "sleep 86400 & sleep 86400; exit 0";
+        let began = Instant::now();
+        let patience = Duration::from_millis(100);
+        let verdict = ask(command, &question, patience, &watch, &Console::new(watch.clone()));
+        assert_eq!(verdict, Ok(Verdict::Pause));
+        assert!(began.elapsed() >= patience);
+    }
 }

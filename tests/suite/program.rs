@@ -380,23 +380,21 @@ fn it_ends_with_the_deadline_and_so_do_its_children() {
 
 #[test]
 fn it_ends_with_a_signal_and_so_do_its_children() {
-    for signal in [Signal::INT, Signal::TERM] {
-        let agent = Agent::start();
-        // One that does not want to end.
-        let command = command(&agent, &format!("trap '' INT TERM HUP; {SLOW}"));
-        let alive = Fifo::new(&command, "alive");
-        let told = alive.lines();
-        let running = command.spawn();
-        let run = agent.next_run();
-        run.propose(one());
-        let pids = pids(&told);
-        running.signal(signal);
-        let record = running.wait().within(Duration::from_secs(15)).fails("interrupted");
-        assert_eq!(record["cancel_confirmed"], true);
-        assert!(told.recv_timeout(PATIENCE).is_err(), "whoever held the pipe is gone");
-        are_gone(&pids);
-        assert!(run.is_over());
-    }
+    let agent = Agent::start();
+    // One that does not want to end.
+    let command = command(&agent, &format!("trap '' INT TERM HUP; {SLOW}"));
+    let alive = Fifo::new(&command, "alive");
+    let told = alive.lines();
+    let running = command.spawn();
+    let run = agent.next_run();
+    run.propose(one());
+    let pids = pids(&told);
+    running.signal(Signal::TERM);
+    let record = running.wait().within(Duration::from_secs(15)).fails("interrupted");
+    assert_eq!(record["cancel_confirmed"], true);
+    assert!(told.recv_timeout(PATIENCE).is_err(), "whoever held the pipe is gone");
+    are_gone(&pids);
+    assert!(run.is_over());
 }
 
 #[test]
@@ -494,28 +492,6 @@ fn it_decides_for_resume_and_attach_too() {
         assert_eq!(asked.matches("tool_call").count(), 2, "{asked}");
         drop(agent);
     }
-}
-
-#[test]
-#[ignore = "takes a minute"]
-fn it_has_sixty_seconds_and_then_it_pauses() {
-    let agent = Agent::start();
-    let command = command(&agent, SLOW);
-    let alive = Fifo::new(&command, "alive");
-    let told = alive.lines();
-    let running = command.spawn();
-    let run = agent.next_run();
-    run.propose(one());
-    let pids = pids(&told);
-    let asked = Instant::now();
-    // A comment comes every 15 s.
-    for _ in 0..3 {
-        agent.wait_for_silence(1);
-    }
-    running.wait().code(10).stderr_has("60 s");
-    assert!(asked.elapsed() > Duration::from_secs(55), "{:?}", asked.elapsed());
-    are_gone(&pids);
-    assert!(!run.is_cancelled());
 }
 
 #[test]

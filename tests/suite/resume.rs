@@ -236,21 +236,24 @@ fn a_yes_to_one_call_is_no_yes_to_the_next() {
 
 #[test]
 fn a_yes_is_no_yes_to_the_next_batch_when_the_events_between_them_were_lost() {
-    // What is left is the proposal and its announcement.
-    let agent = Agent::with(Options { events_kept: 2, ..Options::default() });
-    let run = waiting(&agent, [call("a", "create")], "a");
-    let decision = agent.next(Route::Decide).hold();
-    let running = resume(&agent, &run, &["--approve", "a"]);
-    decision.wait_until_reached();
-    let reconnect = agent.next(Route::Events).hold();
-    agent.drop_streams(Ending::Cut);
-    decision.open();
-    run.propose([call("a", "create")]);
-    run.wait_until_waiting_at("a");
-    reconnect.wait_until_reached();
-    reconnect.open();
-    running.wait().code(10).stderr_has("a stakpak__create");
-    assert_eq!(told(&run), "+a", "the second was approved by nobody");
+    // What is left: the announcement, the proposal with it, and what was said before.
+    for events_kept in [1, 2, 4] {
+        let agent = Agent::with(Options { events_kept, ..Options::default() });
+        let run = waiting(&agent, [call("a", "create")], "a");
+        let decision = agent.next(Route::Decide).hold();
+        let running = resume(&agent, &run, &["--approve", "a"]);
+        decision.wait_until_reached();
+        let reconnect = agent.next(Route::Events).hold();
+        agent.drop_streams(Ending::Cut);
+        decision.open();
+        run.text("And now?");
+        run.propose([call("a", "create")]);
+        run.wait_until_waiting_at("a");
+        reconnect.wait_until_reached();
+        reconnect.open();
+        running.wait().code(10).stderr_has("a stakpak__create");
+        assert_eq!(told(&run), "+a", "the second was approved by nobody");
+    }
 }
 
 #[test]

@@ -3,7 +3,7 @@
 use crate::support::agent::{Agent, Decision, Effect, Fault, Options, Policy, Route, RunHandle, call};
 use crate::support::http::Ending;
 use crate::support::process::{Running, Sortie};
-use crate::support::wire::Wire;
+use crate::support::wire::{Exchange, Wire};
 use rustix::process::Signal;
 use serde_json::{Value, json};
 use std::time::{Duration, Instant};
@@ -223,8 +223,8 @@ fn cancel_that_is_interrupted_is_1() {
     let run = begin(&agent);
     let running = cancel(&agent, run.session).spawn();
     agent.wait_for(Route::Session, 3);
-    running.signal(Signal::INT);
-    running.wait().code(1).within(Duration::from_secs(10)).stderr_has("SIGINT");
+    running.signal(Signal::TERM);
+    running.wait().code(1).within(Duration::from_secs(10)).stderr_has("SIGTERM");
 }
 
 #[test]
@@ -419,23 +419,65 @@ fn attach_takes_the_last_run_even_if_the_stream_breaks_before_it_is_heard() {
     }
 }
 
-#[test]
-fn attach_waits_for_a_replay_that_is_slow_to_begin() {
+/// A server with an idle session, and a client that attaches to it; hands out its stream.
+fn idle() -> (Wire, Running, Exchange) {
     let wire = Wire::start();
     let session = wire.session.to_string();
-    let _running = wire.sortie(["attach", &session]).spawn();
-    let exchange = wire.next();
+    let attached = wire.sortie(["attach", &session]).spawn();
+    let asked = wire.next();
     let status = json!({ "state": "idle" });
-    let now = "2026-11-22T10:20:30Z";
-    let detail = json!({ "id": session, "title": "", "cwd": null, "created_at": now, "updated_at": now, "run_status": status });
-    exchange.json(200, &json!({ "session": detail, "config": {} }));
-    let exchange = wire.next();
-    assert!(exchange.is("GET", "/events"));
+    asked.json(200, &json!({ "session": { "id": session, "run_status": status }, "config": {} }));
+    let subscribed = wire.next();
+    assert!(subscribed.is("GET", "/events"));
+    (wire, attached, subscribed)
+}
+
+/// Asserts that the client gives this stream a second before it asks for something else.
+#[track_caller]
+fn is_waited_for(wire: &Wire, stream: Exchange, events: &str) {
+    let mut stream = stream.stream();
     let began = Instant::now();
-    let _stream = exchange.stream();
-    // It gives the stream up for another request.
+    stream.chunk(events.as_bytes());
     wire.next();
     assert!(began.elapsed() >= Duration::from_secs(1), "given up after {:?}", began.elapsed());
+}
+
+#[test]
+fn attach_waits_for_a_replay_that_is_slow_to_begin() {
+    let (wire, _attached, stream) = idle();
+    is_waited_for(&wire, stream, "");
+}
+
+#[test]
+fn attach_waits_for_a_replay_that_stalls_where_the_last_run_may_not_have_begun() {
+    let (wire, _attached, stream) = idle();
+    let (session, run) = (wire.session, wire.run);
+    is_waited_for(&wire, stream, &completed(session, run));
+}
+
+#[test]
+fn attach_waits_for_a_replay_that_is_slow_to_go_on_after_a_break() {
+    let (wire, _attached, stream) = idle();
+    let (session, run) = (wire.session, wire.run);
+    let mut first = stream.stream();
+    first.chunk(completed(session, run).as_bytes());
+    first.end(Ending::Clean);
+    let second = wire.next();
+    assert!(second.is("GET", "/events"));
+    is_waited_for(&wire, second, "");
+}
+
+/// The events of a run without a word.
+fn completed(session: Uuid, run: Uuid) -> String {
+    let event = |id: u64, name: &str, event: &str| {
+        format!(
+            "id: {id}\nevent: {name}\ndata: {{\"id\":{id},\"session_id\":\"{session}\",\"run_id\":\"{run}\",\
+             \"timestamp\":\"2026-11-22T10:20:30Z\",\"event\":{{{event}}}}}\n\n"
+        )
+    };
+    let end = format!(r#""RunCompleted":{{"run_id":"{run}","total_turns":0,"stop_reason":"completed"}}"#);
+    let start = format!(r#""RunStarted":{{"run_id":"{run}"}}"#);
+    event(1, "run_started", &start) + &event(2, "run_completed", &end)
 }
 
 #[test]
