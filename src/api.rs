@@ -108,6 +108,20 @@ impl Session {
     }
 }
 
+/// `GET /v1/health`.
+#[derive(Debug, Deserialize)]
+pub struct Health {
+    /// `ok`.
+    pub status: String,
+}
+
+/// The answer to decisions and to a cancel: the run that took them.
+#[derive(Debug, Deserialize)]
+pub struct Taken {
+    /// Its id.
+    pub run_id: Uuid,
+}
+
 /// `GET /v1/config`.
 #[derive(Debug, Deserialize)]
 pub struct Config {

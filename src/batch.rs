@@ -40,6 +40,9 @@ pub const UNHEARD: Duration = Duration::from_secs(3);
 /// A server that is slow to go on with the next call must not get it twice.
 pub const STUCK: Duration = Duration::from_secs(10);
 
+/// The most calls of one turn.
+pub const MAX_CALLS: usize = 1024;
+
 /// About which calls the server asks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Asks {
@@ -124,7 +127,9 @@ impl Batch {
     fn set(&mut self, id: &str, state: State) {
         // An id that the model used twice names the first call that has not finished.
         if self.calls.is_empty() {
-            self.unplaced.push((id.to_owned(), state));
+            if self.unplaced.len() < MAX_CALLS {
+                self.unplaced.push((id.to_owned(), state));
+            }
         } else if let Some((_, at)) =
             self.calls.iter_mut().find(|(call, at)| call.id == id && *at != State::Finished)
         {

@@ -5,7 +5,7 @@ use crate::approval::{Choices, OnApproval};
 use crate::batch::Asks;
 use crate::cli::{Cli, Format, PendingFormat};
 use crate::client::{Client, Options, new_key};
-use crate::console::{Console, Level};
+use crate::console::{Console, Level, visible_lines};
 use crate::drive::{self, Drive};
 use crate::mission::{Job, Way, guard, silence_panics};
 use crate::outcome::{End, Exit, Failure, Reason, Record};
@@ -52,7 +52,8 @@ pub fn execute(cli: &Cli, watch: &Watch, console: &Console) -> Exit {
 pub fn explain(error: &clap::Error, watch: Watch, console: &Console) -> Exit {
     let text = error.render().to_string();
     if error.use_stderr() {
-        console.raw(&text);
+        // It quotes what was given, which may come from a server.
+        console.raw(&visible_lines(&text));
         return Exit::Failed;
     }
     let shown = Output::new(Format::Text, watch, console.clone()).map(|mut output| output.answer(text.trim_end()));
@@ -247,7 +248,7 @@ impl Job<'_> {
             PendingFormat::Json => {
                 let run_id = active.filter(|_| !waiting.is_empty());
                 let json = serde_json::json!({ "session_id": session, "run_id": run_id, "tool_calls": waiting });
-                self.output.answer(&json.to_string())?;
+                self.output.json(&json)?;
             }
         }
         // A run that failed meanwhile waits for nothing either.

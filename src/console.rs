@@ -11,6 +11,8 @@ use std::os::unix::fs::FileTypeExt;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+/// The longest line of ours, in characters.
+const MAX_LINE: usize = 2200;
 /// A pipe that says it is ready takes at least so much at once (`PIPE_BUF`); more might block.
 const READY: usize = 4096;
 /// How long a write still waits once there is a cause to end.
@@ -188,7 +190,7 @@ impl Inner {
         if std::mem::take(&mut self.mid_line) {
             self.write(b"\n");
         }
-        self.write(format!("sortie: {}\n", visible(line)).as_bytes());
+        self.write(format!("sortie: {}\n", visible_start(line, MAX_LINE)).as_bytes());
     }
 
     fn clear(&mut self) {
@@ -226,6 +228,16 @@ pub fn visible(text: &str) -> Cow<'_, str> {
     show(text, &[])
 }
 
+/// As much as so many characters of it, for one line of a terminal.
+pub fn visible_start(text: &str, limit: usize) -> String {
+    let end = text.char_indices().nth(limit).map_or(text.len(), |(end, _)| end);
+    let mut start = visible(&text[..end]).into_owned();
+    if end < text.len() {
+        start.push('…');
+    }
+    start
+}
+
 /// The same for text of several lines, with tabs.
 pub fn visible_lines(text: &str) -> Cow<'_, str> {
     show(text, &['\n', '\t'])
@@ -261,7 +273,7 @@ fn fitting(line: &str, columns: usize) -> &str {
 }
 
 /// C0, DEL, C1, line and paragraph separators, and what reorders or hides text (Unicode's bidi and tag characters).
-fn acts(c: char) -> bool {
+pub fn acts(c: char) -> bool {
     c.is_control()
         || matches!(c,
             '\u{61c}' | '\u{200b}' | '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}'

@@ -12,7 +12,7 @@ use crate::output::{Output, seconds};
 use crate::program::{self, PATIENCE, Question};
 use crate::run::{Act, Input, Run};
 use crate::settings::Follow;
-use crate::sse::{Frame, Parser, TooLarge};
+use crate::sse::{Frame, MAX_EVENT, Parser, TooLarge};
 use crate::watchdog::Watch;
 use std::time::{Duration, Instant};
 use uuid::Uuid;
@@ -21,7 +21,7 @@ use uuid::Uuid;
 const SILENCE: Duration = Duration::from_secs(45);
 /// The longest time for what was said before we came, should the stream never fall quiet.
 const CATCH_UP: Duration = Duration::from_secs(5);
-/// The longest wait for a replay to begin.
+/// A replay is over, or does not begin, when nothing has come for so long.
 const REPLAY: Duration = Duration::from_secs(2);
 /// Read at once at the most.
 const BUFFER: usize = 64 * 1024;
@@ -402,13 +402,14 @@ impl<'a> Drive<'a> {
 
     /// After the end: reads what came after the cursor, for the stop reason and the totals, without showing it. As long
     /// as `client`'s watch lets it, and no longer than the stream takes to fall quiet.
-    pub fn read_rest(&mut self, client: &Client) -> Result<(), Failure> {
+    pub fn read_rest(&mut self, client: &Client, watch: &Watch) -> Result<(), Failure> {
         let mut body = client.events(self.session, self.run.cursor)?;
         let mut parser = Parser::new();
         let mut buffer = vec![0; BUFFER];
         while let Chunk::Bytes(length) = body.read(&mut buffer)? {
+            watch.check()?;
             let mut input = &buffer[..length];
-            while let Ok(Some(frame)) = parser.next(&mut input) {
+            while let Some(frame) = parser.next(&mut input).map_err(|error| too_large(self.run.cursor, error))? {
                 if let Ok(Item::Event(envelope)) = event::decode(&frame) {
                     let id = frame.id.and_then(|id| id.parse().ok());
                     if let Act::End(_) = self.run.step(Input::Event(id, &envelope)).act {
@@ -461,10 +462,17 @@ pub fn run_texts(client: &Client, session: Uuid) -> Result<Vec<String>, Failure>
 fn run_messages(client: &Client, session: Uuid) -> Result<Vec<api::Message>, Failure> {
     let mut offset = client.messages(session, 0, 0)?.total;
     let mut newest_first = Vec::new();
+    let mut size = 0;
     while offset > 0 {
         let limit = offset.min(PAGE);
         offset -= limit;
-        for message in client.messages(session, offset, limit)?.messages.into_iter().rev() {
+        let page = client.messages(session, offset, limit)?.messages;
+        size += page.iter().map(|message| message.text().len()).sum::<usize>();
+        if page.is_empty() || size > MAX_EVENT {
+            let message = "read the session's messages: they are not as many as the server says, or too large";
+            return Err(Failure::new(Reason::Protocol, message));
+        }
+        for message in page.into_iter().rev() {
             if message.role == "user" {
                 offset = 0;
                 break;
@@ -495,7 +503,7 @@ pub fn last_run(client: &Client, watch: &Watch, session: Uuid) -> Result<Option<
             watch.check()?;
             let mut input = match chunk {
                 Chunk::Bytes(length) => &buffer[..length],
-                Chunk::Tick if last.is_some() || quiet >= REPLAY => return Ok(last),
+                Chunk::Tick if quiet >= REPLAY => return Ok(last),
                 Chunk::Tick => {
                     quiet += TICK;
                     continue;
@@ -505,10 +513,12 @@ pub fn last_run(client: &Client, watch: &Watch, session: Uuid) -> Result<Option<
             while let Some(frame) = parser.next(&mut input).map_err(|error| too_large(cursor, error))? {
                 match event::decode(&frame) {
                     Ok(Item::Event(envelope)) => {
+                        quiet = Duration::ZERO;
                         cursor = frame.id.and_then(|id| id.parse().ok()).unwrap_or(cursor);
-                        last = envelope.run_id.map(|id| id.to_string()).or(last);
+                        let run = envelope.run_id.and_then(|id| Uuid::parse_str(&id).ok());
+                        last = run.map(|id| id.to_string()).or(last);
                     }
-                    Ok(Item::Gap(gap)) if gap.oldest_available_id > cursor + 1 => {
+                    Ok(Item::Gap(gap)) if gap.oldest_available_id.saturating_sub(1) > cursor => {
                         cursor = gap.oldest_available_id - 1;
                         break 'read;
                     }

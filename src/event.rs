@@ -5,9 +5,10 @@ use crate::outcome::Usage;
 use crate::sse::Frame;
 use serde::de::{Deserializer, IgnoredAny, MapAccess, Visitor};
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
+use serde_json::value::RawValue;
 use std::borrow::Cow;
 use std::fmt;
+use std::sync::Arc;
 
 /// A JSON string, borrowed where it holds no escapes.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
@@ -105,7 +106,45 @@ pub struct ToolCall {
     pub name: String,
     /// The arguments as the model gave them.
     #[serde(default)]
-    pub arguments: Value,
+    pub arguments: Arguments,
+}
+
+/// A call's arguments: JSON that is passed on and never looked into, and so kept as text, on one line.
+#[derive(Clone, Debug, Serialize)]
+#[serde(transparent)]
+pub struct Arguments(Arc<RawValue>);
+
+impl Arguments {
+    /// The JSON.
+    pub fn get(&self) -> &str {
+        self.0.get()
+    }
+}
+
+impl Default for Arguments {
+    fn default() -> Self {
+        Self(RawValue::NULL.to_owned().into())
+    }
+}
+
+impl PartialEq for Arguments {
+    fn eq(&self, other: &Self) -> bool {
+        self.get() == other.get()
+    }
+}
+
+impl<'de> Deserialize<'de> for Arguments {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let raw = Box::<RawValue>::deserialize(deserializer)?;
+        // Line breaks between tokens are white space, and inside strings JSON allows none.
+        let is_one_line = !raw.get().contains(['\n', '\r']);
+        let raw = if is_one_line { raw } else { one_line(&raw).map_err(serde::de::Error::custom)? };
+        Ok(Self(raw.into()))
+    }
+}
+
+fn one_line(raw: &RawValue) -> serde_json::Result<Box<RawValue>> {
+    RawValue::from_string(raw.get().replace(['\n', '\r'], " "))
 }
 
 /// What happened to a call. `result` comes with the end of an execution, `message` with its progress, `reason` with a

@@ -88,7 +88,7 @@ impl Job<'_> {
         let client = self.client.again(watch.clone());
         if confirmed == Some(true) {
             // For the stop reason and the totals; what it lacks the record leaves out.
-            let _ = guard(|| drive.read_rest(&client));
+            let _ = guard(|| drive.read_rest(&client, &watch));
         }
         let healed = guard(|| drive.heal(&client, &watch));
         let run = drive.run;

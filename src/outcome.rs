@@ -64,6 +64,9 @@ impl fmt::Display for Reason {
     }
 }
 
+/// A failure's line is cut at so many characters: it may quote what a server said.
+const MAX_MESSAGE: usize = 2048;
+
 /// One failure, in one line: what we were doing, with what, why it failed, and what to do about it where that helps.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Failure {
@@ -84,7 +87,12 @@ impl Failure {
             reason,
             Reason::Timeout | Reason::IdleTimeout | Reason::Interrupted | Reason::Connection | Reason::Lost
         );
-        Self { reason, message: message.into(), retryable, code: String::new() }
+        let mut message = message.into();
+        if let Some((end, _)) = message.char_indices().nth(MAX_MESSAGE) {
+            message.truncate(end);
+            message.push('…');
+        }
+        Self { reason, message, retryable, code: String::new() }
     }
 
     /// A mistake on the command line, in the environment or in a file that they name.
@@ -150,6 +158,15 @@ pub struct Usage {
     pub prompt_tokens: u64,
     pub completion_tokens: u64,
     pub total_tokens: u64,
+}
+
+impl Usage {
+    /// Adds a turn's.
+    pub fn add(&mut self, turn: Self) {
+        self.prompt_tokens = self.prompt_tokens.saturating_add(turn.prompt_tokens);
+        self.completion_tokens = self.completion_tokens.saturating_add(turn.completion_tokens);
+        self.total_tokens = self.total_tokens.saturating_add(turn.total_tokens);
+    }
 }
 
 /// What became of the run's tool calls.

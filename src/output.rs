@@ -3,20 +3,20 @@
 
 use crate::approval::bare_name;
 use crate::cli::Format;
-use crate::console::{Console, Pipe, visible, visible_lines};
+use crate::console::{Console, Pipe, acts, visible_lines, visible_start};
 use crate::event::{Event, ToolCall};
 use crate::outcome::{Exit, Failure, Reason, Record};
 use crate::result_file::ResultFile;
 use crate::sse::Frame;
 use crate::transcript::Keep;
 use crate::watchdog::Watch;
-use anyhow::Context;
+use anyhow::{Context, ensure};
 use serde::Serialize;
 use serde_json::value::RawValue;
-use std::fs::File;
+use std::fs::{File, Permissions};
 use std::io::{self, BufWriter, Write};
 use std::os::fd::AsFd;
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -95,8 +95,14 @@ impl Output {
     /// # Errors
     /// When it cannot be created.
     pub fn set_recording(&mut self, path: &Path) -> anyhow::Result<()> {
+        // A FIFO would hold us until somebody reads it.
+        let is_file = path.metadata().map_or(true, |there| there.is_file());
+        ensure!(is_file, "--record {}: it is not a regular file", path.display());
         let file = File::options().write(true).create(true).truncate(true).mode(0o600).open(path);
-        let file = file.with_context(|| format!("--record {}", path.display()))?;
+        let doing = || format!("--record {}", path.display());
+        let file = file.with_context(doing)?;
+        // An older file keeps its permissions when it is opened.
+        file.set_permissions(Permissions::from_mode(0o600)).with_context(doing)?;
         self.recording = Some((path.to_owned(), BufWriter::new(file)));
         Ok(())
     }
@@ -159,9 +165,23 @@ impl Output {
     }
 
     fn line(&mut self, value: &impl Serialize) -> Result<(), Failure> {
-        serde_json::to_writer(&mut self.buffer, value).map_err(|error| unwritten(&error.into()))?;
+        if self.is_terminal() {
+            let json = serde_json::to_string(value).map_err(|error| unwritten(&error.into()))?;
+            self.buffer.extend_from_slice(harmless_json(&json).as_bytes());
+        } else {
+            serde_json::to_writer(&mut self.buffer, value).map_err(|error| unwritten(&error.into()))?;
+        }
         self.buffer.push(b'\n');
         if self.buffer.len() < ENOUGH { Ok(()) } else { self.flush() }
+    }
+
+    /// A line of JSON on stdout, at once.
+    ///
+    /// # Errors
+    /// `Output` when stdout cannot be written.
+    pub fn json(&mut self, value: &impl Serialize) -> Result<(), Failure> {
+        self.line(value)?;
+        self.flush()
     }
 
     fn is_terminal(&self) -> bool {
@@ -314,23 +334,17 @@ impl Output {
         let say = |line: String| self.console.progress(&line);
         match event {
             Event::ToolExecutionStarted(tool) => {
-                say(format!("tool {} ({}) started", &*tool.tool_name, &*tool.tool_call_id));
+                say(format!("tool {} ({}) started", shorten(&tool.tool_name), shorten(&tool.tool_call_id)));
             }
             Event::ToolExecutionCompleted(tool) if tool.is_error => {
-                say(format!(
-                    "tool {} ({}) failed: {}",
-                    &*tool.tool_name,
-                    &*tool.tool_call_id,
-                    shorten(&tool.result)
-                ));
+                let [name, id, result] =
+                    [&tool.tool_name, &tool.tool_call_id, &tool.result].map(|text| shorten(text));
+                say(format!("tool {name} ({id}) failed: {result}"));
             }
             Event::ToolRejected(tool) => {
-                say(format!(
-                    "tool {} ({}) rejected: {}",
-                    &*tool.tool_name,
-                    &*tool.tool_call_id,
-                    shorten(&tool.reason)
-                ));
+                let [name, id, reason] =
+                    [&tool.tool_name, &tool.tool_call_id, &tool.reason].map(|text| shorten(text));
+                say(format!("tool {name} ({id}) rejected: {reason}"));
             }
             Event::RetryAttempt(retry) => say(format!(
                 "the server tries its model again in {} ms (attempt {}): {}",
@@ -377,15 +391,27 @@ impl Status {
 
 /// A call on one line, its arguments shortened.
 pub fn describe(call: &ToolCall) -> String {
-    format!("{} {} {}", visible(&call.id), visible(&call.name), shorten(&call.arguments.to_string()))
+    let [id, name, arguments] = [&call.id, &call.name, call.arguments.get()].map(shorten);
+    format!("{id} {name} {arguments}")
 }
 
 fn shorten(text: &str) -> String {
-    let mut short: String = visible(text).chars().take(MAX_ARGUMENTS).collect();
-    if text.chars().nth(MAX_ARGUMENTS).is_some() {
-        short.push('…');
+    visible_start(text, MAX_ARGUMENTS)
+}
+
+/// JSON for a terminal: what would act on it is escaped, which JSON allows within strings, where alone it can be.
+fn harmless_json(json: &str) -> String {
+    let mut harmless = String::with_capacity(json.len());
+    for c in json.chars() {
+        if acts(c) {
+            for unit in c.encode_utf16(&mut [0; 2]) {
+                harmless.push_str(&format!("\\u{unit:04x}"));
+            }
+        } else {
+            harmless.push(c);
+        }
     }
-    short
+    harmless
 }
 
 /// A time for people: 0.3s, 12.0s, 3m 20s.

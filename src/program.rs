@@ -127,11 +127,11 @@ fn end(child: &mut Child) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use serde_json::Value;
+    use crate::event::Arguments;
 
     #[test]
     fn a_program_that_takes_its_time_is_ended_with_its_children_and_pauses() {
-        let tool_call = &ToolCall { id: "a".into(), name: "p__a".into(), arguments: Value::Null };
+        let tool_call = &ToolCall { id: "a".into(), name: "p__a".into(), arguments: Arguments::default() };
         let question = Question { session_id: "s", run_id: "r", tool_call };
         let watch = Watch::quiet();
         // The children would hold the pipe open for a day.

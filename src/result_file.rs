@@ -2,7 +2,7 @@
 
 use crate::outcome::Record;
 use anyhow::{Context, Result, ensure};
-use std::io::Write;
+use std::io::{ErrorKind, Write};
 use std::path::{Path, PathBuf};
 use tempfile::NamedTempFile;
 
@@ -31,8 +31,10 @@ impl ResultFile {
                 ensure!(path.metadata().with_context(doing)?.is_file(), "{}: it is not a regular file", doing());
                 path
             }
-            Err(_) => name.to_owned(),
+            Err(error) if error.kind() == ErrorKind::NotFound => name.to_owned(),
+            Err(error) => return Err(error).with_context(doing),
         };
+        ensure!(!name.as_os_str().as_encoded_bytes().ends_with(b"/"), "{}: it names a folder", doing());
         let mut file = Self { name: name.to_owned(), path, temporary: None };
         file.temporary = Some(file.make_temporary().with_context(doing)?);
         Ok(file)

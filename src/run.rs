@@ -18,7 +18,7 @@
 //! | doubted | quiet 2 s | – | end: lost (traps 7, 12) |
 
 use crate::approval::Verdict;
-use crate::batch::{Asks, Batch, Next, SETTLED};
+use crate::batch::{Asks, Batch, MAX_CALLS, Next, SETTLED};
 use crate::event::{Completion, Envelope, Event, Gap, RunFailure, ToolCall};
 use crate::outcome::{End, Failure, Reason, Record, ToolCounts, Usage};
 use crate::transcript::{Keep, Transcript};
@@ -283,7 +283,13 @@ impl Run {
             }
             Event::TurnCompleted(_) => self.batch.clear(),
             Event::ToolCallsProposed(proposal) => {
-                self.tool_calls.proposed += proposal.tool_calls.len() as u64;
+                let count = proposal.tool_calls.len();
+                if count > MAX_CALLS {
+                    let message =
+                        format!("follow the run: {count} tool calls in one turn, and {MAX_CALLS} are the most");
+                    return ("", Act::End(Failure::new(Reason::Protocol, message).into()));
+                }
+                self.tool_calls.proposed += count as u64;
                 self.batch.propose(proposal.tool_calls.clone());
                 return ("", self.batch_act(Duration::ZERO));
             }
@@ -310,9 +316,7 @@ impl Run {
             }
             Event::UsageReport(report) => {
                 let sum = self.usage.get_or_insert_default();
-                sum.prompt_tokens += report.usage.prompt_tokens;
-                sum.completion_tokens += report.usage.completion_tokens;
-                sum.total_tokens += report.usage.total_tokens;
+                sum.add(report.usage);
             }
             Event::RunCompleted(completion) => return ("", Act::End(self.completed(completion))),
             Event::RunError(failure) => return ("", Act::End(self.failed(failure))),

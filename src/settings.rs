@@ -108,7 +108,7 @@ pub struct Follow {
 /// What is wrong, with the flag's name.
 pub fn resolve(cli: &cli::Cli, watch: &Watch) -> Result<Settings> {
     let common = cli.command.common();
-    let (client, rehearsal, outcome) = server(common)?;
+    let (client, rehearsal, outcome) = server(common, watch)?;
     let server_flags = server_flags(common);
     // A rehearsed pause is to be seen: with the default policy of run the practice call would simply be accepted.
     let run_default = if outcome == Some(Outcome::Paused) { OnApproval::Pause } else { OnApproval::Accept };
@@ -142,7 +142,7 @@ pub fn resolve(cli: &cli::Cli, watch: &Watch) -> Result<Settings> {
     Ok(Settings { client, rehearsal, command })
 }
 
-fn server(common: &cli::Common) -> Result<(client::Options, Option<Rehearsal>, Option<Outcome>)> {
+fn server(common: &cli::Common, watch: &Watch) -> Result<(client::Options, Option<Rehearsal>, Option<Outcome>)> {
     let options = |server, token| client::Options {
         server,
         token,
@@ -161,7 +161,7 @@ fn server(common: &cli::Common) -> Result<(client::Options, Option<Rehearsal>, O
         server.trust(path)?;
     }
     server.use_proxy()?;
-    let token = token(common.token_file.as_deref())?;
+    let token = token(common.token_file.as_deref(), watch)?;
     ensure!(
         token.is_none() || common.allow_http || !server.is_exposed(),
         "the token would go over plain http to {}, where it can be read on the way; use https, or say --allow-http",
@@ -206,25 +206,30 @@ fn given(value: Option<&str>) -> Option<&str> {
     value.filter(|value| !value.is_empty())
 }
 
-fn token(file: Option<&Path>) -> Result<Option<Secret>> {
+fn token(file: Option<&Path>, watch: &Watch) -> Result<Option<Secret>> {
     let variable = |name| std::env::var_os(name).filter(|value| !value.is_empty());
     if let Some(path) = file {
-        return token_file(path, "--token-file").map(Some);
+        return token_file(path, "--token-file", watch).map(Some);
     }
     if let Some(token) = variable("SORTIE_TOKEN") {
         return checked_token(token.as_encoded_bytes()).context("the token in SORTIE_TOKEN").map(Some);
     }
     if let Some(path) = variable("SORTIE_TOKEN_FILE") {
-        return token_file(Path::new(&path), "SORTIE_TOKEN_FILE").map(Some);
+        return token_file(Path::new(&path), "SORTIE_TOKEN_FILE", watch).map(Some);
     }
     Ok(None)
 }
 
-fn token_file(path: &Path, source: &str) -> Result<Secret> {
+fn token_file(path: &Path, source: &str, watch: &Watch) -> Result<Secret> {
     let doing = || format!("read the token in {} ({source})", path.display());
-    let mut token = Vec::new();
-    let file = std::fs::File::open(path).with_context(doing)?;
-    file.take(MAX_TOKEN as u64 + 1).read_to_end(&mut token).with_context(doing)?;
+    let opened = path.to_owned();
+    // It may be a FIFO that nobody writes to.
+    let read = watch.run(move || {
+        let mut token = Vec::new();
+        let file = std::fs::File::open(opened)?;
+        file.take(MAX_TOKEN as u64 + 1).read_to_end(&mut token).map(|_| token)
+    })?;
+    let token = read.with_context(doing)?;
     checked_token(&token).with_context(doing)
 }
 

@@ -9,7 +9,7 @@ pub use transport::{Body, Chunk, TICK};
 
 use crate::api;
 use crate::approval::Verdict;
-use crate::console::{Console, visible};
+use crate::console::{Console, visible_start};
 use crate::event::ToolCall;
 use crate::outcome::{Failure, Reason};
 use crate::settings::Secret;
@@ -87,7 +87,7 @@ impl Client {
     /// # Errors
     /// As every call: see the table of reasons in the README.
     pub fn health(&self) -> Result<(), Failure> {
-        self.get("ask for the server's health", "/v1/health".into()).map(|_: serde_json::Value| ())
+        self.get("ask for the server's health", "/v1/health".into()).map(|_: api::Health| ())
     }
 
     /// `GET /v1/config`.
@@ -154,7 +154,7 @@ impl Client {
             .collect();
         let path = format!("/v1/sessions/{session}/tools/decisions");
         let body = api::Decisions { run_id: run, decisions };
-        self.post("decide the tool calls", path, &body, &new_key()).map(|_: serde_json::Value| ())
+        self.post("decide the tool calls", path, &body, &new_key()).map(|_: api::Taken| ())
     }
 
     /// `POST /v1/sessions/{id}/cancel`: a request, not a fact (protocol traps 5 and 6).
@@ -163,7 +163,7 @@ impl Client {
     /// As every call; `Conflict` where the run is over.
     pub fn cancel(&self, session: Uuid, run: &str) -> Result<(), Failure> {
         let path = format!("/v1/sessions/{session}/cancel");
-        self.post("cancel the run", path, &api::Cancel { run_id: run }, &new_key()).map(|_: serde_json::Value| ())
+        self.post("cancel the run", path, &api::Cancel { run_id: run }, &new_key()).map(|_: api::Taken| ())
     }
 
     /// `GET /v1/sessions/{id}/events`, once, from the event after `cursor`; 0 is the start (protocol trap 1).
@@ -220,7 +220,7 @@ impl Client {
                     (self.refusal(call, &mut answer), wait)
                 }
                 Ok(mut answer) => match self.accept(call, &mut answer) {
-                    Ok(body) => return parse(call, &body),
+                    Ok(body) => return self.parse(call, &body),
                     Err(failure) => (failure, None),
                 },
                 Err(failure) => (failure, None),
@@ -286,7 +286,7 @@ impl Client {
         body: Vec<u8>,
     ) -> Result<ureq::http::Response<ureq::Body>, Failure> {
         let agent = self.agent.clone();
-        let doing = format!("{} at {}", call.doing, self.url());
+        let doing = format!("{} at {}{}", call.doing, self.url(), self.options.server.through());
         let internal = |error: ureq::http::Error| Failure::new(Reason::Internal, format!("{doing}: {error}"));
         let answer = if call.body.is_some() {
             let request = request.body(body).map_err(internal)?;
@@ -339,6 +339,22 @@ impl Client {
         }
     }
 
+    fn parse<T: DeserializeOwned>(&self, call: &Call<'_>, body: &[u8]) -> Result<T, Failure> {
+        serde_json::from_slice(body).map_err(|error| {
+            let (error, got) = (quote(&error.to_string()), self.quote(&String::from_utf8_lossy(body)));
+            let message = format!("{}: the answer is not what the protocol says ({error}): {got}", call.doing);
+            Failure::new(Reason::Protocol, message)
+        })
+    }
+
+    /// A little of what came; a server may say our token back.
+    fn quote(&self, text: &str) -> String {
+        match &self.options.token {
+            Some(token) if text.contains(token.reveal()) => quote(&text.replace(token.reveal(), "(the token)")),
+            _ => quote(text),
+        }
+    }
+
     /// An answer that is not a 2xx, as a failure.
     fn refusal(&self, call: &Call<'_>, answer: &mut ureq::http::Response<ureq::Body>) -> Failure {
         let status = answer.status();
@@ -346,14 +362,17 @@ impl Client {
         let body = self.read(call.doing, answer, MAX_ERROR).map(|(body, _)| body).unwrap_or_default();
         let error: api::Error = serde_json::from_slice(&body).unwrap_or_default();
         let said =
-            if error.error.is_empty() { quote(&String::from_utf8_lossy(&body)) } else { quote(&error.error) };
+            self.quote(&if error.error.is_empty() { String::from_utf8_lossy(&body) } else { error.error.into() });
         let advice = match status.as_u16() {
             401 | 403 if self.options.token.is_none() => "; give a token: --token-file, SORTIE_TOKEN",
             401 | 403 => "; is the token (--token-file, SORTIE_TOKEN) the server's present one?",
             _ => "",
         };
         let pointed = location.filter(|_| status.is_redirection()).map_or_else(String::new, |location| {
-            format!("; it points to {}, and no redirect is followed: give the right --server", quote(&location))
+            format!(
+                "; it points to {}, and no redirect is followed: give the right --server",
+                self.quote(&location)
+            )
         });
         let said = if said.is_empty() { said } else { format!(": {said}") };
         let message = format!("{} at {}: {status}{said}{pointed}{advice}", call.doing, self.url());
@@ -371,22 +390,9 @@ impl Client {
 /// The statuses after which the same call may succeed.
 const RETRIED: [u16; 7] = [408, 425, 429, 500, 502, 503, 504];
 
-fn parse<T: DeserializeOwned>(call: &Call<'_>, body: &[u8]) -> Result<T, Failure> {
-    serde_json::from_slice(body).map_err(|error| {
-        let got = quote(&String::from_utf8_lossy(body));
-        let message = format!("{}: the answer is not what the protocol says ({error}): {got}", call.doing);
-        Failure::new(Reason::Protocol, message)
-    })
-}
-
 /// A little of what came, made harmless, on one line.
 fn quote(text: &str) -> String {
-    let text = text.trim();
-    let mut quoted: String = visible(text).chars().take(MAX_QUOTE).collect();
-    if quoted.len() < text.len() {
-        quoted.push('…');
-    }
-    quoted
+    visible_start(text.trim(), MAX_QUOTE)
 }
 
 /// An encoding that we did not ask for would be taken for text.

@@ -2,9 +2,13 @@
 
 use super::proxy;
 use anyhow::{Context, bail, ensure};
+use std::io::Read;
 use std::path::Path;
 use ureq::http::Uri;
 use ureq::tls::{Certificate, PemItem, parse_pem};
+
+/// The largest file of certificates, in bytes.
+const MAX_PEM: u64 = 4 * 1024 * 1024;
 
 /// An agent server's address, checked.
 #[derive(Clone, Debug)]
@@ -29,7 +33,11 @@ impl Server {
             _ => bail!("the URL {url:?} does not begin with http:// or https://"),
         }
         ensure!(uri.host().is_some_and(|host| !host.is_empty()), "the URL {url:?} names no host");
-        ensure!(uri.query().is_none() && !url.contains('#'), "the URL {url:?} has more than a path");
+        // What follows may be a secret too.
+        ensure!(uri.query().is_none() && !url.contains('#'), "the URL has more than a path");
+        let port = uri.authority().and_then(|authority| authority.as_str().rsplit_once(':')).map(|(_, port)| port);
+        let named = port.filter(|port| !port.ends_with(']'));
+        ensure!(named.is_none() || uri.port_u16().is_some(), "the URL {url:?} has no valid port");
         Ok(Self { base: url.trim_end_matches('/').to_owned(), uri, roots: None, proxy: None })
     }
 
@@ -56,6 +64,13 @@ impl Server {
         self.uri.host().unwrap_or_default().trim_matches(['[', ']'])
     }
 
+    /// For an error: the proxy on the way, if there is one.
+    pub(super) fn through(&self) -> String {
+        let proxy =
+            self.proxy.as_ref().map(|proxy| format!(" through the proxy {}:{}", proxy.host(), proxy.port()));
+        proxy.unwrap_or_default()
+    }
+
     /// The URL, as it may be shown.
     pub fn url(&self) -> &str {
         &self.base
@@ -67,7 +82,10 @@ impl Server {
     /// When the file cannot be read, or holds no certificate: such a file would fail late and obscurely.
     pub fn trust(&mut self, path: &Path) -> anyhow::Result<()> {
         let doing = || format!("read the certificates in {} (--cacert)", path.display());
-        let pem = std::fs::read(path).with_context(doing)?;
+        let mut pem = Vec::new();
+        let file = std::fs::File::open(path).with_context(doing)?;
+        file.take(MAX_PEM + 1).read_to_end(&mut pem).with_context(doing)?;
+        ensure!(pem.len() as u64 <= MAX_PEM, "{}: it is larger than {MAX_PEM} bytes", doing());
         let mut certificates = Vec::new();
         for item in parse_pem(&pem) {
             if let PemItem::Certificate(certificate) = item.with_context(doing)? {

@@ -1,10 +1,9 @@
 //! The machine's table, row by row, and the machine against a model of the server.
 
 use super::*;
-use crate::event::{Item, ToolCall, decode};
+use crate::event::{Arguments, Item, ToolCall, decode};
 use crate::sse::Parser;
 use Expect::{Continues, Ends, Holds, Reconnects, Says};
-use serde_json::Value;
 
 const RUN: &str = "11111111-1111-4111-8111-111111111111";
 const OTHER: &str = "22222222-2222-4222-8222-222222222222";
@@ -363,7 +362,7 @@ fn the_recorded_runs_come_out_as_they_were() {
 /// (server asks, the calls' states, quiet in ms) → what the batch wants: the table in batch.rs, row by row.
 #[test]
 fn the_batchs_table() {
-    let call = |id: &str| ToolCall { id: id.into(), name: format!("p__{id}"), arguments: Value::Null };
+    let call = |id: &str| ToolCall { id: id.into(), name: format!("p__{id}"), arguments: Arguments::default() };
     let [a, b, c] = [call("a"), call("b"), call("c")];
     let accept = |calls: &[&ToolCall], again| Act::Send {
         decisions: calls.iter().map(|call| ((*call).clone(), Verdict::Accept)).collect(),

@@ -1,0 +1,404 @@
+//! How the server is reached: TLS with certificates made here, proxies that alone know where a host is, and a token that
+//! goes nowhere in clear by accident.
+
+use crate::pki::{Authority, Validity, self_signed_server};
+use crate::relay::{Proxy, Relay};
+use crate::support::agent::{Agent, Route, TOKEN, call};
+use crate::support::process::Sortie;
+use crate::terminals::assert_harmless;
+use rustls::ServerConfig;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+fn address(agent: &Agent) -> SocketAddr {
+    agent.url().strip_prefix("http://").unwrap().parse().unwrap()
+}
+
+/// A command line for a server by its URL.
+fn at(agent: &Agent, url: &str, arguments: &[&str]) -> Sortie {
+    agent.sortie(arguments.iter().copied()).args(["--server", url])
+}
+
+/// A run over https with a certificate, which must fail at once and say why, without a word to the server.
+#[track_caller]
+fn is_distrusted(authority: &Authority, config: Arc<ServerConfig>, why: &str) {
+    let agent = Agent::out_of_bounds();
+    let relay = Relay::tls(config, address(&agent));
+    let url = format!("https://127.0.0.1:{}", relay.address.port());
+    let command = at(&agent, &url, &["run", "-o", "json", "go"]);
+    let pem = command.file("ca.pem", authority.pem());
+    let output = command.args(["--cacert", &pem]).run().within(Duration::from_secs(10));
+    assert_harmless(&output.stderr);
+    let record = output.stderr_has(why).stderr_lacks("trying again").fails("connection");
+    assert_eq!(record["retryable"], false, "the same certificate will be no better");
+    assert_eq!(relay.taken(), 1, "it is tried once");
+}
+
+#[test]
+fn a_run_goes_over_https_when_its_authority_is_given() {
+    for name in ["127.0.0.1", "localhost"] {
+        let authority = Authority::new();
+        let agent = Agent::start();
+        let relay = Relay::tls(authority.server(&[name], Validity::Now), address(&agent));
+        let url = format!("https://{name}:{}", relay.address.port());
+        let command = at(&agent, &url, &["run", "go"]);
+        let pem = command.file("ca.pem", authority.pem());
+        let running = command.args(["--cacert", &pem]).spawn();
+        let run = agent.next_run();
+        run.text(&"A long text. ".repeat(20_000));
+        run.propose([call("a", "create")]);
+        run.text("Done.");
+        run.complete();
+        let output = running.wait().code(0);
+        assert!(output.stdout.ends_with("A long text. \nDone.\n"), "{}", output.stdout.len());
+        let command = at(&agent, &url, &["ping"]);
+        let pem = command.file("ca.pem", authority.pem());
+        command.env("SORTIE_CACERT", pem).run().code(0);
+        assert!(agent.requests(Route::Send).iter().all(|sent| sent.header("authorization").is_some()));
+    }
+}
+
+#[test]
+fn the_systems_roots_are_those_that_ssl_cert_file_names() {
+    let authority = Authority::new();
+    let agent = Agent::answering("Done.");
+    let relay = Relay::tls(authority.server(&["127.0.0.1"], Validity::Now), address(&agent));
+    let url = format!("https://{}", relay.address);
+    let command = at(&agent, &url, &["run", "go"]);
+    let pem = command.file("ca.pem", authority.pem());
+    command.env("SSL_CERT_FILE", pem).run().code(0).stdout("Done.\n");
+    // --cacert takes the place of the system's roots.
+    let agent = Agent::out_of_bounds();
+    let relay = Relay::tls(authority.server(&["127.0.0.1"], Validity::Now), address(&agent));
+    let command = at(&agent, &format!("https://{}", relay.address), &["run", "-o", "json", "go"]);
+    let (pem, other) = (command.file("ca.pem", authority.pem()), command.file("other.pem", Authority::new().pem()));
+    command.env("SSL_CERT_FILE", pem).args(["--cacert", &other]).run().fails("connection");
+}
+
+#[test]
+fn a_certificate_of_an_authority_that_nobody_knows_is_refused() {
+    is_distrusted(&Authority::new(), Authority::new().server(&["127.0.0.1"], Validity::Now), "signed by nobody");
+    // Neither does it count that it vouches for itself, nor with the system's own roots.
+    is_distrusted(&Authority::new(), self_signed_server("127.0.0.1"), "its certificate");
+    let agent = Agent::out_of_bounds();
+    let relay = Relay::tls(Authority::new().server(&["127.0.0.1"], Validity::Now), address(&agent));
+    let command = at(&agent, &format!("https://{}", relay.address), &["run", "-o", "json", "go"]);
+    let output = command.run().within(Duration::from_secs(10));
+    output.stderr_has("--cacert").stderr_lacks("trying again").fails("connection");
+}
+
+#[test]
+fn a_certificate_that_is_not_valid_now_is_refused() {
+    let authority = Authority::new();
+    is_distrusted(&authority, authority.server(&["127.0.0.1"], Validity::Past), "expired");
+    is_distrusted(&authority, authority.server(&["127.0.0.1"], Validity::Future), "not valid yet");
+}
+
+#[test]
+fn a_certificate_for_another_host_is_refused() {
+    let authority = Authority::new();
+    for names in [&["agent.example"][..], &["127.0.0.2"], &["localhost"], &["*.127.0.0.1.example"], &[]] {
+        is_distrusted(&authority, authority.server(names, Validity::Now), "for another name");
+    }
+}
+
+#[test]
+fn a_certificate_is_refused_the_same_way_by_the_systems_verifier() {
+    let authority = Authority::new();
+    for (config, why) in [
+        (authority.server(&["127.0.0.1"], Validity::Past), "expired"),
+        (authority.server(&["127.0.0.1"], Validity::Future), "not valid yet"),
+        (authority.server(&["agent.example"], Validity::Now), "for another name"),
+        (Authority::new().server(&["127.0.0.1"], Validity::Now), "signed by nobody"),
+    ] {
+        let agent = Agent::out_of_bounds();
+        let relay = Relay::tls(config, address(&agent));
+        let command = at(&agent, &format!("https://{}", relay.address), &["run", "-o", "json", "go"]);
+        let pem = command.file("ca.pem", authority.pem());
+        let output = command.env("SSL_CERT_FILE", pem).run().within(Duration::from_secs(10));
+        output.stderr_has(why).stderr_lacks("trying again").fails("connection");
+    }
+}
+
+#[test]
+fn https_to_a_server_that_speaks_something_else_has_an_end() {
+    for speech in [&b"HTTP/1.1 400 Bad Request\r\n\r\n"[..], b"SSH-2.0-x\r\n", b"\x16\x03\x03\xff\xff", b""] {
+        let relay = Relay::saying(speech);
+        let url = format!("https://{}", relay.address);
+        let arguments = ["run", "-o", "json", "--connect-timeout", "500ms", "--retry-timeout", "300ms", "go"];
+        let output = Sortie::new(arguments).args(["--server", &url]).run();
+        assert_harmless(&output.stderr);
+        output.within(Duration::from_secs(10)).fails("connection");
+    }
+}
+
+#[test]
+fn http_to_a_server_that_speaks_https_has_an_end() {
+    let agent = Agent::out_of_bounds();
+    let relay = Relay::tls(Authority::new().server(&["127.0.0.1"], Validity::Now), address(&agent));
+    let url = format!("http://{}", relay.address);
+    let output = at(&agent, &url, &["run", "-o", "json", "--retry-timeout", "300ms", "go"]).run();
+    assert_harmless(&output.stderr);
+    output.within(Duration::from_secs(10)).fails("connection");
+}
+
+#[test]
+fn an_authority_that_is_none_is_refused_before_anything_is_sent() {
+    let agent = Agent::out_of_bounds();
+    agent.script(|run| run.complete());
+    let plain = || agent.sortie(["run", "-o", "json", "go"]);
+    let pem = Authority::new().pem();
+    let cut: String = pem.lines().take(3).collect::<Vec<_>>().join("\n");
+    let no_base64 = pem.replacen('\n', "\n!!!!", 2);
+    let garbage = "-----BEGIN CERTIFICATE-----\nbm90IGEgY2VydGlmaWNhdGU=\n-----END CERTIFICATE-----\n";
+    let key = "-----BEGIN PRIVATE KEY-----\nMC4CAQAwBQYDK2VwBCIEIA==\n-----END PRIVATE KEY-----\n";
+    let rows: [(&str, &[u8]); 7] = [
+        ("empty", b""),
+        ("text", b"These are my certificates.\n"),
+        ("bytes", b"\x30\x82\x01\x0a\xff\xfe\0\0"),
+        ("cut", cut.as_bytes()),
+        ("no base64", no_base64.as_bytes()),
+        ("no certificate", garbage.as_bytes()),
+        ("a key", key.as_bytes()),
+    ];
+    for (what, content) in rows {
+        let command = plain();
+        let file = command.file("ca.pem", content);
+        let output = command.args(["--cacert", &file]).run();
+        let named = output.stderr.contains("ca.pem") && output.stderr.contains("--cacert");
+        assert!(named, "{what}: {}", output.stderr);
+        output.fails("usage");
+    }
+    for path in [".", "no/such/file", "/proc/self/mem"] {
+        plain().args(["--cacert", path]).run().stderr_has("--cacert").fails("usage");
+    }
+    let command = plain();
+    let file = command.file("ca.pem", "");
+    command.env("SORTIE_CACERT", file).run().fails("usage");
+}
+
+#[test]
+fn an_authority_without_end_is_not_read_into_memory() {
+    let agent = Agent::out_of_bounds();
+    let command = agent.sortie(["run", "-o", "json", "--cacert", "/dev/zero", "go"]);
+    let output = command.in_shell(r#"ulimit -d 49152 && exec "$@""#).run();
+    output.stderr_has("--cacert").stderr_lacks("memory").fails("usage");
+}
+
+#[test]
+fn a_token_goes_in_clear_to_another_host_only_when_that_is_allowed() {
+    // The proxy shows that nothing goes out.
+    let agent = Agent::out_of_bounds();
+    let proxy = Proxy::to(address(&agent));
+    for host in [
+        "agent.example",
+        "127.0.0.1.example",
+        "localhost.example",
+        "192.0.2.1",
+        "[2001:db8::1]",
+        "127.1",
+        "0.0.0.0",
+        "[::ffff:192.0.2.1]",
+        "[::]",
+    ] {
+        let url = format!("http://{host}:4096");
+        let command = at(&agent, &url, &["run", "-o", "json", "--retry-timeout", "300ms", "go"]);
+        let output = command.env("http_proxy", proxy.url()).run();
+        let output = output.stderr_has("--allow-http").stderr_lacks(TOKEN);
+        output.fails("usage");
+    }
+    assert!(proxy.heads().is_empty(), "{:?}", proxy.heads());
+    let agent = Agent::answering("Done.");
+    let proxy = Proxy::to(address(&agent));
+    let allowed = at(&agent, "http://agent.example:4096", &["run", "--allow-http", "go"]);
+    allowed.env("http_proxy", proxy.url()).run().code(0);
+    let allowed = at(&agent, "http://agent.example:4096", &["run", "go"]).env("SORTIE_ALLOW_HTTP", "1");
+    allowed.env("http_proxy", proxy.url()).run().code(0);
+    for no in ["0", "false", "no", "off", ""] {
+        let command = at(&agent, "http://agent.example:4096", &["run", "-o", "json", "go"]);
+        command.env("SORTIE_ALLOW_HTTP", no).env("http_proxy", proxy.url()).run().fails("usage");
+    }
+    // Nothing that is secret: nothing to refuse.
+    let command = at(&agent, "http://agent.example:4096", &["run", "-o", "json", "go"]).without_env("SORTIE_TOKEN");
+    command.env("http_proxy", proxy.url()).run().fails("auth");
+    // All of 127.0.0.0/8 is this machine.
+    let url = agent.url().replace("127.0.0.1", "127.0.0.2");
+    let output = at(&agent, &url, &["run", "-o", "json", "--retry-timeout", "300ms", "go"]).run();
+    output.stderr_lacks("--allow-http").fails("connection");
+}
+
+#[test]
+fn https_goes_through_the_proxy_to_a_host_that_only_the_proxy_knows() {
+    for variable in ["https_proxy", "HTTPS_PROXY", "all_proxy", "ALL_PROXY"] {
+        let authority = Authority::new();
+        let agent = Agent::answering("Done.");
+        let relay = Relay::tls(authority.server(&["agent.example"], Validity::Now), address(&agent));
+        let proxy = Proxy::to(relay.address);
+        let command = at(&agent, "https://agent.example:8443", &["run", "-vv", "go"]);
+        let pem = command.file("ca.pem", authority.pem());
+        let command = command.args(["--cacert", &pem]).env(variable, proxy.url_with("user", "hunter2"));
+        command.run().code(0).stdout("Done.\n").stderr_lacks("hunter2").stderr_lacks("dXNlcjpodW50ZXIy");
+        let heads = proxy.heads();
+        assert!(heads.len() >= 3, "{heads:#?}");
+        for head in heads {
+            assert!(head.starts_with("CONNECT agent.example:8443 HTTP/1.1\r\n"), "{head}");
+            assert!(head.contains("\r\nHost: agent.example:8443\r\n"), "{head}");
+            assert!(head.contains("\r\nProxy-Authorization: Basic dXNlcjpodW50ZXIy\r\n"), "{head}");
+            assert!(!head.contains(TOKEN) && !head.contains("\r\nAuthorization"), "{head}");
+        }
+    }
+}
+
+#[test]
+fn a_proxy_does_not_stand_in_for_the_server() {
+    // Whoever answers the CONNECT must still have the host's certificate.
+    let authority = Authority::new();
+    let agent = Agent::out_of_bounds();
+    let relay = Relay::tls(authority.server(&["proxy.example"], Validity::Now), address(&agent));
+    let proxy = Proxy::to(relay.address);
+    let command = at(&agent, "https://agent.example", &["run", "-o", "json", "go"]);
+    let pem = command.file("ca.pem", authority.pem());
+    let command = command.args(["--cacert", &pem]).env("https_proxy", proxy.url());
+    command.run().stderr_has("for another name").fails("connection");
+}
+
+#[test]
+fn http_goes_through_the_proxy_as_curl_does_it() {
+    let agent = Agent::answering("Done.");
+    let proxy = Proxy::to(address(&agent));
+    let command = at(&agent, "http://agent.example:8080", &["run", "--allow-http", "go"]);
+    command.env("http_proxy", proxy.url()).run().code(0).stdout("Done.\n");
+    let heads = proxy.heads();
+    assert!(!heads.is_empty());
+    for head in &heads {
+        // Not CONNECT, which a proxy rarely allows to any port but that of https.
+        let first = head.lines().next().unwrap();
+        let (_, target) = first.split_once(' ').unwrap();
+        assert!(target.starts_with("http://agent.example:8080/v1/"), "{first}");
+    }
+}
+
+#[test]
+fn http_through_a_proxy_reaches_the_server_one_way_or_another() {
+    let agent = Agent::answering("Done.");
+    let proxy = Proxy::to(address(&agent));
+    let run = |variable: &str| {
+        let command =
+            at(&agent, "http://agent.example:8080", &["run", "--allow-http", "--retry-timeout", "300ms", "go"]);
+        command.env(variable, proxy.url()).run()
+    };
+    run("http_proxy").code(0);
+    run("all_proxy").code(0);
+    run("ALL_PROXY").code(0);
+    let before = proxy.heads().len();
+    // A CGI program's callers set that one; and this one is for https.
+    for variable in ["HTTP_PROXY", "https_proxy", "HTTPS_PROXY"] {
+        run(variable).code(1).stderr_has("agent.example");
+    }
+    assert_eq!(proxy.heads().len(), before);
+}
+
+#[test]
+fn loopback_is_never_proxied_and_no_proxy_is_honoured() {
+    let agent = Agent::answering("Done.");
+    let proxy = Proxy::answering("HTTP/1.1 500 Never\r\nconnection: close\r\n\r\n");
+    let by_name = agent.url().replace("127.0.0.1", "localhost");
+    for url in [agent.url(), by_name.clone(), by_name.replace("localhost", "LOCALHOST")] {
+        let command = at(&agent, &url, &["run", "go"]);
+        let command = command.env("http_proxy", proxy.url()).env("https_proxy", proxy.url());
+        command.env("all_proxy", proxy.url()).env("ALL_PROXY", proxy.url()).run().code(0).stdout("Done.\n");
+    }
+    let excepted = [
+        "agent.invalid",
+        ".invalid",
+        "*",
+        " other.example , agent.invalid ",
+        "other.example agent.invalid",
+        "agent.invalid:4096",
+        "AGENT.invalid",
+        "invalid",
+    ];
+    for list in excepted {
+        for variable in ["no_proxy", "NO_PROXY"] {
+            let arguments = ["run", "-o", "json", "--allow-http", "--retry-timeout", "100ms", "go"];
+            let command = at(&agent, "http://agent.invalid:4096", &arguments);
+            let command = command.env("http_proxy", proxy.url()).env(variable, list);
+            // Straight there, where nobody is.
+            command.run().stderr_has("agent.invalid").fails("connection");
+        }
+    }
+    assert!(proxy.heads().is_empty(), "{:?}", proxy.heads());
+    for list in ["agent.invalid:80", "gent.invalid", "other.invalid", "127.0.0.1", ""] {
+        let arguments = ["run", "-o", "json", "--allow-http", "--retry-timeout", "100ms", "go"];
+        let command = at(&agent, "http://agent.invalid:4096", &arguments);
+        command.env("http_proxy", proxy.url()).env("no_proxy", list).run().code(1);
+    }
+    assert!(proxy.heads().len() >= 5, "{:?}", proxy.heads());
+}
+
+#[test]
+fn a_proxy_that_refuses_is_named_with_its_answer() {
+    let answers = [
+        ("407", "HTTP/1.1 407 Proxy Authentication Required\r\ncontent-length: 0\r\n\r\n"),
+        ("403", "HTTP/1.1 403 Forbidden\r\ncontent-length: 0\r\n\r\n"),
+        ("502", "HTTP/1.1 502 Bad Gateway\r\ncontent-length: 0\r\n\r\n"),
+    ];
+    for (status, answer) in answers {
+        for url in ["https://agent.example", "http://agent.example"] {
+            let agent = Agent::out_of_bounds();
+            let proxy = Proxy::answering(answer);
+            let arguments = ["run", "-v", "-o", "json", "--allow-http", "--retry-timeout", "300ms", "go"];
+            let command = at(&agent, url, &arguments);
+            let proxy_url = proxy.url_with("user", "hunter2");
+            let output = command.env("https_proxy", &proxy_url).env("http_proxy", &proxy_url).run();
+            let output = output.stderr_has(status).stderr_has("roxy").stderr_lacks("hunter2").stderr_lacks(TOKEN);
+            let record = output.within(Duration::from_secs(10)).code(1).record();
+            assert_eq!(record["reason"], "connection", "{record:#}");
+            assert!(record["error"].as_str().unwrap().contains("roxy"), "{record:#}");
+        }
+    }
+}
+
+#[test]
+fn a_proxy_that_is_hostile_has_an_end_too() {
+    for answer in ["SSH-2.0-x\r\n", "", "HTTP/1.1 200 OK\r\n", "\u{1b}[2J\u{1b}[2J\r\n\r\n"] {
+        let agent = Agent::out_of_bounds();
+        let proxy = Proxy::answering(answer);
+        let arguments = ["run", "-o", "json", "--retry-timeout", "300ms", "go"];
+        let output = at(&agent, "https://agent.example", &arguments).env("https_proxy", proxy.url()).run();
+        assert_harmless(&output.stderr);
+        output.within(Duration::from_secs(10)).fails("connection");
+    }
+}
+
+#[test]
+fn a_proxy_that_cannot_be_used_is_refused_without_its_password() {
+    let agent = Agent::out_of_bounds();
+    let bad = [
+        "socks5://user:hunter2@127.0.0.1:1",
+        "http://user:hunter2@",
+        "ftp://user:hunter2@h",
+        "http://u:hunter2@h:port",
+        "http://u:hunter2@h:99999",
+    ];
+    for proxy in bad {
+        let arguments = ["run", "-vv", "-o", "json", "--retry-timeout", "300ms", "go"];
+        let command = at(&agent, "https://agent.example", &arguments);
+        let output = command.env("https_proxy", proxy).run().stderr_has("https_proxy").stderr_lacks("hunter2");
+        output.fails("usage");
+    }
+}
+
+#[test]
+fn a_proxy_that_is_not_there_is_told_from_a_server_that_is_not() {
+    let agent = Agent::out_of_bounds();
+    for proxy in ["http://user:hunter2@127.0.0.1:1", "http://user:hunter2@proxy.invalid:1"] {
+        let arguments = ["run", "-vv", "-o", "json", "--retry-timeout", "300ms", "go"];
+        let command = at(&agent, "https://agent.example", &arguments);
+        let output = command.env("https_proxy", proxy).run();
+        let output = output.stderr_lacks("hunter2").stderr_lacks("dXNlcjpodW50ZXIy");
+        let record = output.fails("connection");
+        assert!(record["error"].as_str().unwrap().contains("proxy"), "{}", record["error"]);
+    }
+}
