@@ -19,7 +19,7 @@ use uuid::Uuid;
 
 /// Three keep-alives missed (the server sends one every 15 s): nobody is there any more.
 const SILENCE: Duration = Duration::from_secs(45);
-/// The longest time for what was said before we came, should the stream never fall quiet.
+/// The longest time for what was said before we came to look, should the stream never fall quiet.
 const CATCH_UP: Duration = Duration::from_secs(5);
 /// A replay is over, or does not begin, when nothing has come for so long.
 const REPLAY: Duration = Duration::from_secs(2);
@@ -236,7 +236,7 @@ impl<'a> Drive<'a> {
 
     fn tick_act(&mut self) -> Act {
         // A tool that goes on talking never leaves the stream quiet: by then its past has long been told.
-        let told = self.run.is_catching_up() && self.began.elapsed() >= CATCH_UP;
+        let told = self.run.is_peeking() && self.began.elapsed() >= CATCH_UP;
         let quiet = if told { self.quiet.max(SETTLED) } else { self.quiet };
         self.run.step(Input::Tick { quiet, idle: self.last_event.elapsed() }).act
     }
@@ -303,6 +303,7 @@ impl<'a> Drive<'a> {
                 let verdict = program::ask(program, &question, PATIENCE, self.watch, self.console);
                 self.run.batch.look_away();
                 self.quiet = Duration::ZERO;
+                self.last_event = Instant::now();
                 verdict
             }
         }
@@ -486,7 +487,7 @@ fn run_messages(client: &Client, session: Uuid) -> Result<Vec<api::Message>, Fai
 
 /// The run of the session's newest event, if the server still has any, found by reading until the stream falls quiet.
 pub fn last_run(client: &Client, watch: &Watch, session: Uuid) -> Result<Option<String>, Failure> {
-    let (mut cursor, mut last, mut quiet) = (0, None, Duration::ZERO);
+    let (mut cursor, mut last) = (0, None);
     let mut backoff = Backoff::default();
     let began = Instant::now();
     loop {
@@ -497,6 +498,7 @@ pub fn last_run(client: &Client, watch: &Watch, session: Uuid) -> Result<Option<
                 continue;
             }
         };
+        let mut quiet = Duration::ZERO;
         let mut parser = Parser::new();
         let mut buffer = vec![0; BUFFER];
         'read: while let Ok(chunk) = body.read(&mut buffer) {

@@ -206,9 +206,9 @@ impl Run {
         !self.over
     }
 
-    /// Whether what comes is still of the past.
-    pub fn is_catching_up(&self) -> bool {
-        self.phase == Phase::CatchingUp
+    /// Whether we only look, and what comes is still of the past.
+    pub fn is_peeking(&self) -> bool {
+        self.phase == Phase::CatchingUp && self.options.start == Start::Peek
     }
 
     /// Writes what is known into the record.

@@ -160,7 +160,9 @@ impl Sortie {
 
     /// Starts it.
     pub fn spawn(self) -> Running {
-        let mut words = self.wrapper;
+        // Whoever runs the tests in the background may ignore SIGINT, which would go over to sortie.
+        let mut words: Vec<OsString> = ["/usr/bin/env", "--default-signal=HUP,INT,TERM"].map(Into::into).into();
+        words.extend(self.wrapper);
         words.push(env!("CARGO_BIN_EXE_sortie").into());
         words.extend(self.arguments);
         let mut command = Command::new(&words[0]);

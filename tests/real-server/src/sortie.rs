@@ -19,7 +19,9 @@ pub struct Sortie {
 impl Sortie {
     /// `sortie` with these arguments and an empty environment but for PATH.
     pub fn new<'a>(arguments: impl IntoIterator<Item = &'a str>) -> Self {
-        let mut command = Command::new(binary());
+        // Whoever runs the tests in the background may ignore SIGINT, which would go over to sortie.
+        let mut command = Command::new("/usr/bin/env");
+        command.arg("--default-signal=HUP,INT,TERM").arg(binary());
         command.args(arguments).env_clear().stdin(Stdio::null());
         if let Some(path) = std::env::var_os("PATH") {
             command.env("PATH", path);
