@@ -90,6 +90,10 @@ pub struct Connection {
 }
 
 impl Connection {
+    pub fn new(stream: TcpStream) -> Self {
+        Self { stream: Arc::new(stream), owed: false }
+    }
+
     /// The next request; `None` when the client has closed the connection or what it sent is not HTTP.
     pub fn read_request(&mut self) -> Option<Request> {
         self.settle();

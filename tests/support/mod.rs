@@ -5,6 +5,7 @@
 pub mod agent;
 pub mod http;
 pub mod process;
+pub mod story;
 pub mod watched;
 pub mod wire;
 

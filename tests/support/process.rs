@@ -254,6 +254,16 @@ pub struct Running {
 }
 
 impl Running {
+    /// How many descriptors and how many threads it has.
+    #[cfg(target_os = "linux")]
+    pub fn descriptors_and_threads(&self) -> (usize, usize) {
+        let count = |what: &str| {
+            let path = format!("/proc/{}/{what}", self.pid.as_raw_nonzero());
+            std::fs::read_dir(path).expect("a running process").count()
+        };
+        (count("fd"), count("task"))
+    }
+
     pub fn signal(&self, signal: Signal) {
         kill_process(self.pid, signal).expect("send a signal");
     }

@@ -259,6 +259,11 @@ impl Agent {
         RunHandle { shared: Arc::clone(&self.shared), session, index, id }
     }
 
+    /// How many runs have begun, whoever began them.
+    pub fn runs_begun(&self) -> usize {
+        self.shared.look(|state| state.started.len())
+    }
+
     /// Plays every run by this, before the message that began it is answered (protocol trap 1).
     pub fn script(&self, script: impl Fn(&RunHandle) + Send + Sync + 'static) {
         self.shared.change(|state| state.script = Some(Arc::new(script)));
@@ -674,6 +679,14 @@ impl RunHandle {
     /// The run ends without a word (protocol trap 7).
     pub fn fail_silently(&self) {
         self.at_once(Run::fail_silently);
+    }
+
+    /// The messages are written down, as the server does every five seconds, besides at the run's end.
+    pub fn write_messages(&self) {
+        self.shared.change(|state| {
+            let session = state.session(self.session);
+            session.messages.clone_from(&session.runs[self.index].messages);
+        });
     }
 
     /// Publishes any event for the run.

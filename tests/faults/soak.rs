@@ -1,0 +1,101 @@
+//! The soak: runs at random that meet faults at random, fifty at a time. All are exact, and neither a process nor a
+//! descriptor is left over.
+//!
+//! A hundred of them by default; a thousand by
+//!
+//! ```sh
+//! SORTIE_SOAK=1000 cargo test --test main soak
+//! ```
+//!
+//! `SORTIE_SEED` names the first seed. One that failed is played again, alone, by
+//! `SORTIE_SEED=… cargo test --test main random_schedules`.
+
+use crate::support::story;
+use crate::support::watched::Watched;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::process::Command;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::thread;
+use std::time::Duration;
+
+const AT_A_TIME: usize = 50;
+const INSIDE: &str = "SORTIE_SOAK_INSIDE";
+
+fn number(name: &str, otherwise: u64) -> u64 {
+    std::env::var(name).map_or(otherwise, |value| value.parse().expect("a number"))
+}
+
+#[test]
+fn soak() {
+    if std::env::var_os(INSIDE).is_some() {
+        return play_all(number("SORTIE_SEED", 1000), number("SORTIE_SOAK", 100));
+    }
+    // A process of its own: in this one the other tests open and close descriptors too.
+    let mut command = Command::new(std::env::current_exe().expect("a path"));
+    let output = command.args(["--exact", "suite::soak::soak", "--nocapture"]).env(INSIDE, "1").output();
+    let output = output.expect("start the soak");
+    let (said, error) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    assert!(output.status.success() && said.contains("1 passed"), "{said}\n{error}");
+}
+
+fn play_all(first: u64, count: u64) {
+    // What is opened once and kept is open after that.
+    story::play(first);
+    let before = descriptors();
+    let (next, wrong) = (AtomicU64::new(first), Mutex::new(Vec::new()));
+    thread::scope(|scope| {
+        for _ in 0..AT_A_TIME {
+            scope.spawn(|| {
+                loop {
+                    let seed = next.fetch_add(1, Ordering::Relaxed);
+                    if seed >= first + count {
+                        break;
+                    }
+                    if catch_unwind(AssertUnwindSafe(|| story::play(seed))).is_err() {
+                        wrong.lock().expect("a lock").push(seed);
+                    }
+                }
+            });
+        }
+    });
+    let wrong = wrong.into_inner().expect("a lock");
+    assert!(wrong.is_empty(), "{} of {count} runs went wrong; SORTIE_SEED={wrong:?}", wrong.len());
+    // The threads that read the last outputs may be about to close them.
+    let never = Watched::new(());
+    let settled = (0..500).any(|_| {
+        never.wait(Duration::from_millis(20), |()| None::<()>);
+        descriptors() <= before && processes().is_empty()
+    });
+    assert!(settled, "{before} descriptors, then {}; left over: {:?}", descriptors(), processes());
+}
+
+#[cfg(target_os = "linux")]
+fn descriptors() -> usize {
+    std::fs::read_dir("/proc/self/fd").expect("our descriptors").count()
+}
+
+/// The processes that the stories have started and that are still there, zombies included.
+#[cfg(target_os = "linux")]
+fn processes() -> Vec<String> {
+    let mark = format!("SORTIE_STORY={}\0", std::process::id());
+    let us = std::process::id().to_string();
+    let entries = std::fs::read_dir("/proc").expect("the processes").filter_map(Result::ok);
+    let of_ours = entries.map(|entry| entry.path()).filter(|path| {
+        let environment = std::fs::read(path.join("environ")).unwrap_or_default();
+        let status = std::fs::read_to_string(path.join("status")).unwrap_or_default();
+        let parent = status.lines().find_map(|line| line.strip_prefix("PPid:")).unwrap_or_default();
+        parent.trim() == us || environment.windows(mark.len()).any(|part| part == mark.as_bytes())
+    });
+    of_ours.map(|path| path.display().to_string()).collect()
+}
+
+#[cfg(not(target_os = "linux"))]
+fn descriptors() -> usize {
+    0
+}
+
+#[cfg(not(target_os = "linux"))]
+fn processes() -> Vec<String> {
+    Vec::new()
+}
