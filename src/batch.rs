@@ -19,6 +19,7 @@
 //! | every call | decided, nothing heard, reconnected | 10 s | likewise; here only somebody else's decision can do that |
 //! | any | running | any | nothing |
 //! | every or some | its id is that of a call before it | as for a pause | fail: it cannot be decided |
+//! | every or some | undecided, its proposal lost | 6 s | learn from the messages which calls are over |
 //!
 //! Where every call is asked about, quiet is needed too once the stream was not read for a while (a policy program ran):
 //! somebody else may have decided meanwhile.
@@ -39,6 +40,9 @@ pub const UNHEARD: Duration = Duration::from_secs(3);
 /// What was sent in one piece at the proposal is not dropped, for no tool runs then, unless somebody else was quicker.
 /// A server that is slow to go on with the next call must not get it twice.
 pub const STUCK: Duration = Duration::from_secs(10);
+
+/// Which calls of a batch are over stands in the session's messages, and the server writes those down every 5 s.
+pub const WRITTEN: Duration = Duration::from_secs(6);
 
 /// The most calls of one turn.
 pub const MAX_CALLS: usize = 1024;
@@ -74,6 +78,8 @@ pub enum Next {
     },
     /// Reconnect from the cursor, to see whether an event was lost.
     Reconnect,
+    /// Ask for the calls that wait, and for the messages: [`Batch::adopt`].
+    Adopt,
     /// These calls wait for somebody else.
     Pause(Vec<ToolCall>),
     /// This call can be decided by nobody.
@@ -98,19 +104,35 @@ pub struct Batch {
     unplaced: Vec<(String, State)>,
     /// The stream was not read for a while.
     looked_away: bool,
+    /// The proposal was lost, and with it perhaps what became of its calls since.
+    adopted: bool,
 }
 
 impl Batch {
     /// No calls.
     pub const fn new(asks: Asks) -> Self {
-        Self { asks, calls: Vec::new(), unplaced: Vec::new(), looked_away: false }
+        Self { asks, calls: Vec::new(), unplaced: Vec::new(), looked_away: false, adopted: false }
     }
 
     /// The model asks for these calls.
     pub fn propose(&mut self, calls: Vec<ToolCall>) {
+        self.adopted = false;
         self.calls = calls.into_iter().map(|call| (call, State::Undecided(None))).collect();
         for (id, state) in std::mem::take(&mut self.unplaced) {
             self.set(&id, state);
+        }
+    }
+
+    /// The proposal was lost: these are the calls, and these of them are over, as far as the messages know it. Asked a
+    /// second time, a while later, they know all.
+    pub fn adopt<'a>(&mut self, calls: Vec<ToolCall>, over: impl Iterator<Item = &'a str>) {
+        let is_known = self.calls.iter().map(|(call, _)| &call.id).eq(calls.iter().map(|call| &call.id));
+        if !is_known {
+            self.propose(calls);
+        }
+        self.adopted = !is_known;
+        for id in over {
+            self.finished(id);
         }
     }
 
@@ -221,6 +243,8 @@ impl Batch {
             }
             State::Decided { .. } => Next::Wait,
             State::Undecided(_) if self.asks == Asks::None => Next::Wait,
+            State::Undecided(_) if self.adopted && quiet >= WRITTEN => Next::Adopt,
+            State::Undecided(_) if self.adopted => Next::Wait,
             State::Undecided(_) if self.asks == Asks::Unknown => Next::Learn,
             State::Undecided(Some(Verdict::Pause)) if enough(PAUSED) => {
                 Next::Pause(self.undecided().cloned().collect())

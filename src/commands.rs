@@ -145,15 +145,20 @@ impl Job<'_> {
     /// Sends the prompt. A session that is busy is asked again for a while: its last run may just have ended (protocol
     /// trap 8), or our own first try, whose answer was lost, may still be at work.
     fn send(&self, session: Uuid, settings: &settings::Run, key: &str) -> Result<Uuid, Failure> {
-        let began = Instant::now();
-        let patience = if settings.session.is_some() { SETTLING } else { LOST_ANSWER };
+        let (mut busy_since, mut in_doubt) = (None, false);
         loop {
-            match self.client.send(session, &settings.message, key) {
-                Err(busy) if busy.code == "session_already_running" && began.elapsed() < patience => {
-                    self.watch.sleep(BUSY)?;
-                }
-                done => return done,
+            let failure = match self.client.send(session, &settings.message, key) {
+                Ok(run_id) => return Ok(run_id),
+                Err(failure) => failure,
+            };
+            let is_busy = failure.code == "session_already_running";
+            // Whoever keeps a session of our own busy was sent by us.
+            in_doubt |= failure.in_doubt || is_busy && settings.session.is_none();
+            let since: &mut Instant = busy_since.get_or_insert_with(Instant::now);
+            if !is_busy || since.elapsed() >= if in_doubt { LOST_ANSWER } else { SETTLING } {
+                return Err(failure.in_doubt(in_doubt));
             }
+            self.watch.sleep(BUSY).map_err(|cause| cause.in_doubt(in_doubt))?;
         }
     }
 
@@ -187,10 +192,7 @@ impl Job<'_> {
             return Err(Failure::new(Reason::NotFound, message));
         }
         let mut transcript = Transcript::new(self.output.keep());
-        for text in transcript.heal(turns) {
-            self.output.text(&text)?;
-            self.output.turn();
-        }
+        drive::show(self.output, transcript.heal(turns))?;
         let message = "the server has no events of the run any more: nobody can say how it ended";
         let mut record = Record::new(Failure::new(Reason::Lost, message).into());
         record.session_id = Some(session.to_string());

@@ -13,6 +13,7 @@ use crate::program::{self, PATIENCE, Question};
 use crate::run::{Act, Input, Run};
 use crate::settings::Follow;
 use crate::sse::{Frame, MAX_EVENT, Parser, TooLarge};
+use crate::transcript::Healed;
 use crate::watchdog::Watch;
 use std::time::{Duration, Instant};
 use uuid::Uuid;
@@ -101,19 +102,21 @@ impl<'a> Drive<'a> {
     pub fn follow(&mut self) -> Result<End, Failure> {
         let mut backoff = Backoff::default();
         let mut first = true;
+        self.await_event();
         loop {
-            let body = self.open(&mut backoff)?;
+            let body = self.client.events(self.session, self.run.cursor, self.contact, &mut backoff)?;
+            self.contact = Instant::now();
             self.quiet = Duration::ZERO;
+            let mut flow = Flow::On;
             if !std::mem::take(&mut first) {
                 let act = self.run.step(Input::Reconnected).act;
-                match self.settle(act)? {
-                    Flow::On => {}
-                    Flow::Reconnect(_) => continue,
-                    Flow::End(end) => return Ok(end),
-                }
+                flow = self.settle(act)?;
             }
             let cursor = self.run.cursor;
-            let why = match self.read(body)? {
+            if let Flow::On = flow {
+                flow = self.read(body)?;
+            }
+            let why = match flow {
                 Flow::End(end) => return Ok(end),
                 Flow::Reconnect(why) => why,
                 Flow::On => "the stream ended before the run did".into(),
@@ -124,22 +127,6 @@ impl<'a> Drive<'a> {
                 self.watch.sleep(backoff.wait())?;
             } else {
                 backoff = Backoff::default();
-            }
-        }
-    }
-
-    /// Opens the stream, within the retry time-out.
-    fn open(&mut self, backoff: &mut Backoff) -> Result<Body, Failure> {
-        loop {
-            match self.client.events(self.session, self.run.cursor) {
-                Ok(body) => {
-                    self.contact = Instant::now();
-                    return Ok(body);
-                }
-                Err(failure) => {
-                    self.watch.check()?;
-                    self.client.wait_to_retry(failure, backoff.wait(), self.contact)?;
-                }
             }
         }
     }
@@ -156,20 +143,32 @@ impl<'a> Drive<'a> {
                 Err(broken) => {
                     // A cause breaks the connection too.
                     self.watch.check()?;
+                    // Until now it stood: so long was there contact.
+                    self.contact = Instant::now();
                     return Ok(Flow::Reconnect(broken.message));
                 }
             };
             match chunk {
-                Chunk::End => return Ok(Flow::On),
+                Chunk::End => {
+                    self.contact = Instant::now();
+                    return Ok(Flow::On);
+                }
                 Chunk::Bytes(length) => {
                     self.contact = Instant::now();
                     // A comment does not break the silence; half an event does.
                     self.quiet += asked.elapsed().min(TICK);
+                    // Whoever reads what we write may take his time, which is not the run's.
+                    self.watch.arm_idle(None);
+                    let before = self.last_event;
                     match self.feed(&mut parser, &buffer[..length])? {
                         Flow::On => {}
                         flow => return Ok(flow),
                     }
                     self.output.flush()?;
+                    if self.last_event != before {
+                        self.last_event = Instant::now();
+                    }
+                    self.await_event();
                     // A stream that drips never lets a read time out.
                     if self.looked.elapsed() < TICK {
                         continue;
@@ -227,6 +226,11 @@ impl<'a> Drive<'a> {
             Err(malformed) => self.run.step(Input::Malformed(&malformed.0)).act,
         };
         self.settle(act)
+    }
+
+    /// From here on the silence counts.
+    fn await_event(&self) {
+        self.watch.arm_idle(self.follow.idle_timeout.map(|limit| (self.last_event, limit)));
     }
 
     fn tick(&mut self) -> Result<Flow, Failure> {
@@ -300,10 +304,12 @@ impl<'a> Drive<'a> {
                 let (session_id, run_id) = (&self.session.to_string(), self.run.id());
                 let question = Question { session_id, run_id, tool_call: call };
                 let program = self.follow.program.as_deref().unwrap_or_default();
+                self.watch.arm_idle(None);
                 let verdict = program::ask(program, &question, PATIENCE, self.watch, self.console);
                 self.run.batch.look_away();
                 self.quiet = Duration::ZERO;
                 self.last_event = Instant::now();
+                self.await_event();
                 verdict
             }
         }
@@ -336,10 +342,7 @@ impl<'a> Drive<'a> {
     /// What was said before we came is no news, even where it must be taken from the messages.
     fn take_past(&mut self) {
         if self.run.transcript.is_held() {
-            match run_texts(self.client, self.session) {
-                Ok(turns) => drop(self.run.transcript.heal(turns)),
-                Err(_) => drop(self.run.transcript.heal_from_events()),
-            }
+            self.run.transcript.heal(run_texts(self.client, self.session).unwrap_or_default());
         }
     }
 
@@ -386,10 +389,8 @@ impl<'a> Drive<'a> {
             return Ok(());
         }
         let finished = run_messages(self.client, self.session)?;
-        self.run.batch.propose(pending.tool_calls);
-        for id in finished.iter().flat_map(api::Message::results) {
-            self.run.batch.finished(id);
-        }
+        self.run.batch.adopt(pending.tool_calls, finished.iter().flat_map(api::Message::results));
+        self.quiet = Duration::ZERO;
         Ok(())
     }
 
@@ -404,7 +405,7 @@ impl<'a> Drive<'a> {
     /// After the end: reads what came after the cursor, for the stop reason and the totals, without showing it. As long
     /// as `client`'s watch lets it, and no longer than the stream takes to fall quiet.
     pub fn read_rest(&mut self, client: &Client, watch: &Watch) -> Result<(), Failure> {
-        let mut body = client.events(self.session, self.run.cursor)?;
+        let mut body = client.events(self.session, self.run.cursor, Instant::now(), &mut Backoff::default())?;
         let mut parser = Parser::new();
         let mut buffer = vec![0; BUFFER];
         while let Chunk::Bytes(length) = body.read(&mut buffer)? {
@@ -432,19 +433,28 @@ impl<'a> Drive<'a> {
             && client.session(self.session).is_ok_and(|state| state.active_run().as_deref() == Some(self.run.id()))
             && watch.sleep(TICK).is_ok()
         {}
-        let missing = match run_texts(client, self.session) {
-            Ok(turns) => self.run.transcript.heal(turns),
-            Err(failure) => {
-                self.console.error(&format!("text was lost with events that the server no longer has ({failure})"));
-                self.run.transcript.heal_from_events()
-            }
-        };
-        for text in missing {
-            self.output.text(&text)?;
-            self.output.turn();
+        let messages = run_texts(client, self.session).unwrap_or_else(|failure| {
+            self.console.error(&format!("events were lost, and the text cannot be had otherwise: {failure}"));
+            Vec::new()
+        });
+        let healed = self.run.transcript.heal(messages);
+        if !healed.complete {
+            self.console.error("some text may be missing: events were lost, and the session's messages lack it too");
         }
-        self.output.flush()
+        show(self.output, healed)
     }
+}
+
+/// Shows text that was held.
+pub fn show(output: &mut Output, healed: Healed) -> Result<(), Failure> {
+    if healed.continues {
+        output.set_turn_begun(false);
+    }
+    for text in healed.pieces {
+        output.text(&text)?;
+        output.set_turn_begun(true);
+    }
+    output.flush()
 }
 
 fn too_large(cursor: u64, error: TooLarge) -> Failure {
@@ -491,13 +501,7 @@ pub fn last_run(client: &Client, watch: &Watch, session: Uuid) -> Result<Option<
     let mut backoff = Backoff::default();
     let began = Instant::now();
     loop {
-        let mut body = match client.events(session, cursor) {
-            Ok(body) => body,
-            Err(failure) => {
-                client.wait_to_retry(failure, backoff.wait(), began)?;
-                continue;
-            }
-        };
+        let mut body = client.events(session, cursor, began, &mut backoff)?;
         let mut quiet = Duration::ZERO;
         let mut parser = Parser::new();
         let mut buffer = vec![0; BUFFER];

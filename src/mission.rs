@@ -13,14 +13,18 @@ use crate::settings::{self, Follow};
 use crate::stop::{Stopped, stop};
 use crate::watchdog::Watch;
 use std::panic::{self, AssertUnwindSafe};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use uuid::Uuid;
 
 /// The most time spent on stopping a run that we leave.
 const LAST_CALLS: Duration = Duration::from_secs(5);
-/// The most time spent after that on how the run ended and on lost text.
+/// The most time spent after that on how the run ended and on lost text: the messages are written down up to 2 s after
+/// the last event (protocol trap 8).
 const LAST_LOOK: Duration = Duration::from_secs(3);
-
+/// The same where there is a cause to end.
+const LAST_GLANCE: Duration = Duration::from_secs(1);
+/// For an error, should that not be enough.
+const STOPPING: &str = "the most for stopping a run";
 /// A prompt may arrive so long after we have given up on it.
 const LATE: Duration = Duration::from_secs(2);
 
@@ -56,14 +60,15 @@ impl Job<'_> {
             asks: way.asks,
             keep: self.output.keep(),
             start: way.start,
-            idle_timeout: follow.idle_timeout,
             fail_on_tool_error: follow.fail_on_tool_error,
         });
         let mut drive = Drive::new(&self.client, self.watch, self.console, self.output, follow, session, run);
         if let Some(choices) = way.choices {
             drive.choose(choices);
         }
-        let mut end = match (guard(|| drive.follow()), self.watch.cause()) {
+        let followed = guard(|| drive.follow());
+        self.watch.arm_idle(None);
+        let mut end = match (followed, self.watch.cause()) {
             // Everything breaks at a cause: it is the cause that counts.
             (Err(failure), Some(cause)) if failure.reason != Reason::Internal => End::Failed(cause.into()),
             (result, _) => result.unwrap_or_else(End::Failed),
@@ -73,7 +78,8 @@ impl Job<'_> {
         match &mut end {
             End::Failed(failure) if drive.run.may_be_running() && !is_refusal(failure) => {
                 if follow.cancel || !is_cause(failure) {
-                    confirmed = Some(stop_run(&self.client, self.console, session, drive.run.id()));
+                    let watch = Watch::until(LAST_CALLS, STOPPING);
+                    confirmed = Some(stop_run(&self.client, self.console, session, drive.run.id(), &watch));
                 } else {
                     let command = command("attach", session, follow, &[]);
                     self.console.error(&format!("the run goes on (--no-cancel); to follow it: {command}"));
@@ -84,7 +90,8 @@ impl Job<'_> {
             End::Paused(_) => hint = Some(command("resume", session, follow, &["--approve-all"])),
             _ => {}
         }
-        let watch = Watch::until(LAST_LOOK);
+        let time = if self.watch.cause().is_some() { LAST_GLANCE } else { LAST_LOOK };
+        let watch = Watch::until(time, "the most for a last look");
         let client = self.client.again(watch.clone());
         if confirmed == Some(true) {
             // For the stop reason and the totals; what it lacks the record leaves out.
@@ -108,13 +115,13 @@ impl Job<'_> {
 
     /// The prompt was refused, or nobody knows whether it arrived: then a run may be going on unattended.
     pub fn unsent(&self, session: Uuid, settings: &settings::Run, key: &str, mut failure: Failure) -> Record {
-        let refused = !failure.retryable && failure.reason != Reason::Protocol || !failure.code.is_empty();
         let mut record = Record::new(End::Completed);
-        if !refused {
+        if failure.in_doubt {
             if settings.follow.cancel || !is_cause(&failure) {
-                record.run_id = self.find_run(session, settings, key);
+                let watch = Watch::until(LAST_CALLS, STOPPING);
+                record.run_id = self.find_run(session, settings, key, &watch);
                 let run = record.run_id.as_deref();
-                record.cancel_confirmed = run.map(|run| stop_run(&self.client, self.console, session, run));
+                record.cancel_confirmed = run.map(|run| stop_run(&self.client, self.console, session, run, &watch));
             }
             if record.run_id.is_none() {
                 let command = command("attach", session, &settings.follow, &[]);
@@ -130,9 +137,9 @@ impl Job<'_> {
 
     /// The run of a prompt whose answer was lost, if there is one. What lies between us and the server may deliver the
     /// prompt a moment after we have given up.
-    fn find_run(&self, session: Uuid, settings: &settings::Run, key: &str) -> Option<String> {
-        let watch = Watch::until(LATE);
+    fn find_run(&self, session: Uuid, settings: &settings::Run, key: &str, watch: &Watch) -> Option<String> {
         let client = self.client.again(watch.clone());
+        let began = Instant::now();
         loop {
             match client.session(session).map(|state| state.active_run()) {
                 // Whose is it? Under the same key the server tells, without starting another.
@@ -140,6 +147,7 @@ impl Job<'_> {
                     return client.send(session, &settings.message, key).ok().map(|id| id.to_string());
                 }
                 Ok(Some(run)) => return Some(run),
+                _ if began.elapsed() > LATE => return None,
                 _ => watch.sleep(Duration::from_millis(100)).ok()?,
             }
         }
@@ -157,13 +165,9 @@ fn is_cause(failure: &Failure) -> bool {
 }
 
 /// Stops a run that we leave; whether it is known to have stopped.
-fn stop_run(client: &Client, console: &Console, session: Uuid, run: &str) -> bool {
-    let watch = Watch::until(LAST_CALLS);
-    tell(console, &stop(&client.again(watch.clone()), session, run, &watch))
-}
-
-fn tell(console: &Console, stopped: &Stopped) -> bool {
-    match stopped {
+fn stop_run(client: &Client, console: &Console, session: Uuid, run: &str, watch: &Watch) -> bool {
+    let stopped = stop(&client.again(watch.clone()), session, run, watch);
+    match &stopped {
         Stopped::Confirmed => console.progress("the run has stopped on the server"),
         Stopped::Accepted => console.error("the cancel was accepted; the run stops when the model answers"),
         Stopped::Failed(failure) => console.error(&format!("the run may still be going on: {failure}")),

@@ -78,6 +78,8 @@ pub struct Failure {
     pub retryable: bool,
     /// The server's own error code (`session_already_running`, …), empty where there is none.
     pub code: String,
+    /// Whether the request may have had its effect all the same: its answer was lost, now or at an earlier try.
+    pub in_doubt: bool,
 }
 
 impl Failure {
@@ -92,7 +94,7 @@ impl Failure {
             message.truncate(end);
             message.push('…');
         }
-        Self { reason, message, retryable, code: String::new() }
+        Self { reason, message, retryable, code: String::new(), in_doubt: false }
     }
 
     /// A mistake on the command line, in the environment or in a file that they name.
@@ -104,6 +106,13 @@ impl Failure {
     #[must_use]
     pub fn retryable(mut self, retryable: bool) -> Self {
         self.retryable = retryable;
+        self
+    }
+
+    /// Sets whether the request may have had its effect.
+    #[must_use]
+    pub fn in_doubt(mut self, in_doubt: bool) -> Self {
+        self.in_doubt = in_doubt;
         self
     }
 

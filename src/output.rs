@@ -138,7 +138,7 @@ impl Output {
         }
         self.record(frame)?;
         if matches!(event, Event::TurnStarted(_)) {
-            self.turn();
+            self.turn_begun = true;
         }
         match self.format {
             Format::Text => self.write_text(text),
@@ -193,9 +193,9 @@ impl Output {
         self.mid_line && (!self.is_terminal() || !self.buffer.is_empty() || self.console.is_mid_line())
     }
 
-    /// A turn begins: what it says starts on a line of its own.
-    pub fn turn(&mut self) {
-        self.turn_begun = true;
+    /// Whether what comes is of a turn that begins: that starts on a line of its own.
+    pub fn set_turn_begun(&mut self, begun: bool) {
+        self.turn_begun = begun;
     }
 
     /// Text of the agent, as it comes: only one format shows it.

@@ -80,7 +80,7 @@ pub enum Act {
     Reconnect(&'static str),
     /// Ask for the session's state.
     AskState,
-    /// Ask for the calls that wait: their proposal was lost.
+    /// Ask for the calls that wait, whose proposal was lost, for [`Batch::adopt`].
     AskPending,
     /// The end.
     End(End),
@@ -128,8 +128,6 @@ pub struct Options {
     pub keep: Keep,
     /// What is known of the run when we come to it.
     pub start: Start,
-    /// End after so long without an event.
-    pub idle_timeout: Option<Duration>,
     /// A completed run with a failed tool call has failed.
     pub fail_on_tool_error: bool,
 }
@@ -138,7 +136,7 @@ impl Options {
     /// The plainest: all is news, and nothing is kept.
     pub const fn of(run_id: String, asks: Asks) -> Self {
         let keep = Keep::Nothing;
-        Self { run_id, asks, keep, start: Start::Fresh, idle_timeout: None, fail_on_tool_error: false }
+        Self { run_id, asks, keep, start: Start::Fresh, fail_on_tool_error: false }
     }
 }
 
@@ -400,10 +398,6 @@ impl Run {
             self.over = true;
             return Act::End(lost());
         }
-        if let Some(limit) = self.options.idle_timeout.filter(|limit| idle >= *limit) {
-            let message = format!("no event for {} (--idle-timeout)", humantime::format_duration(limit));
-            return Act::End(Failure::new(Reason::IdleTimeout, message).into());
-        }
         if self.phase == Phase::CatchingUp {
             if quiet < SETTLED {
                 return Act::Continue;
@@ -433,6 +427,7 @@ impl Run {
             Next::Judge(call) => Act::Judge(call),
             Next::Send { decisions, again } => Act::Send { decisions, again },
             Next::Reconnect => Act::Reconnect("a decision shows no effect"),
+            Next::Adopt => Act::AskPending,
             Next::Pause(calls) => Act::End(End::Paused(calls)),
             Next::Fail(call) => {
                 let id = call.id;

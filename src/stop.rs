@@ -33,12 +33,15 @@ fn attempt(client: &Client, session: Uuid, run: &str, watch: &Watch) -> Result<S
     let mut nap = Duration::from_millis(20);
     let mut taken = false;
     loop {
+        let mut unknown = None;
         if !taken {
             match client.cancel(session, run) {
                 Ok(()) => taken = true,
                 // It is just starting, and takes no request yet.
                 Err(failure) if failure.code == "session_already_running" => {}
                 Err(failure) if is_over(&failure) => return Ok(Stopped::Confirmed),
+                // The session's state must bear that out.
+                Err(failure) if failure.reason == Reason::NotFound => unknown = Some(failure),
                 Err(failure) => return Err((taken, failure)),
             }
             // Protocol trap 5: a run that waits for approval does not hear a cancel. A decision about nothing wakes it,
@@ -46,13 +49,14 @@ fn attempt(client: &Client, session: Uuid, run: &str, watch: &Watch) -> Result<S
             if taken
                 && let Err(failure) = client.decide(session, run, &[])
                 && !is_over(&failure)
+                && failure.reason != Reason::NotFound
             {
                 return Err((taken, failure));
             }
         }
         match client.session(session) {
             Ok(state) if state.active_run().as_deref() != Some(run) => return Ok(Stopped::Confirmed),
-            Ok(_) => {}
+            Ok(_) => unknown.map_or(Ok(()), |failure| Err((taken, failure)))?,
             Err(failure) if failure.reason == Reason::NotFound => return Ok(Stopped::Confirmed),
             Err(failure) => return Err((taken, failure)),
         }
@@ -63,5 +67,5 @@ fn attempt(client: &Client, session: Uuid, run: &str, watch: &Watch) -> Result<S
 
 /// The server runs nothing in this session, or something else.
 fn is_over(failure: &Failure) -> bool {
-    failure.reason == Reason::NotFound || matches!(failure.code.as_str(), "session_not_running" | "run_mismatch")
+    matches!(failure.code.as_str(), "session_not_running" | "run_mismatch")
 }

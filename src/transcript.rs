@@ -1,6 +1,8 @@
 //! The run's text, turn by turn: what of it may be shown now, what is kept for the record, and how it is made whole
 //! again after events were lost. Pure.
 
+use crate::sse::MAX_EVENT;
+
 /// How much of the text is kept in memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Keep {
@@ -23,103 +25,134 @@ pub struct Transcript {
     /// Turns with text that are out whole, and the bytes that are out of the one after them.
     out: (usize, usize),
     /// Events were lost: nothing more goes out until the text has come from the session's messages.
-    held: bool,
+    held: Option<Held>,
     begun: bool,
+}
+
+/// As much text as is held, in bytes; the messages must have the rest.
+const MAX_HELD: usize = MAX_EVENT;
+
+/// What was heard since events were lost: the whole texts of the turns that ended since.
+#[derive(Debug, Default)]
+struct Held {
+    turns: Vec<String>,
+    size: usize,
+    /// No turn has begun since: the first text may be of the turn that is out in part.
+    same_turn: bool,
+    /// The first text is of that turn.
+    continues: bool,
+}
+
+/// What was held, to go out now.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Healed {
+    /// The first piece goes on with the turn that is out in part.
+    pub continues: bool,
+    /// One piece a turn.
+    pub pieces: Vec<String>,
+    /// Nothing can be missing before or between them.
+    pub complete: bool,
 }
 
 impl Transcript {
     /// Nothing said yet.
     pub const fn new(keep: Keep) -> Self {
-        Self { keep, turns: Vec::new(), turn_is_empty: true, out: (0, 0), held: false, begun: false }
+        Self { keep, turns: Vec::new(), turn_is_empty: true, out: (0, 0), held: None, begun: false }
     }
 
     /// A turn begins.
     pub fn turn(&mut self) {
         self.begun = true;
+        if let Some(held) = &mut self.held {
+            held.same_turn = false;
+            return;
+        }
         self.turn_is_empty = true;
-        if self.out.1 > 0 && !self.held {
+        if self.out.1 > 0 {
             self.out = (self.out.0 + 1, 0);
         }
-        if self.keep == Keep::LastTurn && !self.held {
+        if self.keep == Keep::LastTurn {
             self.turns.clear();
         }
     }
 
     /// A piece of the turn's text: gives back what may go out.
     pub fn delta<'a>(&mut self, text: &'a str) -> &'a str {
-        if self.held || text.is_empty() {
+        if self.is_held() || text.is_empty() {
             return "";
         }
         self.out.1 += text.len();
-        self.add(text);
-        text
-    }
-
-    /// The turn's whole text: gives back what the pieces lacked.
-    pub fn complete<'a>(&mut self, text: &'a str) -> &'a str {
-        if self.held {
-            // Second best, should the messages not be had: the turns that are not out in part.
-            if self.turn_is_empty {
-                self.add(text);
-            }
-            return "";
-        }
-        text.get(self.out.1..).map_or("", |rest| self.delta(rest))
-    }
-
-    fn add(&mut self, text: &str) {
-        if self.keep != Keep::Nothing || self.held {
+        if self.keep != Keep::Nothing {
             match self.turns.last_mut() {
                 Some(turn) if !self.turn_is_empty => turn.push_str(text),
                 _ => self.turns.push(text.to_owned()),
             }
         }
         self.turn_is_empty = false;
+        text
+    }
+
+    /// The turn's whole text: gives back what the pieces lacked.
+    pub fn complete<'a>(&mut self, text: &'a str) -> &'a str {
+        let Some(held) = &mut self.held else {
+            return text.get(self.out.1..).map_or("", |rest| self.delta(rest));
+        };
+        if held.same_turn && self.out.1 > 0 && held.turns.is_empty() {
+            // Which turn's it is, only what is kept of the text can tell.
+            held.continues = self.turns.last().is_some_and(|turn| text.starts_with(turn.as_str()));
+            if !held.continues && self.keep == Keep::Nothing {
+                return "";
+            }
+        }
+        held.size += text.len();
+        if !text.is_empty() && held.size <= MAX_HELD {
+            held.turns.push(text.to_owned());
+        }
+        ""
     }
 
     /// Text was lost: hold the output.
     pub fn hold(&mut self) {
-        if !self.held {
-            self.held = true;
-            self.turn_is_empty = self.out.1 == 0;
-        }
+        self.held.get_or_insert_with(|| Held { same_turn: true, ..Held::default() });
     }
 
     /// Whether the output is held.
     pub const fn is_held(&self) -> bool {
-        self.held
+        self.held.is_some()
     }
 
-    /// The run's true text has come from the messages, one string for each turn that has text. Gives back the pieces
-    /// that are not out yet, one a turn; the first may continue a turn that is.
-    pub fn heal(&mut self, turns: Vec<String>) -> Vec<String> {
+    /// The run's text has come from the session's messages, one string for each turn that has text. They may lag behind
+    /// what was heard, or have been lost with the server: what was heard stays.
+    pub fn heal(&mut self, messages: Vec<String>) -> Healed {
+        let held = self.held.take().unwrap_or_default();
         let (whole, bytes) = self.out;
-        let mut missing: Vec<String> = turns.iter().skip(whole).cloned().collect();
-        if let Some(first) = missing.first_mut() {
+        let is_behind = messages.get(whole).map_or(messages.len() < whole || bytes > 0, |turn| turn.len() < bytes);
+        let (turns, mut pieces, continues, complete): (Vec<String>, Vec<String>, bool, bool) = if is_behind {
+            let mut turns = std::mem::take(&mut self.turns);
+            if held.continues {
+                turns.pop();
+            }
+            turns.extend(held.turns.iter().cloned());
+            (turns, held.turns, held.continues, false)
+        } else {
+            let mut turns = messages;
+            // What was held is not out: it can only stand behind what is.
+            let later = &turns[turns.len().min(whole + usize::from(bytes > 0 && !held.continues))..];
+            let known = (0..=held.turns.len()).rev().find(|known| later.ends_with(&held.turns[..*known]));
+            let known = known.unwrap_or(0);
+            let complete = known > 0 || held.turns.is_empty();
+            turns.extend(held.turns.into_iter().skip(known));
+            let pieces = turns.iter().skip(whole).cloned().collect();
+            (turns, pieces, bytes > 0, complete)
+        };
+        if let Some(first) = pieces.first_mut().filter(|_| continues) {
             *first = first.get(bytes..).unwrap_or_default().to_owned();
         }
-        self.settle(turns);
-        missing
-    }
-
-    /// The messages could not be had: gives back the turns that were completed since the loss.
-    pub fn heal_from_events(&mut self) -> Vec<String> {
-        let known = match self.keep {
-            Keep::Nothing => 0,
-            Keep::LastTurn => usize::from(self.out.1 > 0),
-            Keep::Everything => self.out.0 + usize::from(self.out.1 > 0),
-        };
-        let missing: Vec<String> = self.turns.iter().skip(known).cloned().collect();
-        self.settle(self.turns.clone());
-        missing
-    }
-
-    fn settle(&mut self, turns: Vec<String>) {
         self.out = (turns.len(), 0);
         self.turn_is_empty = turns.is_empty();
+        self.begun |= !turns.is_empty();
         self.turns = turns;
-        self.held = false;
-        self.begun = true;
+        Healed { continues, pieces, complete }
     }
 
     /// The last turn's text: empty if it said nothing, `None` if there was no turn or nothing is kept.
@@ -193,33 +226,91 @@ mod tests {
         }
     }
 
+    fn strings(texts: &[&str]) -> Vec<String> {
+        texts.iter().map(|text| (*text).to_owned()).collect()
+    }
+
+    /// A run whose second turn is out in part when events are lost.
+    fn held_in_the_second_turn(keep: Keep) -> Transcript {
+        let mut text = Transcript::new(keep);
+        text.turn();
+        text.delta("one");
+        text.turn();
+        text.delta("tw");
+        text.hold();
+        assert_eq!(text.delta("ree"), "");
+        text
+    }
+
     #[test]
     fn after_a_loss_nothing_goes_out_until_the_messages_fill_in_what_is_not_out_yet() {
         for keep in [Keep::Nothing, Keep::LastTurn, Keep::Everything] {
-            let mut text = Transcript::new(keep);
+            let mut text = held_in_the_second_turn(keep);
             text.turn();
-            text.delta("one");
-            text.turn();
-            text.delta("tw");
-            text.hold();
-            assert_eq!(text.delta("ree"), "");
             assert_eq!(text.complete("three"), "");
-            let turns: Vec<String> = ["one", "two", "three"].map(String::from).to_vec();
-            assert_eq!(text.heal(turns), ["o", "three"], "{keep:?}");
+            let healed = text.heal(strings(&["one", "two", "three"]));
+            let pieces = strings(&["o", "three"]);
+            assert_eq!(healed, Healed { continues: true, pieces, complete: true }, "{keep:?}");
             assert_eq!(text.delta("!"), "!", "and then it goes on");
         }
     }
 
     #[test]
-    fn without_the_messages_the_turns_completed_since_the_loss_are_what_is_left() {
-        for keep in [Keep::Nothing, Keep::Everything] {
-            let mut text = Transcript::new(keep);
-            text.turn();
-            text.delta("one");
-            text.hold();
-            text.turn();
-            text.complete("three");
-            assert_eq!(text.heal_from_events(), ["three"], "{keep:?}");
+    fn what_was_heard_stays_where_the_messages_lag_behind_or_are_gone() {
+        // What the messages have → what goes out, whether that is all, and the record's text.
+        let rows: &[(&[&str], &[&str], bool, &str)] = &[
+            (&["one", "two", "three", "four"], &["o", "three", "four"], true, "one\ntwo\nthree\nfour"),
+            (&["one", "two", "three"], &["o", "three", "four"], true, "one\ntwo\nthree\nfour"),
+            (&["one", "two"], &["o", "three", "four"], false, "one\ntwo\nthree\nfour"),
+            (&["one"], &["three", "four"], false, "one\ntw\nthree\nfour"),
+            (&[], &["three", "four"], false, "one\ntw\nthree\nfour"),
+        ];
+        for (messages, pieces, complete, all) in rows {
+            let mut text = held_in_the_second_turn(Keep::Everything);
+            for said in ["three", "four"] {
+                text.turn();
+                text.complete(said);
+            }
+            let healed = text.heal(strings(messages));
+            assert_eq!((healed.pieces, healed.complete), (strings(pieces), *complete), "{messages:?}");
+            assert_eq!(healed.continues, messages.len() > 1, "{messages:?}");
+            assert_eq!(text.all().as_deref(), Some(*all), "{messages:?}");
+            assert_eq!(text.last_turn(), Some("four"), "{messages:?}");
         }
+    }
+
+    #[test]
+    fn the_rest_of_a_turn_that_is_out_in_part_is_known_by_its_beginning_where_it_is_kept() {
+        for (keep, whole, continues, pieces) in [
+            (Keep::Everything, "two", true, &["o"][..]),
+            (Keep::Everything, "another", false, &["another"]),
+            (Keep::Nothing, "two", false, &[]),
+        ] {
+            let mut text = held_in_the_second_turn(keep);
+            assert_eq!(text.complete(whole), "");
+            let healed = text.heal(Vec::new());
+            assert_eq!((healed.continues, healed.pieces), (continues, strings(pieces)), "{keep:?} {whole}");
+        }
+    }
+
+    #[test]
+    fn a_turn_that_says_the_same_as_the_one_before_is_not_taken_for_it() {
+        let mut text = Transcript::new(Keep::Everything);
+        text.turn();
+        text.complete("Done.");
+        text.hold();
+        text.turn();
+        text.complete("Done.");
+        assert_eq!(text.heal(strings(&["Done."])).pieces, ["", "Done."], "the messages lag behind");
+        assert_eq!(text.all().as_deref(), Some("Done.\nDone."));
+    }
+
+    #[test]
+    fn text_without_end_is_not_held() {
+        let mut text = Transcript::new(Keep::Nothing);
+        text.hold();
+        let long = "x".repeat(MAX_HELD / 4);
+        (0..100).for_each(|_| drop(text.complete(&long)));
+        assert_eq!(text.heal(Vec::new()).pieces.len(), 4);
     }
 }

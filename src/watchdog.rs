@@ -21,6 +21,8 @@ const GLANCE: Duration = Duration::from_millis(50);
 pub enum Cause {
     /// The time is over: its length, and the flag that set it.
     Deadline(Duration, &'static str),
+    /// No event came for so long (`--idle-timeout`).
+    Idle(Duration),
     /// A signal, by name.
     Signal(&'static str),
 }
@@ -31,6 +33,10 @@ impl From<Cause> for Failure {
             Cause::Deadline(limit, flag) => {
                 let limit = humantime::format_duration(limit);
                 Self::new(Reason::Timeout, format!("not done within {limit} ({flag})"))
+            }
+            Cause::Idle(limit) => {
+                let limit = humantime::format_duration(limit);
+                Self::new(Reason::IdleTimeout, format!("no event for {limit} (--idle-timeout)"))
             }
             Cause::Signal(name) => Self::new(Reason::Interrupted, format!("interrupted by {name}")),
         }
@@ -43,8 +49,18 @@ type Waker = Box<dyn Fn() + Send>;
 #[derive(Default)]
 struct State {
     deadline: Option<(Instant, Cause)>,
+    idle: Option<(Instant, Cause)>,
+    /// When the thread looks next by itself.
+    alarm: Option<Instant>,
     cause: Option<Cause>,
     wakers: Vec<Waker>,
+}
+
+impl State {
+    /// What comes first, if nothing else does.
+    fn next(&self) -> Option<(Instant, Cause)> {
+        [self.deadline, self.idle].into_iter().flatten().min_by_key(|(at, _)| *at)
+    }
 }
 
 struct Shared {
@@ -89,10 +105,10 @@ impl Watch {
         Self { shared: Arc::new(shared), bell: None }
     }
 
-    /// A quiet watch with a deadline.
-    pub fn until(limit: Duration) -> Self {
+    /// A quiet watch with a deadline, and what it is for.
+    pub fn until(limit: Duration, what: &'static str) -> Self {
         let watch = Self::quiet();
-        watch.arm(limit, "");
+        watch.arm(limit, what);
         watch
     }
 
@@ -100,6 +116,23 @@ impl Watch {
     pub fn arm(&self, limit: Duration, flag: &'static str) {
         // A deadline too far away to be a point in time is none.
         self.state().deadline = Instant::now().checked_add(limit).map(|at| (at, Cause::Deadline(limit, flag)));
+        self.ring();
+    }
+
+    /// Sets when the run has been silent for too long: `limit` after `since`; `None` while nobody listens to it.
+    pub fn arm_idle(&self, idle: Option<(Instant, Duration)>) {
+        let at = idle.and_then(|(since, limit)| Some((since.checked_add(limit)?, Cause::Idle(limit))));
+        let mut state = self.state();
+        let too_late = at.is_some_and(|(at, _)| state.alarm.is_none_or(|alarm| at < alarm));
+        state.idle = at;
+        drop(state);
+        if too_late {
+            self.ring();
+        }
+    }
+
+    /// Has the thread look at its times anew.
+    fn ring(&self) {
         if let Some(bell) = &self.bell {
             // A full pipe rings too.
             let _ = (&**bell).write(&[0]);
@@ -115,7 +148,7 @@ impl Watch {
     pub fn cause(&self) -> Option<Cause> {
         let mut state = self.state();
         if state.cause.is_none() {
-            state.cause = state.deadline.filter(|(at, _)| Instant::now() >= *at).map(|(_, cause)| cause);
+            state.cause = state.next().filter(|(at, _)| Instant::now() >= *at).map(|(_, cause)| cause);
         }
         state.cause
     }
@@ -141,7 +174,7 @@ impl Watch {
                 return Ok(());
             }
             let state = self.state();
-            let until = state.deadline.map_or(end, |(at, _)| at.min(end));
+            let until = state.next().map_or(end, |(at, _)| at.min(end));
             let left = until.saturating_duration_since(now);
             drop(self.shared.changed.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner));
         }
@@ -175,12 +208,17 @@ impl Watch {
         self.shared.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    fn next_alarm(&self) -> Option<Instant> {
+        let mut state = self.state();
+        state.alarm = state.next().map(|(at, _)| at);
+        state.alarm
+    }
+
     /// The thread.
     fn keep(&self, mut ear: &UnixStream, signal: &AtomicUsize) {
         let mut leave_at: Option<Instant> = None;
         loop {
-            let next = leave_at.or(self.state().deadline.map(|(at, _)| at));
-            let wait = next.map(|at| at.saturating_duration_since(Instant::now()).max(Duration::from_millis(1)));
+            let wait = leave_at.or_else(|| self.next_alarm()).map(|at| at.saturating_duration_since(Instant::now()).max(Duration::from_millis(1)));
             // Without a bound on the read we would still hear the bell.
             let _ = ear.set_read_timeout(wait);
             let _ = ear.read(&mut [0]);

@@ -19,6 +19,8 @@ use serde::de::DeserializeOwned;
 use std::time::{Duration, Instant, SystemTime};
 use uuid::Uuid;
 
+/// The time for the last try, when the retry time-out is over.
+const LAST_TRY: Duration = Duration::from_secs(1);
 /// The largest answer to a call, in bytes.
 const MAX_ANSWER: usize = 8 * 1024 * 1024;
 /// As much of an error's body as is looked at, in bytes.
@@ -60,7 +62,7 @@ struct Call<'a> {
 impl Client {
     /// A client whose waiting ends with `watch`, and which tells of its retries on `console`.
     pub fn new(options: Options, watch: Watch, console: Console) -> Self {
-        let agent = transport::agent(&options.server, options.connect_timeout);
+        let agent = transport::agent(&options.server);
         let waker = agent.clone();
         watch.on_cause(move || waker.clone().shutdown());
         Self { options, agent, watch, console }
@@ -166,19 +168,29 @@ impl Client {
         self.post("cancel the run", path, &api::Cancel { run_id: run }, &new_key()).map(|_: api::Taken| ())
     }
 
-    /// `GET /v1/sessions/{id}/events`, once, from the event after `cursor`; 0 is the start (protocol trap 1).
+    /// `GET /v1/sessions/{id}/events`, from the event after `cursor`; 0 is the start (protocol trap 1). The last contact
+    /// was at `contact`; `backoff` is the caller's, who knows whether there was progress since.
     ///
     /// # Errors
-    /// No answer, not a good one, or `Protocol` for something that is not an event stream.
-    pub fn events(&self, session: Uuid, cursor: u64) -> Result<Body, Failure> {
-        let doing = "follow the run";
+    /// As every call; `Protocol` for something that is not an event stream.
+    pub fn events(
+        &self,
+        session: Uuid,
+        cursor: u64,
+        contact: Instant,
+        backoff: &mut Backoff,
+    ) -> Result<Body, Failure> {
         let path = format!("/v1/sessions/{session}/events");
-        let request = self.request(&path).header("Accept", "text/event-stream").header("Last-Event-ID", cursor);
-        let call = Call { doing, path, body: None, key: None };
-        let mut answer = self.exchange(&call, request, Vec::new())?;
-        if !answer.status().is_success() {
-            return Err(self.refusal(&call, &mut answer));
-        }
+        let call = Call { doing: "follow the run", path, body: None, key: None };
+        self.retry(contact, backoff, |patience| {
+            let request = self.request(&call.path).header("Accept", "text/event-stream");
+            let answer = self.exchange(&call, request.header("Last-Event-ID", cursor), patience)?;
+            Ok(self.stream(&call, answer)?)
+        })
+    }
+
+    fn stream(&self, call: &Call<'_>, answer: ureq::http::Response<ureq::Body>) -> Result<Body, Failure> {
+        let doing = call.doing;
         let content_type = header(&answer, "content-type").unwrap_or_default();
         let media_type = content_type.split(';').next().unwrap_or_default().trim();
         if !media_type.eq_ignore_ascii_case("text/event-stream") {
@@ -206,64 +218,63 @@ impl Client {
         self.call(&Call { doing, path, body: Some(body), key: Some(key) })
     }
 
-    /// Calls until there is an answer that is worth something, within the retry time-out.
     fn call<T: DeserializeOwned>(&self, call: &Call<'_>) -> Result<T, Failure> {
-        let began = Instant::now();
-        let mut backoff = Backoff::default();
-        let mut has_left = false;
-        loop {
-            self.watch.check()?;
-            let (mut failure, wait) = match self.once(call) {
-                Ok(mut answer) if RETRIED.contains(&answer.status().as_u16()) => {
-                    let wait =
-                        header(&answer, "retry-after").and_then(|value| retry_after(&value, SystemTime::now()));
-                    (self.refusal(call, &mut answer), wait)
-                }
-                Ok(mut answer) => match self.accept(call, &mut answer) {
-                    Ok(body) => return self.parse(call, &body),
-                    Err(failure) => (failure, None),
-                },
-                Err(failure) => (failure, None),
-            };
-            // A cause kills the connection: it is the cause that counts.
-            self.watch.check()?;
-            has_left |= failure.code != transport::NEVER_LEFT;
-            if has_left && failure.code == transport::NEVER_LEFT {
-                failure.code.clear();
+        self.retry(Instant::now(), &mut Backoff::default(), |patience| {
+            let mut request = self.request(&call.path);
+            if call.body.is_some() {
+                request = request.method("POST").header("Content-Type", "application/json");
             }
-            self.wait_to_retry(failure, wait.unwrap_or_else(|| backoff.wait()), began)?;
+            if let Some(key) = call.key {
+                request = request.header("Idempotency-Key", key);
+            }
+            let answer = self.exchange(call, request, patience)?;
+            // What cannot be read may have been a yes.
+            let read = self.body(call, answer).and_then(|body| self.parse(call, &body));
+            Ok(read.map_err(|failure| failure.in_doubt(true))?)
+        })
+    }
+
+    /// Tries until there is an answer that is worth something, as long as the retry time-out since the last `contact`
+    /// lets it. Each try is told for how long it may wait.
+    fn retry<T>(
+        &self,
+        contact: Instant,
+        backoff: &mut Backoff,
+        attempt: impl Fn(Duration) -> Result<T, Missed>,
+    ) -> Result<T, Failure> {
+        let mut in_doubt = false;
+        let mut least = self.options.connect_timeout;
+        loop {
+            self.watch.check().map_err(|cause| cause.in_doubt(in_doubt))?;
+            let left = self.left(contact);
+            let patience = if left.is_zero() { least } else { left.max(LAST_TRY) };
+            let missed = match attempt(patience.min(transport::ANSWER)) {
+                Ok(done) => return Ok(done),
+                Err(missed) => missed,
+            };
+            in_doubt |= missed.failure.in_doubt;
+            // A cause kills the connection: it is the cause that counts.
+            self.watch.check().map_err(|cause| cause.in_doubt(in_doubt))?;
+            let left = self.left(contact);
+            if !missed.again || left.is_zero() {
+                return Err(missed.failure.in_doubt(in_doubt));
+            }
+            // A server that says to come again at once is not hammered.
+            let wait = backoff.wait().max(missed.wait.unwrap_or_default()).min(left);
+            self.announce_retry(&missed.failure, wait);
+            self.watch.sleep(wait).map_err(|cause| cause.in_doubt(in_doubt))?;
+            least = LAST_TRY;
         }
     }
 
-    /// Waits for another try, the last one when the retry time-out since `began` is over.
-    ///
-    /// # Errors
-    /// The failure itself where it is of no use to try again, or too late.
-    pub fn wait_to_retry(&self, failure: Failure, wait: Duration, began: Instant) -> Result<(), Failure> {
-        let left = self.options.retry_timeout.saturating_sub(began.elapsed());
-        if !failure.retryable || left.is_zero() {
-            return Err(failure);
-        }
-        let wait = wait.min(left);
-        self.announce_retry(&failure, wait);
-        self.watch.sleep(wait)
+    fn left(&self, contact: Instant) -> Duration {
+        self.options.retry_timeout.saturating_sub(contact.elapsed())
     }
 
     fn announce_retry(&self, failure: &Failure, wait: Duration) {
         let limit = humantime::format_duration(self.options.retry_timeout);
         let wait = wait.as_secs_f64();
         self.console.progress(&format!("{failure}; trying again in {wait:.1} s, for {limit} at the most"));
-    }
-
-    fn once(&self, call: &Call<'_>) -> Result<ureq::http::Response<ureq::Body>, Failure> {
-        let mut request = self.request(&call.path);
-        if call.body.is_some() {
-            request = request.method("POST").header("Content-Type", "application/json");
-        }
-        if let Some(key) = call.key {
-            request = request.header("Idempotency-Key", key);
-        }
-        self.exchange(call, request, call.body.clone().unwrap_or_default())
     }
 
     fn request(&self, path: &str) -> ureq::http::request::Builder {
@@ -277,34 +288,43 @@ impl Client {
         }
     }
 
-    /// One request and the head of its answer, on a thread that is left behind when there is a cause: neither a name
+    /// One request and the head of a good answer, on a thread that is left behind when there is a cause: neither a name
     /// look-up nor a connect can be interrupted.
     fn exchange(
         &self,
         call: &Call<'_>,
         request: ureq::http::request::Builder,
-        body: Vec<u8>,
-    ) -> Result<ureq::http::Response<ureq::Body>, Failure> {
-        let agent = self.agent.clone();
+        patience: Duration,
+    ) -> Result<ureq::http::Response<ureq::Body>, Missed> {
+        let (agent, connect_timeout) = (self.agent.clone(), self.options.connect_timeout);
         let doing = format!("{} at {}{}", call.doing, self.url(), self.options.server.through());
         let internal = |error: ureq::http::Error| Failure::new(Reason::Internal, format!("{doing}: {error}"));
-        let answer = if call.body.is_some() {
+        let answer = if let Some(body) = call.body.clone() {
             let request = request.body(body).map_err(internal)?;
-            self.watch.run(move || agent.run(request))?
+            self.watch.run(move || agent.run(transport::bounded(&agent, request, connect_timeout, patience)))
         } else {
             let request = request.body(()).map_err(internal)?;
-            self.watch.run(move || agent.run(request))?
+            self.watch.run(move || agent.run(transport::bounded(&agent, request, connect_timeout, patience)))
         };
-        answer.map_err(|error| transport::failure(&doing, &error))
+        // Whoever ends it here does not know how far it came.
+        let answer = answer.map_err(|cause| cause.in_doubt(true))?;
+        let mut answer = answer.map_err(|error| transport::failure(&doing, &error))?;
+        if answer.status().is_success() {
+            return Ok(answer);
+        }
+        let status = answer.status().as_u16();
+        let again = RETRIED.contains(&status);
+        let wait = header(&answer, "retry-after").and_then(|value| retry_after(&value, SystemTime::now()));
+        let failure = self.refusal(call, &mut answer);
+        // Without a word of the server itself, it is a gateway's: what lies behind that may have taken it.
+        let in_doubt = again && failure.code.is_empty();
+        Err(Missed { failure: failure.in_doubt(in_doubt), again, wait })
     }
 
-    /// The body of a good answer, or the failure that a bad one tells of.
-    fn accept(&self, call: &Call<'_>, answer: &mut ureq::http::Response<ureq::Body>) -> Result<Vec<u8>, Failure> {
-        if !answer.status().is_success() {
-            return Err(self.refusal(call, answer));
-        }
-        undecoded(call.doing, answer)?;
-        let (body, whole) = self.read(call.doing, answer, MAX_ANSWER)?;
+    /// The body of a good answer.
+    fn body(&self, call: &Call<'_>, mut answer: ureq::http::Response<ureq::Body>) -> Result<Vec<u8>, Failure> {
+        undecoded(call.doing, &answer)?;
+        let (body, whole) = self.read(call.doing, &mut answer, MAX_ANSWER)?;
         if !whole {
             let message = format!("{}: the answer is larger than {MAX_ANSWER} bytes", call.doing);
             return Err(Failure::new(Reason::Protocol, message));
@@ -384,6 +404,23 @@ impl Client {
         };
         let retryable = status.is_server_error() || RETRIED.contains(&status.as_u16());
         Failure::new(reason, message).retryable(retryable).with_code(error.code)
+    }
+}
+
+/// A try that came to nothing.
+struct Missed {
+    failure: Failure,
+    /// The same call may yet succeed.
+    again: bool,
+    /// The server says when.
+    wait: Option<Duration>,
+}
+
+impl From<Failure> for Missed {
+    /// What is no refusal: only a lost connection may be better the next time.
+    fn from(failure: Failure) -> Self {
+        let again = failure.reason == Reason::Connection && failure.retryable;
+        Self { failure, again, wait: None }
     }
 }
 

@@ -4,6 +4,8 @@ use super::server::Server;
 use crate::outcome::{Failure, Reason};
 use std::io::{ErrorKind, Read};
 use std::time::Duration;
+use ureq::AsSendBody;
+use ureq::http::Request;
 use ureq::tls::{RootCerts, TlsConfig};
 use ureq::unversioned::resolver::DefaultResolver;
 use ureq::unversioned::transport::time::Duration as Span;
@@ -16,11 +18,8 @@ pub const TICK: Duration = Duration::from_millis(250);
 /// Bound on the head of an answer, however it drips, and on the body of a call's.
 pub const ANSWER: Duration = Duration::from_secs(30);
 
-/// The code of a failure before anything was sent.
-pub const NEVER_LEFT: &str = "never_left";
-
-/// Makes the agent.
-pub fn agent(server: &Server, connect_timeout: Duration) -> ureq::Agent {
+/// Makes the agent. Each request brings its own bounds.
+pub fn agent(server: &Server) -> ureq::Agent {
     let roots = match &server.roots {
         Some(certificates) => RootCerts::new_with_certs(certificates),
         None => RootCerts::PlatformVerifier,
@@ -35,12 +34,25 @@ pub fn agent(server: &Server, connect_timeout: Duration) -> ureq::Agent {
         .tls_config(TlsConfig::builder().root_certs(roots).build())
         // A reused connection may be closed by the server just as the next request goes out: a lost answer.
         .max_idle_connections(0)
-        .timeout_resolve(Some(connect_timeout))
-        .timeout_connect(Some(connect_timeout))
-        .timeout_per_write(Some(ANSWER))
-        .timeout_recv_response(Some(ANSWER))
         .build();
     ureq::Agent::with_parts(config, DefaultConnector::default().chain(Ticking), DefaultResolver::default())
+}
+
+/// A request that has `patience` for its answer's head, and for each write of its own.
+pub fn bounded<B: AsSendBody>(
+    agent: &ureq::Agent,
+    request: Request<B>,
+    connect_timeout: Duration,
+    patience: Duration,
+) -> Request<B> {
+    let connect_timeout = Some(connect_timeout.min(patience));
+    agent
+        .configure_request(request)
+        .timeout_resolve(connect_timeout)
+        .timeout_connect(connect_timeout)
+        .timeout_per_write(Some(patience))
+        .timeout_recv_response(Some(patience))
+        .build()
 }
 
 /// Gives the reads of a body, which have no bound of their own, one of a tick. The agent's `timeout_per_read` would
@@ -145,7 +157,7 @@ pub fn failure(doing: &str, error: &ureq::Error) -> Failure {
         },
         ureq::Error::Timeout(ureq::Timeout::Connect) => "no connection within --connect-timeout".into(),
         ureq::Error::Timeout(ureq::Timeout::Resolve) => "the name was not found within --connect-timeout".into(),
-        ureq::Error::Timeout(_) => format!("no answer within {} s", ANSWER.as_secs()),
+        ureq::Error::Timeout(_) => "no answer in time".into(),
         ureq::Error::HostNotFound => "there is no host of that name".into(),
         _ => said,
     };
@@ -154,8 +166,7 @@ pub fn failure(doing: &str, error: &ureq::Error) -> Failure {
         ureq::Error::Timeout(timeout) => matches!(timeout, ureq::Timeout::Connect | ureq::Timeout::Resolve),
         error => matches!(error, ureq::Error::HostNotFound),
     };
-    let code = if never_left { NEVER_LEFT } else { "" };
-    Failure::new(Reason::Connection, format!("{doing}: {why}")).with_code(code)
+    Failure::new(Reason::Connection, format!("{doing}: {why}")).in_doubt(!never_left)
 }
 
 /// What is wrong with the server's certificate, by the words of the TLS library, whose types the HTTP crate keeps to

@@ -247,15 +247,6 @@ fn a_peek_ends_as_soon_as_nothing_can_wait() {
 }
 
 #[test]
-fn the_idle_time_out_is_the_machines_own() {
-    let idle_timeout = Some(Duration::from_secs(20));
-    let mut run = Run::new(Options { idle_timeout, ..Options::of(RUN.into(), Asks::Some) });
-    assert_eq!(tick(&mut run, 0, 19), Act::AskState);
-    assert_eq!(reason(&tick(&mut run, 0, 20)), Some(Reason::IdleTimeout));
-    assert!(run.may_be_running());
-}
-
-#[test]
 fn a_failed_tool_call_fails_the_run_only_when_asked_to() {
     for (asked, failed, expected) in
         [(false, true, None), (true, true, Some(Reason::ToolError)), (true, false, None)]

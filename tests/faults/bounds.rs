@@ -225,7 +225,7 @@ fn a_name_look_up_that_hangs_ends_with_its_bounds() {
 
 #[test]
 fn what_blocks_for_ever_is_left_behind_at_the_deadline() {
-    let watch = Watch::until(SECOND / 4);
+    let watch = Watch::until(SECOND / 4, "a test");
     let began = Instant::now();
     let never = watch.run(|| {
         std::thread::park_timeout(PATIENCE);

@@ -4,11 +4,11 @@
 //! A hundred of them by default; a thousand by
 //!
 //! ```sh
-//! SORTIE_SOAK=1000 cargo test --test main soak
+//! SORTIE_SOAK=1000 cargo test --test faults soak
 //! ```
 //!
 //! `SORTIE_SEED` names the first seed. One that failed is played again, alone, by
-//! `SORTIE_SEED=… cargo test --test main random_schedules`.
+//! `SORTIE_SEED=… cargo test --test faults random_schedules`.
 
 use crate::support::story;
 use crate::support::watched::Watched;
@@ -33,7 +33,7 @@ fn soak() {
     }
     // A process of its own: in this one the other tests open and close descriptors too.
     let mut command = Command::new(std::env::current_exe().expect("a path"));
-    let output = command.args(["--exact", "suite::soak::soak", "--nocapture"]).env(INSIDE, "1").output();
+    let output = command.args(["--exact", "soak::soak", "--nocapture"]).env(INSIDE, "1").output();
     let output = output.expect("start the soak");
     let (said, error) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
     assert!(output.status.success() && said.contains("1 passed"), "{said}\n{error}");
