@@ -150,7 +150,7 @@ impl Transcript {
         }
         self.out = (turns.len(), 0);
         self.turn_is_empty = turns.is_empty();
-        self.begun |= !turns.is_empty();
+        self.begun = true;
         self.turns = turns;
         Healed { continues, pieces, complete }
     }
