@@ -257,6 +257,10 @@ impl<'a> Drive<'a> {
                     self.check_choices()?;
                     self.tick_act()
                 }
+                Act::Differs => {
+                    self.console.error("a turn's whole text is not what had come of it in pieces");
+                    Act::Continue
+                }
                 Act::Learn => {
                     self.run.batch.asks = match self.client.config()?.auto_approve_mode.as_str() {
                         "none" => Asks::Every,

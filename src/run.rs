@@ -7,6 +7,7 @@
 //! | any | event past the next id, first time | same | reconnect (a hole: trap 11) |
 //! | any | the same once more | same | accept the hole; hold the text if our run had begun |
 //! | any | event of another run | same | – |
+//! | any | our turn's whole text, which its pieces were not of | same | say so |
 //! | any | our `RunCompleted`, `RunError` | – | end |
 //! | any | malformed event, first time / again | same / – | reconnect / end: protocol |
 //! | any | gap | same | reconnect at what is left; hold the text if our run had begun |
@@ -65,6 +66,8 @@ pub enum Act {
     Continue,
     /// All events of the past have been seen; from here on they are news.
     CaughtUp,
+    /// Say that the turn's text was not what its pieces had said.
+    Differs,
     /// Ask `/v1/config` and set [`Batch::asks`].
     Learn,
     /// Put the call to the policy; then [`Batch::judged`] and a tick.
@@ -273,7 +276,10 @@ impl Run {
     fn dispatch<'a>(&mut self, event: &'a Event<'a>) -> (&'a str, Act) {
         match event {
             Event::TextDelta(delta) => return (self.transcript.delta(&delta.delta), Act::Continue),
-            Event::TextComplete(whole) => return (self.transcript.complete(&whole.text), Act::Continue),
+            Event::TextComplete(whole) => {
+                let rest = self.transcript.complete(&whole.text);
+                return (rest.unwrap_or_default(), if rest.is_some() { Act::Continue } else { Act::Differs });
+            }
             Event::TurnStarted(turn) => {
                 self.turns = self.turns.max(turn.turn);
                 self.transcript.turn();

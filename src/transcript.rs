@@ -92,23 +92,32 @@ impl Transcript {
         text
     }
 
-    /// The turn's whole text: gives back what the pieces lacked.
-    pub fn complete<'a>(&mut self, text: &'a str) -> &'a str {
+    /// The turn's whole text: gives back what the pieces lacked, or `None` if they were not of this text, which then takes
+    /// their place for the record.
+    pub fn complete<'a>(&mut self, text: &'a str) -> Option<&'a str> {
         let Some(held) = &mut self.held else {
-            return text.get(self.out.1..).map_or("", |rest| self.delta(rest));
+            let said = self.turns.last_mut().filter(|_| !self.turn_is_empty);
+            let differs = said.as_ref().is_some_and(|said| !text.starts_with(said.as_str()));
+            return match text.get(self.out.1..).filter(|_| !differs) {
+                Some(rest) => Some(self.delta(rest)),
+                None => {
+                    said.into_iter().for_each(|said| text.clone_into(said));
+                    None
+                }
+            };
         };
         if held.same_turn && self.out.1 > 0 && held.turns.is_empty() {
             // Which turn's it is, only what is kept of the text can tell.
             held.continues = self.turns.last().is_some_and(|turn| text.starts_with(turn.as_str()));
             if !held.continues && self.keep == Keep::Nothing {
-                return "";
+                return Some("");
             }
         }
         held.size += text.len();
         if !text.is_empty() && held.size <= MAX_HELD {
             held.turns.push(text.to_owned());
         }
-        ""
+        Some("")
     }
 
     /// Text was lost: hold the output.
@@ -190,10 +199,10 @@ mod tests {
         let mut text = Transcript::new(Keep::Everything);
         text.turn();
         assert_eq!(text.delta("Hel"), "Hel");
-        assert_eq!(text.complete("Hello"), "lo");
-        assert_eq!(text.complete("Hello"), "");
+        assert_eq!(text.complete("Hello"), Some("lo"));
+        assert_eq!(text.complete("Hello"), Some(""));
         text.turn();
-        assert_eq!(text.complete("Bye"), "Bye", "a turn without pieces");
+        assert_eq!(text.complete("Bye"), Some("Bye"), "a turn without pieces");
         assert_eq!(text.all().unwrap(), "Hello\nBye");
         assert_eq!(text.last_turn(), Some("Bye"));
     }
@@ -226,6 +235,20 @@ mod tests {
         }
     }
 
+    #[test]
+    fn pieces_that_are_not_of_the_whole_are_out_but_the_record_is_true() {
+        for (whole, keep) in [("Help!", Keep::Everything), ("He", Keep::Everything), ("é", Keep::LastTurn)] {
+            let mut text = Transcript::new(keep);
+            text.turn();
+            assert_eq!(text.delta("Hel"), "Hel");
+            assert_eq!(text.complete(whole).is_none(), whole != "Help!", "{whole}");
+            assert_eq!(text.last_turn(), Some(whole));
+        }
+        let mut text = Transcript::new(Keep::Nothing);
+        text.delta("Hello");
+        assert_eq!(text.complete("Hell"), None, "as far as the length tells");
+    }
+
     fn strings(texts: &[&str]) -> Vec<String> {
         texts.iter().map(|text| (*text).to_owned()).collect()
     }
@@ -247,7 +270,7 @@ mod tests {
         for keep in [Keep::Nothing, Keep::LastTurn, Keep::Everything] {
             let mut text = held_in_the_second_turn(keep);
             text.turn();
-            assert_eq!(text.complete("three"), "");
+            assert_eq!(text.complete("three"), Some(""));
             let healed = text.heal(strings(&["one", "two", "three"]));
             let pieces = strings(&["o", "three"]);
             assert_eq!(healed, Healed { continues: true, pieces, complete: true }, "{keep:?}");
@@ -287,7 +310,7 @@ mod tests {
             (Keep::Nothing, "two", false, &[]),
         ] {
             let mut text = held_in_the_second_turn(keep);
-            assert_eq!(text.complete(whole), "");
+            assert_eq!(text.complete(whole), Some(""));
             let healed = text.heal(Vec::new());
             assert_eq!((healed.continues, healed.pieces), (continues, strings(pieces)), "{keep:?} {whole}");
         }
@@ -310,7 +333,9 @@ mod tests {
         let mut text = Transcript::new(Keep::Nothing);
         text.hold();
         let long = "x".repeat(MAX_HELD / 4);
-        (0..100).for_each(|_| drop(text.complete(&long)));
+        for _ in 0..100 {
+            assert_eq!(text.complete(&long), Some(""));
+        }
         assert_eq!(text.heal(Vec::new()).pieces.len(), 4);
     }
 }

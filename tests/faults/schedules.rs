@@ -543,3 +543,18 @@ fn a_quiet_run_whose_stream_breaks_is_tried_again_though_the_retry_time_out_is_s
     run.complete();
     running.wait().code(0).stdout("Still there.\n");
 }
+
+#[test]
+fn a_stream_on_which_not_even_comments_come_is_opened_anew() {
+    let agent = Agent::with(Options { keepalive: Duration::from_secs(3600), ..Options::default() });
+    let running = agent.sortie(["run", "go"]).spawn();
+    let run = agent.next_run();
+    run.text("Still ");
+    // It is asked about after 15 s and after 30 s; after 45 s the connection is given up.
+    agent.wait_for(Route::Session, 1);
+    agent.wait_for(Route::Session, 2);
+    agent.wait_for_streams(2);
+    run.text("there.");
+    run.complete();
+    running.wait().code(0).stdout("Still there.\n").stderr_has("nothing heard for 45 s");
+}

@@ -2,13 +2,15 @@
 //! and it never wants a call decided that has begun.
 #![no_main]
 
-use arbitrary::Arbitrary;
+use arbitrary::{Arbitrary, Unstructured};
 use libfuzzer_sys::fuzz_target;
 use sortie::approval::Verdict;
 use sortie::batch::Asks;
-use sortie::event::Gap;
-use sortie::outcome::End;
+use sortie::event::{self, Gap, Item};
+use sortie::outcome::{End, Record};
 use sortie::run::{Act, Input, Options, Run, Start};
+use sortie::sse::Parser;
+use sortie::transcript::Keep;
 use std::collections::HashSet;
 use std::time::Duration;
 
@@ -44,8 +46,46 @@ fn event(kind: u8, call: u8, turn: u8) -> String {
     }
 }
 
-fuzz_target!(|story: (u8, Vec<Told>)| {
-    let (start, told) = story;
+/// Bytes that begin as a stream does are one; others are inputs for the machine.
+fuzz_target!(|data: &[u8]| {
+    if data.starts_with(b"id:") || data.starts_with(b"event:") {
+        follow(data);
+    } else if let Ok((start, told)) = Unstructured::new(data).arbitrary() {
+        steer(start, told);
+    }
+});
+
+/// A stream, as it comes from the server.
+fn follow(mut stream: &[u8]) {
+    let mut parser = Parser::new();
+    let mut run: Option<Run> = None;
+    while let Ok(Some(frame)) = parser.next(&mut stream) {
+        let id = frame.id.and_then(|id| id.parse().ok());
+        let before = run.as_ref().map_or(0, |run| run.cursor);
+        let act = match event::decode(&frame) {
+            Ok(Item::Event(envelope)) => {
+                let ours = envelope.run_id.as_deref().unwrap_or_default();
+                let new = || Run::new(Options { keep: Keep::Everything, ..Options::of(ours.into(), Asks::Some) });
+                run.get_or_insert_with(new).step(Input::Event(id, &envelope)).act
+            }
+            Ok(Item::Gap(gap)) => run.as_mut().map_or(Act::Continue, |run| run.step(Input::Gap(gap)).act),
+            Ok(Item::Unknown) => Act::Continue,
+            Err(malformed) => {
+                run.as_mut().map_or(Act::Continue, |run| run.step(Input::Malformed(&malformed.0)).act)
+            }
+        };
+        assert!(run.as_ref().map_or(0, |run| run.cursor) >= before, "the cursor never goes back");
+        if let Act::End(_) = act {
+            break;
+        }
+    }
+    if let Some(mut run) = run {
+        run.transcript.heal(Vec::new());
+        run.fill(&mut Record::new(End::Completed));
+    }
+}
+
+fn steer(start: u8, told: Vec<Told>) {
     let start_of = [Start::Fresh, Start::Waiting, Start::Peek, Start::Over][usize::from(start % 4)];
     let asks = [Asks::Every, Asks::Some, Asks::None, Asks::Unknown][usize::from(start / 4 % 4)];
     let mut run = Run::new(Options { start: start_of, ..Options::of(RUN.into(), asks) });
@@ -109,4 +149,4 @@ fuzz_target!(|story: (u8, Vec<Told>)| {
             };
         }
     }
-});
+}
