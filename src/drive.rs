@@ -443,7 +443,8 @@ impl<'a> Drive<'a> {
         });
         let healed = self.run.transcript.heal(messages);
         if !healed.complete {
-            self.console.error("some text may be missing: events were lost, and the session's messages lack it too");
+            self.console
+                .error("some text may be missing: events were lost, and the session's messages lack it too");
         }
         show(self.output, healed)
     }

@@ -321,3 +321,6 @@ impl<'de: 'a, 'a> Deserialize<'de> for Event<'a> {
         deserializer.deserialize_any(EventVisitor)
     }
 }
+
+#[cfg(test)]
+mod tests;

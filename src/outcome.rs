@@ -295,3 +295,73 @@ impl Record {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn paused() -> End {
+        End::Paused(vec![ToolCall { id: "a".into(), name: "p__t".into(), arguments: Default::default() }])
+    }
+
+    fn failed(reason: Reason) -> End {
+        Failure::new(reason, "why").into()
+    }
+
+    #[test]
+    fn each_end_has_its_code_and_its_record() {
+        // end → code, outcome, reason, retryable, error, timed out
+        let rows = [
+            (End::Completed, 0, "completed", None, false, None, false),
+            (paused(), 10, "paused", Some(Reason::ToolApprovalRequired), false, None, false),
+            (failed(Reason::RunError), 1, "failed", Some(Reason::RunError), false, Some("why"), false),
+            (failed(Reason::Timeout), 1, "failed", Some(Reason::Timeout), true, Some("why"), true),
+            (failed(Reason::IdleTimeout), 1, "failed", Some(Reason::IdleTimeout), true, Some("why"), true),
+            (failed(Reason::Interrupted), 1, "failed", Some(Reason::Interrupted), true, Some("why"), false),
+            (failed(Reason::Connection), 1, "failed", Some(Reason::Connection), true, Some("why"), false),
+            (failed(Reason::Lost), 1, "failed", Some(Reason::Lost), true, Some("why"), false),
+            (failed(Reason::Usage), 1, "failed", Some(Reason::Usage), false, Some("why"), false),
+        ];
+        for (end, code, outcome, reason, retryable, error, timed_out) in rows {
+            assert_eq!(end.exit().code(), code, "{end:?}");
+            assert_eq!(ExitCode::from(end.exit()), ExitCode::from(code), "{end:?}");
+            let record = Record::new(end.clone());
+            assert_eq!((record.exit_code, record.exit().code()), (code, code), "{end:?}");
+            let told = (record.outcome, record.reason, record.retryable, record.error.as_deref(), record.timed_out);
+            assert_eq!(told, (outcome, reason, retryable, error, timed_out), "{end:?}");
+            assert_eq!((record.paused, record.pause_reason.is_some()), (code == 10, code == 10), "{end:?}");
+        }
+        assert_eq!(Reason::ToolApprovalRequired.to_string(), "tool_approval_required");
+    }
+
+    #[test]
+    fn a_later_failure_changes_only_an_end_that_was_none() {
+        for (end, code, reason) in [
+            (End::Completed, 1, Reason::Output),
+            (paused(), 1, Reason::Output),
+            (failed(Reason::Lost), 1, Reason::Lost),
+        ] {
+            let mut record = Record::new(end);
+            record.fail(Failure::new(Reason::Output, "full"));
+            assert_eq!((record.exit_code, record.exit().code(), record.reason), (code, code, Some(reason)));
+            assert!(!record.paused);
+        }
+    }
+
+    #[test]
+    fn a_failures_line_has_an_end() {
+        let long = Failure::new(Reason::RunError, "é".repeat(MAX_MESSAGE + 1));
+        assert_eq!(long.message, format!("{}…", "é".repeat(MAX_MESSAGE)));
+        let just = Failure::new(Reason::RunError, "é".repeat(MAX_MESSAGE));
+        assert_eq!(just.message.chars().count(), MAX_MESSAGE);
+        assert_eq!(just.to_string(), just.message);
+    }
+
+    #[test]
+    fn usage_adds_up_and_does_not_overflow() {
+        let mut usage = Usage::default();
+        usage.add(Usage { prompt_tokens: 1, completion_tokens: 2, total_tokens: 3 });
+        usage.add(Usage { prompt_tokens: 10, completion_tokens: 20, total_tokens: u64::MAX });
+        assert_eq!(usage, Usage { prompt_tokens: 11, completion_tokens: 22, total_tokens: u64::MAX });
+    }
+}

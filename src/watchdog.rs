@@ -218,7 +218,9 @@ impl Watch {
     fn keep(&self, mut ear: &UnixStream, signal: &AtomicUsize) {
         let mut leave_at: Option<Instant> = None;
         loop {
-            let wait = leave_at.or_else(|| self.next_alarm()).map(|at| at.saturating_duration_since(Instant::now()).max(Duration::from_millis(1)));
+            let wait = leave_at
+                .or_else(|| self.next_alarm())
+                .map(|at| at.saturating_duration_since(Instant::now()).max(Duration::from_millis(1)));
             // Without a bound on the read we would still hear the bell.
             let _ = ear.set_read_timeout(wait);
             let _ = ear.read(&mut [0]);

@@ -1,0 +1,137 @@
+//! Each event of the protocol as the decoder reads it, and what is none.
+
+use super::*;
+use crate::sse::Parser;
+
+/// The frame that such a block of lines makes.
+fn with_frame<T>(block: &str, look: impl FnOnce(&Frame<'_>) -> T) -> T {
+    let mut parser = Parser::new();
+    let block = format!("{block}\n\n");
+    let frame = parser.next(&mut block.as_bytes()).unwrap().unwrap();
+    look(&frame)
+}
+
+fn text(text: &str) -> Text<'_> {
+    Text(text.into())
+}
+
+fn tool<'a>() -> Tool<'a> {
+    Tool {
+        tool_call_id: text("c"),
+        tool_name: text(""),
+        message: text(""),
+        result: text(""),
+        reason: text(""),
+        is_error: false,
+    }
+}
+
+#[test]
+fn each_variant_is_read_with_what_we_use_of_it() {
+    let usage = Usage { prompt_tokens: 1, completion_tokens: 2, total_tokens: 3 };
+    let arguments = |json: &str| Arguments(RawValue::from_string(json.into()).unwrap().into());
+    let call = |id: &str, json| ToolCall { id: id.into(), name: "p__t".into(), arguments: arguments(json) };
+    let rows: Vec<(&str, Event<'_>)> = vec![
+        (r#"{"RunStarted":{"run_id":"r"}}"#, Event::RunStarted),
+        (r#"{"TurnStarted":{"turn":2}}"#, Event::TurnStarted(Turn { turn: 2 })),
+        (r#"{"TurnCompleted":{"turn":2,"finish_reason":"stop"}}"#, Event::TurnCompleted(Turn { turn: 2 })),
+        (r#"{"TextDelta":{"delta":"a\nb"}}"#, Event::TextDelta(Delta { delta: text("a\nb") })),
+        (r#"{"ThinkingDelta":{"delta":"hm"}}"#, Event::ThinkingDelta),
+        (r#"{"TextComplete":{"text":"ab"}}"#, Event::TextComplete(Complete { text: text("ab") })),
+        (
+            r#"{"ToolCallsProposed":{"tool_calls":[{"id":"c","name":"p__t","arguments":{"a":[1]},"metadata":null},{"id":"d","name":"p__t"}]}}"#,
+            Event::ToolCallsProposed(Proposal { tool_calls: vec![call("c", r#"{"a":[1]}"#), call("d", "null")] }),
+        ),
+        (r#"{"WaitingForToolApproval":{"pending_tool_call_ids":["c"]}}"#, Event::WaitingForToolApproval),
+        (
+            r#"{"ToolExecutionStarted":{"tool_call_id":"c","tool_name":"p__t"}}"#,
+            Event::ToolExecutionStarted(Tool { tool_name: text("p__t"), ..tool() }),
+        ),
+        (
+            r#"{"ToolExecutionProgress":{"tool_call_id":"c","message":"half"}}"#,
+            Event::ToolExecutionProgress(Tool { message: text("half"), ..tool() }),
+        ),
+        (
+            r#"{"ToolExecutionCompleted":{"tool_call_id":"c","result":"no","is_error":true}}"#,
+            Event::ToolExecutionCompleted(Tool { result: text("no"), is_error: true, ..tool() }),
+        ),
+        (
+            r#"{"ToolRejected":{"tool_call_id":"c","reason":"why"}}"#,
+            Event::ToolRejected(Tool { reason: text("why"), ..tool() }),
+        ),
+        (
+            r#"{"RetryAttempt":{"attempt":1,"delay_ms":2000,"reason":"busy"}}"#,
+            Event::RetryAttempt(Retry { attempt: 1, delay_ms: 2000, reason: text("busy") }),
+        ),
+        (r#"{"CompactionStarted":{"reason":"long"}}"#, Event::CompactionStarted),
+        (r#"{"CompactionCompleted":{"tokens_before":9}}"#, Event::CompactionCompleted),
+        (
+            r#"{"UsageReport":{"turn":1,"usage":{"prompt_tokens":1,"completion_tokens":2,"total_tokens":3}}}"#,
+            Event::UsageReport(Report { usage }),
+        ),
+        (
+            r#"{"RunCompleted":{"total_turns":2,"total_usage":{"prompt_tokens":1,"completion_tokens":2,"total_tokens":3},"stop_reason":"completed"}}"#,
+            Event::RunCompleted(Completion {
+                total_turns: Some(2),
+                total_usage: Some(usage),
+                stop_reason: text("completed"),
+            }),
+        ),
+        (
+            r#"{"RunError":{"error":"out","retryable":true}}"#,
+            Event::RunError(RunFailure { error: text("out"), retryable: true }),
+        ),
+        (r#"{"HologramShown":{"a":{"b":[null]}}}"#, Event::Unknown),
+        (r#""HologramShown""#, Event::Unknown),
+        ("{}", Event::Unknown),
+        (r#"{"TurnStarted":{"turn":2},"more":[1,{"a":2}]}"#, Event::TurnStarted(Turn { turn: 2 })),
+    ];
+    for (json, expected) in rows {
+        let block = format!(r#"data: {{"id":1,"session_id":"s","run_id":"r","event":{json},"new":[]}}"#);
+        with_frame(&block, |frame| {
+            let run_id = Some(text("r"));
+            assert_eq!(decode(frame), Ok(Item::Event(Envelope { run_id, event: expected })), "{json}");
+        });
+    }
+}
+
+#[test]
+fn an_event_of_the_protocol_must_have_its_shape_and_any_other_need_not() {
+    for (name, json, says) in [
+        ("message", "{", "the message event: EOF"),
+        ("text_delta", r#"{"event":{"TextDelta":{}}}"#, "the text_delta event: missing field `delta`"),
+        (
+            "run_completed",
+            r#"{"event":{"RunCompleted":{}}}"#,
+            "the run_completed event: missing field `stop_reason`",
+        ),
+        ("turn_started", r#"{"event":{"TurnStarted":{"turn":-1}}}"#, "the turn_started event: invalid value"),
+        ("run_started", r#"{"event":17}"#, "expected an event: {\"Variant\":{…}}"),
+        ("run_started", "{}", "missing field `event`"),
+        ("gap_detected", "{}", "the gap_detected event: missing field `oldest_available_id`"),
+    ] {
+        with_frame(&format!("event: {name}\ndata: {json}"), |frame| {
+            let Malformed(why) = decode(frame).unwrap_err();
+            assert!(why.contains(says), "{name} {json}: {why}");
+        });
+        with_frame(&format!("event: {name}_of_tomorrow\ndata: {json}"), |frame| {
+            assert_eq!(decode(frame), Ok(Item::Unknown), "{name} {json}");
+        });
+    }
+    with_frame("event: gap_detected\ndata: {\"oldest_available_id\":7}", |frame| {
+        assert_eq!(decode(frame), Ok(Item::Gap(Gap { oldest_available_id: 7 })));
+    });
+}
+
+#[test]
+fn arguments_stay_as_they_are_but_on_one_line() {
+    for (json, kept) in
+        [(r#"{"b" : 1,  "a":"x\ny"}"#, r#"{"b" : 1,  "a":"x\ny"}"#), ("{\n\"a\":\r1}", "{ \"a\": 1}"), ("17", "17")]
+    {
+        let arguments: Arguments = serde_json::from_str(json).unwrap();
+        assert_eq!(arguments.get(), kept);
+        assert_eq!(serde_json::to_string(&arguments).unwrap(), kept);
+        assert_ne!(arguments, Arguments::default());
+    }
+    assert_eq!(Arguments::default().get(), "null");
+}
