@@ -1,9 +1,11 @@
 //! The wire's types, both directions (`/v1`, server 0.3.88). Answers are read leniently: what we do not use is not there.
 
 use crate::approval::Verdict;
-use crate::event::ToolCall;
+use crate::event::{MAX_LIST, ToolCall, few};
+use serde::de::{Deserializer, Error as _, SeqAccess, Visitor};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
+use std::fmt;
 use uuid::Uuid;
 
 /// `POST /v1/sessions`.
@@ -131,6 +133,7 @@ pub struct Config {
 /// `GET /v1/sessions/{id}/messages`.
 #[derive(Debug, Deserialize)]
 pub struct Messages {
+    #[serde(deserialize_with = "few")]
     pub messages: Vec<Message>,
     pub total: usize,
 }
@@ -141,38 +144,68 @@ pub struct Message {
     pub content: Content,
 }
 
-#[derive(Debug, Deserialize)]
-#[serde(untagged)]
-pub enum Content {
-    Text(String),
-    Parts(Vec<Part>),
+/// What of a message's content is of use: a string, or the parts of a list.
+#[derive(Debug, Default)]
+pub struct Content {
+    /// The text, that of its parts joined.
+    pub text: String,
+    /// The calls whose results are among the parts.
+    results: Vec<String>,
 }
 
-/// A part of a message: text has `text`, a tool's result has `tool_call_id`.
-#[derive(Debug, Deserialize)]
-pub struct Part {
+/// A part: text has `text`, a tool's result has `tool_call_id`.
+#[derive(Deserialize)]
+struct Part {
     #[serde(default)]
-    pub text: Option<String>,
+    text: Option<String>,
     #[serde(default)]
-    pub tool_call_id: Option<String>,
+    tool_call_id: Option<String>,
+}
+
+/// By hand, since serde's untagged enums first make a tree of whatever comes.
+impl<'de> Deserialize<'de> for Content {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct ContentVisitor;
+
+        impl<'de> Visitor<'de> for ContentVisitor {
+            type Value = Content;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a text or a list of parts")
+            }
+
+            fn visit_str<E>(self, text: &str) -> Result<Content, E> {
+                Ok(Content { text: text.to_owned(), results: Vec::new() })
+            }
+
+            fn visit_seq<A: SeqAccess<'de>>(self, mut parts: A) -> Result<Content, A::Error> {
+                let mut content = Content::default();
+                while let Some(part) = parts.next_element::<Part>()? {
+                    content.text.push_str(part.text.as_deref().unwrap_or_default());
+                    content.results.extend(part.tool_call_id);
+                    if content.results.len() > MAX_LIST {
+                        return Err(A::Error::invalid_length(content.results.len(), &"at most 1024 results"));
+                    }
+                }
+                Ok(content)
+            }
+        }
+
+        deserializer.deserialize_any(ContentVisitor)
+    }
 }
 
 impl Message {
-    /// The message's text, its parts joined.
-    pub fn text(&self) -> String {
-        match &self.content {
-            Content::Text(text) => text.clone(),
-            Content::Parts(parts) => parts.iter().filter_map(|part| part.text.as_deref()).collect(),
-        }
-    }
-
     /// The calls whose results the message holds.
     pub fn results(&self) -> impl Iterator<Item = &str> {
-        let parts = match &self.content {
-            Content::Parts(parts) if self.role == "tool" => parts.as_slice(),
-            _ => &[],
-        };
-        parts.iter().filter_map(|part| part.tool_call_id.as_deref())
+        let results = if self.role == "tool" { self.content.results.as_slice() } else { &[] };
+        results.iter().map(String::as_str)
+    }
+
+    /// About the memory that it takes, in bytes.
+    pub fn size(&self) -> usize {
+        let results = self.content.results.iter().map(|id| id.len() + 32).sum::<usize>();
+        256 + self.role.len() + self.content.text.len() + results
     }
 }
 
@@ -180,6 +213,7 @@ impl Message {
 #[derive(Debug, Deserialize)]
 pub struct Pending {
     pub run_id: Option<Uuid>,
+    #[serde(deserialize_with = "few")]
     pub tool_calls: Vec<ToolCall>,
 }
 

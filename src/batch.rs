@@ -27,7 +27,7 @@
 //! A call that has started is never decided: that kills the run (trap 2).
 
 use crate::approval::Verdict;
-use crate::event::ToolCall;
+use crate::event::{MAX_LIST, MAX_NAME, ToolCall};
 use std::time::Duration;
 
 /// A stop is believed after so much quiet; long enough for the server to start a call that it approves by itself.
@@ -43,9 +43,6 @@ pub const STUCK: Duration = Duration::from_secs(10);
 
 /// Which calls of a batch are over stands in the session's messages, and the server writes those down every 5 s.
 pub const WRITTEN: Duration = Duration::from_secs(6);
-
-/// The most calls of one turn.
-pub const MAX_CALLS: usize = 1024;
 
 /// About which calls the server asks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -149,7 +146,7 @@ impl Batch {
     fn set(&mut self, id: &str, state: State) {
         // An id that the model used twice names the first call that has not finished.
         if self.calls.is_empty() {
-            if self.unplaced.len() < MAX_CALLS {
+            if self.unplaced.len() < MAX_LIST && id.len() <= MAX_NAME {
                 self.unplaced.push((id.to_owned(), state));
             }
         } else if let Some((_, at)) =

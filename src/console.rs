@@ -228,12 +228,20 @@ pub fn visible(text: &str) -> Cow<'_, str> {
     show(text, &[])
 }
 
-/// As much as so many characters of it, for one line of a terminal.
+/// The start of it, for one line of a terminal: what is shown has no more than so many characters.
 pub fn visible_start(text: &str, limit: usize) -> String {
-    let end = text.char_indices().nth(limit).map_or(text.len(), |(end, _)| end);
-    let mut start = visible(&text[..end]).into_owned();
-    if end < text.len() {
-        start.push('…');
+    let mut start = String::new();
+    let mut room = limit;
+    for c in text.chars() {
+        let before = start.len();
+        push_visible(&mut start, c, &[]);
+        let used = start[before..].chars().count();
+        if used > room {
+            start.truncate(before);
+            start.push('…');
+            break;
+        }
+        room -= used;
     }
     start
 }
@@ -244,21 +252,22 @@ pub fn visible_lines(text: &str) -> Cow<'_, str> {
 }
 
 fn show<'a>(text: &'a str, kept: &[char]) -> Cow<'a, str> {
-    let harmful = |c: char| acts(c) && !kept.contains(&c);
-    if !text.contains(harmful) {
+    if !text.contains(|c| acts(c) && !kept.contains(&c)) {
         return Cow::Borrowed(text);
     }
     let mut shown = String::with_capacity(text.len() + 16);
-    for c in text.chars() {
-        match c {
-            '\n' if harmful(c) => shown.push_str("\\n"),
-            '\t' if harmful(c) => shown.push_str("\\t"),
-            '\r' => shown.push_str("\\r"),
-            c if harmful(c) => shown.extend(c.escape_unicode()),
-            c => shown.push(c),
-        }
-    }
+    text.chars().for_each(|c| push_visible(&mut shown, c, kept));
     Cow::Owned(shown)
+}
+
+fn push_visible(shown: &mut String, c: char, kept: &[char]) {
+    match c {
+        c if !acts(c) || kept.contains(&c) => shown.push(c),
+        '\n' => shown.push_str("\\n"),
+        '\t' => shown.push_str("\\t"),
+        '\r' => shown.push_str("\\r"),
+        c => shown.extend(c.escape_unicode()),
+    }
 }
 
 /// As much of a line as fits into so many columns. Wide characters count for two; that a few of them are narrow only
@@ -298,6 +307,9 @@ mod tests {
         for (text, shown) in rows {
             assert_eq!(visible(text), shown);
         }
+        assert_eq!(visible_start("abc", 3), "abc");
+        assert_eq!(visible_start("abcd", 3), "abc…");
+        assert_eq!(visible_start("a\u{7f}\u{7f}", 12), "a\\u{7f}…", "all of an escape or nothing of it");
         assert_eq!(fitting("abc", 3), "abc");
         assert_eq!(fitting("abcd", 3), "abc");
         assert_eq!(fitting("a日本", 3), "a日");

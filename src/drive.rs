@@ -470,8 +470,8 @@ fn too_large(cursor: u64, error: TooLarge) -> Failure {
 /// the server writes them down last of all.
 pub fn run_texts(client: &Client, session: Uuid) -> Result<Vec<String>, Failure> {
     let messages = run_messages(client, session)?;
-    let texts = messages.iter().filter(|message| message.role == "assistant").map(api::Message::text);
-    Ok(texts.filter(|text| !text.is_empty()).collect())
+    let said = messages.into_iter().filter(|message| message.role == "assistant");
+    Ok(said.map(|message| message.content.text).filter(|text| !text.is_empty()).collect())
 }
 
 /// The messages after the last one of a user, which began the session's last run.
@@ -483,7 +483,7 @@ fn run_messages(client: &Client, session: Uuid) -> Result<Vec<api::Message>, Fai
         let limit = offset.min(PAGE);
         offset -= limit;
         let page = client.messages(session, offset, limit)?.messages;
-        size += page.iter().map(|message| message.text().len()).sum::<usize>();
+        size += page.iter().map(api::Message::size).sum::<usize>();
         if page.is_empty() || size > MAX_EVENT {
             let message = "read the session's messages: they are not as many as the server says, or too large";
             return Err(Failure::new(Reason::Protocol, message));

@@ -3,12 +3,20 @@
 
 use crate::outcome::Usage;
 use crate::sse::Frame;
-use serde::de::{Deserializer, IgnoredAny, MapAccess, Visitor};
+use serde::de::{Deserializer, Error, IgnoredAny, MapAccess, SeqAccess, Visitor};
+use serde::ser::{self, Serializer};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use std::borrow::Cow;
 use std::fmt;
+use std::marker::PhantomData;
 use std::sync::Arc;
+
+/// The most entries of a list: the calls of a turn, the messages of a page. What takes three bytes to say may take a
+/// hundred to keep.
+pub const MAX_LIST: usize = 1024;
+/// The longest id or name of a tool call, in bytes: it is kept and passed on, more than once.
+pub const MAX_NAME: usize = 1024;
 
 /// A JSON string, borrowed where it holds no escapes.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
@@ -94,6 +102,7 @@ pub struct Complete<'a> {
 
 #[derive(Debug, PartialEq, Deserialize)]
 pub struct Proposal {
+    #[serde(deserialize_with = "few")]
     pub tool_calls: Vec<ToolCall>,
 }
 
@@ -101,8 +110,10 @@ pub struct Proposal {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct ToolCall {
     /// The server's id of the call.
+    #[serde(deserialize_with = "name")]
     pub id: String,
     /// The name, with the server's prefix (`stakpak__view`; protocol trap 14).
+    #[serde(deserialize_with = "name")]
     pub name: String,
     /// The arguments as the model gave them.
     #[serde(default)]
@@ -110,41 +121,70 @@ pub struct ToolCall {
 }
 
 /// A call's arguments: JSON that is passed on and never looked into, and so kept as text, on one line.
-#[derive(Clone, Debug, Serialize)]
-#[serde(transparent)]
-pub struct Arguments(Arc<RawValue>);
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Arguments(Arc<str>);
 
 impl Arguments {
     /// The JSON.
     pub fn get(&self) -> &str {
-        self.0.get()
+        &self.0
     }
 }
 
 impl Default for Arguments {
     fn default() -> Self {
-        Self(RawValue::NULL.to_owned().into())
+        Self("null".into())
     }
 }
 
-impl PartialEq for Arguments {
-    fn eq(&self, other: &Self) -> bool {
-        self.get() == other.get()
+impl Serialize for Arguments {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let raw: &RawValue = serde_json::from_str(&self.0).map_err(ser::Error::custom)?;
+        raw.serialize(serializer)
     }
 }
 
 impl<'de> Deserialize<'de> for Arguments {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let raw = Box::<RawValue>::deserialize(deserializer)?;
+        let raw = <&RawValue>::deserialize(deserializer)?.get();
         // Line breaks between tokens are white space, and inside strings JSON allows none.
-        let is_one_line = !raw.get().contains(['\n', '\r']);
-        let raw = if is_one_line { raw } else { one_line(&raw).map_err(serde::de::Error::custom)? };
-        Ok(Self(raw.into()))
+        let is_one_line = !raw.contains(['\n', '\r']);
+        Ok(Self(if is_one_line { raw.into() } else { raw.replace(['\n', '\r'], " ").into() }))
     }
 }
 
-fn one_line(raw: &RawValue) -> serde_json::Result<Box<RawValue>> {
-    RawValue::from_string(raw.get().replace(['\n', '\r'], " "))
+fn name<'de, D: Deserializer<'de>>(deserializer: D) -> Result<String, D::Error> {
+    let name = Text::deserialize(deserializer)?;
+    if name.len() > MAX_NAME {
+        return Err(Error::invalid_length(name.len(), &"an id or a name of at most 1024 bytes"));
+    }
+    Ok(name.0.into_owned())
+}
+
+/// A list of at most [`MAX_LIST`] entries.
+pub fn few<'de, D: Deserializer<'de>, T: Deserialize<'de>>(deserializer: D) -> Result<Vec<T>, D::Error> {
+    struct Few<T>(PhantomData<T>);
+
+    impl<'de, T: Deserialize<'de>> Visitor<'de> for Few<T> {
+        type Value = Vec<T>;
+
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            write!(f, "a list of at most {MAX_LIST}")
+        }
+
+        fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Self::Value, A::Error> {
+            let mut few = Vec::new();
+            while let Some(entry) = list.next_element()? {
+                if few.len() == MAX_LIST {
+                    return Err(Error::invalid_length(MAX_LIST + 1, &self));
+                }
+                few.push(entry);
+            }
+            Ok(few)
+        }
+    }
+
+    deserializer.deserialize_seq(Few(PhantomData))
 }
 
 /// What happened to a call. `result` comes with the end of an execution, `message` with its progress, `reason` with a

@@ -19,7 +19,7 @@
 //! | doubted | quiet 2 s | – | end: lost (traps 7, 12) |
 
 use crate::approval::Verdict;
-use crate::batch::{Asks, Batch, MAX_CALLS, Next, SETTLED};
+use crate::batch::{Asks, Batch, Next, SETTLED};
 use crate::event::{Completion, Envelope, Event, Gap, RunFailure, ToolCall};
 use crate::outcome::{End, Failure, Reason, Record, ToolCounts, Usage};
 use crate::transcript::{Keep, Transcript};
@@ -287,13 +287,7 @@ impl Run {
             }
             Event::TurnCompleted(_) => self.batch.clear(),
             Event::ToolCallsProposed(proposal) => {
-                let count = proposal.tool_calls.len();
-                if count > MAX_CALLS {
-                    let message =
-                        format!("follow the run: {count} tool calls in one turn, and {MAX_CALLS} are the most");
-                    return ("", Act::End(Failure::new(Reason::Protocol, message).into()));
-                }
-                self.tool_calls.proposed += count as u64;
+                self.tool_calls.proposed += proposal.tool_calls.len() as u64;
                 self.batch.propose(proposal.tool_calls.clone());
                 return ("", self.batch_act(Duration::ZERO));
             }
