@@ -39,6 +39,7 @@ pub struct Output {
     result_file: Option<ResultFile>,
     recording: Option<(PathBuf, BufWriter<File>)>,
     console: Console,
+    watch: Watch,
     /// Only where a person watches.
     status: Option<Status>,
 }
@@ -66,7 +67,7 @@ impl Output {
     /// # Errors
     /// When stdout cannot be had.
     pub fn new(format: Format, watch: Watch, console: Console) -> io::Result<Self> {
-        let stdout = Some(Pipe::new(io::stdout().as_fd(), watch)?);
+        let stdout = Some(Pipe::new(io::stdout().as_fd(), watch.clone())?);
         let status = || Status { began: Instant::now(), turn: 0, tool: String::new(), words: String::new() };
         Ok(Self {
             format,
@@ -78,6 +79,7 @@ impl Output {
             recording: None,
             status: console.is_live().then(status),
             console,
+            watch,
         })
     }
 
@@ -86,7 +88,7 @@ impl Output {
     /// # Errors
     /// When it could not be written there.
     pub fn set_result_file(&mut self, path: &Path) -> anyhow::Result<()> {
-        self.result_file = Some(ResultFile::prepare(path)?);
+        self.result_file = Some(ResultFile::prepare(path, self.watch.clone())?);
         Ok(())
     }
 
@@ -296,7 +298,7 @@ impl Output {
     }
 
     fn write_result_file(&mut self, record: &mut Record) {
-        if let Some(file) = &mut self.result_file
+        if let Some(file) = &self.result_file
             && let Err(error) = file.write(record)
         {
             record.fail(Failure::new(Reason::Output, format!("{error:#}")));

@@ -1,8 +1,9 @@
 //! `--result-file`: proven writable before anything is sent, written all at once at the end, private to the user.
 
 use crate::outcome::Record;
+use crate::watchdog::Watch;
 use anyhow::{Context, Result, ensure};
-use std::io::{ErrorKind, Write};
+use std::io::{BufWriter, ErrorKind, Write};
 use std::path::{Path, PathBuf};
 use tempfile::NamedTempFile;
 
@@ -12,17 +13,16 @@ pub struct ResultFile {
     name: PathBuf,
     /// Where that leads.
     path: PathBuf,
-    /// Beside it, so that the rename stays on one file system. Removed if there is no record after all.
-    temporary: Option<NamedTempFile>,
+    watch: Watch,
 }
 
 impl ResultFile {
-    /// Checks the path and makes the temporary file. A symbolic link is followed, so that the file it leads to is
-    /// written and the link stays; what is there must be a regular file.
+    /// Checks the path, and that a file can be made beside it; none stays there until the end. A symbolic link is
+    /// followed, so that the file it leads to is written and the link stays; what is there must be a regular file.
     ///
     /// # Errors
     /// Why the record could not be written there.
-    pub fn prepare(name: &Path) -> Result<Self> {
+    pub fn prepare(name: &Path, watch: Watch) -> Result<Self> {
         let doing = || format!("--result-file {}", name.display());
         let path = match std::fs::symlink_metadata(name) {
             Ok(_) => {
@@ -35,31 +35,33 @@ impl ResultFile {
             Err(error) => return Err(error).with_context(doing),
         };
         ensure!(!name.as_os_str().as_encoded_bytes().ends_with(b"/"), "{}: it names a folder", doing());
-        let mut file = Self { name: name.to_owned(), path, temporary: None };
-        file.temporary = Some(file.make_temporary().with_context(doing)?);
+        let file = Self { name: name.to_owned(), path, watch };
+        file.make_temporary().with_context(doing)?;
         Ok(file)
     }
 
+    /// Beside it, so that the rename stays on one file system; gone when it is dropped.
     fn make_temporary(&self) -> Result<NamedTempFile> {
         ensure!(self.path.file_name().is_some(), "it names no file");
         let folder = self.path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
         let made = tempfile::Builder::new().prefix(".sortie-").tempfile_in(folder);
-        made.with_context(|| format!("write in {}", folder.display()))
+        let made = made.with_context(|| format!("write in {}", folder.display()))?;
+        self.watch.remove_on_leaving(made.path());
+        Ok(made)
     }
 
     /// Writes the record; may be called again with a later one.
     ///
     /// # Errors
     /// Why it could not be written; what was there before is untouched then.
-    pub fn write(&mut self, record: &Record) -> Result<()> {
+    pub fn write(&self, record: &Record) -> Result<()> {
         let doing = || format!("write the result to {}", self.name.display());
-        let mut temporary = match self.temporary.take() {
-            Some(temporary) => temporary,
-            None => self.make_temporary().with_context(doing)?,
-        };
-        let mut json = serde_json::to_vec(record).with_context(doing)?;
-        json.push(b'\n');
-        temporary.write_all(&json).with_context(doing)?;
+        let temporary = self.make_temporary().with_context(doing)?;
+        // In pieces: the record may be large.
+        let mut json = BufWriter::new(temporary.as_file());
+        serde_json::to_writer(&mut json, record).with_context(doing)?;
+        json.write_all(b"\n").and_then(|()| json.flush()).with_context(doing)?;
+        drop(json);
         temporary.as_file().sync_all().with_context(doing)?;
         temporary.persist(&self.path).map_err(|failed| failed.error).with_context(doing)?;
         Ok(())

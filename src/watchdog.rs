@@ -6,6 +6,7 @@ use crate::outcome::{Exit, Failure, Reason};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use std::io::{self, Read, Write};
 use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, mpsc};
 use std::thread;
@@ -54,6 +55,8 @@ struct State {
     alarm: Option<Instant>,
     cause: Option<Cause>,
     wakers: Vec<Waker>,
+    /// Half written files, removed by whoever leaves at once.
+    unfinished: Vec<PathBuf>,
 }
 
 impl State {
@@ -144,6 +147,11 @@ impl Watch {
         self.state().wakers.push(Box::new(waker));
     }
 
+    /// Names a file that nobody wants unless we come to our end.
+    pub fn remove_on_leaving(&self, path: &Path) {
+        self.state().unfinished.push(path.to_owned());
+    }
+
     /// The cause, if there is one.
     pub fn cause(&self) -> Option<Cause> {
         let mut state = self.state();
@@ -229,7 +237,7 @@ impl Watch {
             let cause = name.map(|(_, name)| Cause::Signal(name));
             if let Some(at) = leave_at {
                 if cause.is_some() || Instant::now() >= at {
-                    leave();
+                    self.leave();
                 }
             } else if let Some(cause) = cause.or_else(|| self.cause()) {
                 leave_at = Some(Instant::now() + LAST_RESORT);
@@ -245,6 +253,14 @@ impl Watch {
             }
         }
     }
+
+    /// The one place, beside the end of main, where the process ends.
+    fn leave(&self) -> ! {
+        for path in &self.state().unfinished {
+            let _ = std::fs::remove_file(path);
+        }
+        std::process::exit(Exit::Failed.code().into())
+    }
 }
 
 const SIGNALS: [(i32, &str); 3] = [(SIGINT, "SIGINT"), (SIGTERM, "SIGTERM"), (SIGHUP, "SIGHUP")];
@@ -254,9 +270,4 @@ fn ignored_signals() -> u64 {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
     let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
     mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).unwrap_or(0)
-}
-
-/// The one place, beside the end of main, where the process ends.
-fn leave() -> ! {
-    std::process::exit(Exit::Failed.code().into())
 }
