@@ -15,7 +15,7 @@ use crate::outcome::{Failure, Reason};
 use crate::settings::Secret;
 use crate::watchdog::Watch;
 use serde::Serialize;
-use serde::de::DeserializeOwned;
+use serde::de::{DeserializeOwned, Error};
 use std::time::{Duration, Instant, SystemTime};
 use uuid::Uuid;
 
@@ -278,10 +278,14 @@ impl Client {
     }
 
     fn request(&self, path: &str) -> ureq::http::request::Builder {
-        let request = ureq::http::Request::builder()
-            .uri(format!("{}{path}", self.options.server.base))
+        let server = &self.options.server;
+        let mut request = ureq::http::Request::builder()
+            .uri(server.uri(path))
             // What is not asked for must not come: a compressed stream would be held back.
             .header("Accept-Encoding", "identity");
+        for (name, value) in server.proxy_headers() {
+            request = request.header(name, value);
+        }
         match &self.options.token {
             Some(token) => request.header("Authorization", format!("Bearer {}", token.reveal())),
             None => request,
@@ -360,7 +364,10 @@ impl Client {
     }
 
     fn parse<T: DeserializeOwned>(&self, call: &Call<'_>, body: &[u8]) -> Result<T, Failure> {
-        serde_json::from_slice(body).map_err(|error| {
+        // Serde takes a list for an object, by the order of the fields.
+        let is_object = body.trim_ascii_start().starts_with(b"{");
+        let parsed = if is_object { serde_json::from_slice(body) } else { Err(Error::custom("it is no object")) };
+        parsed.map_err(|error: serde_json::Error| {
             let (error, got) = (quote(&error.to_string()), self.quote(&String::from_utf8_lossy(body)));
             let message = format!("{}: the answer is not what the protocol says ({error}): {got}", call.doing);
             Failure::new(Reason::Protocol, message)
@@ -381,9 +388,14 @@ impl Client {
         let location = header(answer, "location");
         let body = self.read(call.doing, answer, MAX_ERROR).map(|(body, _)| body).unwrap_or_default();
         let error: api::Error = serde_json::from_slice(&body).unwrap_or_default();
+        let is_foreign = error.error.is_empty() && error.code.is_empty();
         let said =
             self.quote(&if error.error.is_empty() { String::from_utf8_lossy(&body) } else { error.error.into() });
+        let is_proxys = self.options.server.asked_proxy().is_some()
+            && (status.as_u16() == 407 || PROXYS.contains(&status.as_u16()) && is_foreign);
         let advice = match status.as_u16() {
+            407 if is_proxys => "; give the proxy's user and password: http://USER:PASSWORD@HOST:PORT",
+            _ if is_proxys => "",
             401 | 403 if self.options.token.is_none() => "; give a token: --token-file, SORTIE_TOKEN",
             401 | 403 => "; is the token (--token-file, SORTIE_TOKEN) the server's present one?",
             _ => "",
@@ -395,8 +407,10 @@ impl Client {
             )
         });
         let said = if said.is_empty() { said } else { format!(": {said}") };
-        let message = format!("{} at {}: {status}{said}{pointed}{advice}", call.doing, self.url());
+        let (url, through) = (self.url(), self.options.server.through());
+        let message = format!("{} at {url}{through}: {status}{said}{pointed}{advice}", call.doing);
         let reason = match status.as_u16() {
+            _ if is_proxys => Reason::Connection,
             401 | 403 => Reason::Auth,
             404 => Reason::NotFound,
             409 => Reason::Conflict,
@@ -426,6 +440,9 @@ impl From<Failure> for Missed {
 
 /// The statuses after which the same call may succeed.
 const RETRIED: [u16; 7] = [408, 425, 429, 500, 502, 503, 504];
+
+/// What a proxy that is asked answers by itself, where it is not in the server's own words.
+const PROXYS: [u16; 4] = [403, 502, 503, 504];
 
 /// A little of what came, made harmless, on one line.
 fn quote(text: &str) -> String {

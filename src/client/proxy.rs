@@ -1,6 +1,7 @@
 //! Which proxy leads to a server, as curl decides it: `http_proxy` in lower case only (a CGI program's callers set the
 //! other), `https_proxy` and `all_proxy` in either case, `no_proxy` against them. Loopback is never proxied.
 
+use super::server::has_valid_port;
 use anyhow::{Result, anyhow, ensure};
 
 /// A server as the rules see it.
@@ -36,7 +37,8 @@ pub fn choose(target: &Target<'_>, env: impl Fn(&str) -> Option<String>) -> Resu
     let url = url.trim();
     let socks = url.starts_with("socks");
     ensure!(!socks, "{name} names a SOCKS proxy; only http:// and https:// proxies are supported");
-    ureq::Proxy::new(url).map(Some).map_err(|_| anyhow!("{name} is not the URL of a proxy (http://HOST:PORT)"))
+    let proxy = ureq::Proxy::new(url).ok().filter(|proxy| has_valid_port(proxy.uri()) && !proxy.host().is_empty());
+    proxy.map(Some).ok_or_else(|| anyhow!("{name} is not the URL of a proxy (http://HOST:PORT)"))
 }
 
 /// `no_proxy`: entries apart by commas or spaces; `*`, a name with its subdomains, an address, each with `:PORT` or
@@ -105,7 +107,15 @@ mod tests {
 
     #[test]
     fn what_cannot_be_used_is_refused_without_being_repeated() {
-        for bad in ["socks5://user:hunter2@p:1", "http://user:hunter2@", "://hunter2"] {
+        for bad in [
+            "socks5://user:hunter2@p:1",
+            "http://user:hunter2@",
+            "://hunter2",
+            "http://user:hunter2@p:99999",
+            "http://user:hunter2@p:port",
+            "http://user:hunter2@p:",
+            "http://user:hunter2@:1",
+        ] {
             let said = chosen("http://a.example", &[("http_proxy", bad)]);
             assert!(said.starts_with("! http_proxy") && !said.contains("hunter2"), "{bad}: {said}");
         }

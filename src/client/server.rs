@@ -2,6 +2,7 @@
 
 use super::proxy;
 use anyhow::{Context, bail, ensure};
+use base64::prelude::{BASE64_STANDARD, Engine};
 use std::io::Read;
 use std::path::Path;
 use ureq::http::Uri;
@@ -35,9 +36,7 @@ impl Server {
         ensure!(uri.host().is_some_and(|host| !host.is_empty()), "the URL {url:?} names no host");
         // What follows may be a secret too.
         ensure!(uri.query().is_none() && !url.contains('#'), "the URL has more than a path");
-        let port = uri.authority().and_then(|authority| authority.as_str().rsplit_once(':')).map(|(_, port)| port);
-        let named = port.filter(|port| !port.ends_with(']'));
-        ensure!(named.is_none() || uri.port_u16().is_some(), "the URL {url:?} has no valid port");
+        ensure!(has_valid_port(&uri), "the URL {url:?} has no valid port");
         Ok(Self { base: url.trim_end_matches('/').to_owned(), uri, roots: None, proxy: None })
     }
 
@@ -71,6 +70,38 @@ impl Server {
         proxy.unwrap_or_default()
     }
 
+    /// The proxy that is asked in the server's place, with the server's URL in the request: that for plain http. One
+    /// for https only leads there (CONNECT).
+    pub(super) fn asked_proxy(&self) -> Option<&ureq::Proxy> {
+        self.proxy.as_ref().filter(|_| !self.is_https())
+    }
+
+    /// What is asked for a path, and where: `http://HOST:PORT/PATH`.
+    pub(super) fn uri(&self, path: &str) -> String {
+        let asked = self.asked_proxy().map(|proxy| {
+            let scheme = if proxy.protocol() == ureq::ProxyProtocol::Https { "https" } else { "http" };
+            format!("{scheme}://{}:{}{}", proxy.host(), proxy.port(), self.uri.path().trim_end_matches('/'))
+        });
+        asked.unwrap_or_else(|| self.base.clone()) + path
+    }
+
+    /// `HOST:PORT` as the URL has it.
+    pub(super) fn authority(&self) -> &str {
+        self.uri.authority().map_or("", |authority| authority.as_str())
+    }
+
+    /// What a proxy that is asked must be told beside that.
+    pub(super) fn proxy_headers(&self) -> Vec<(&'static str, String)> {
+        let Some(proxy) = self.asked_proxy() else { return Vec::new() };
+        let mut headers = vec![("Host", self.authority().to_owned())];
+        if proxy.username().is_some() || proxy.password().is_some() {
+            let [user, password] = [proxy.username(), proxy.password()].map(Option::unwrap_or_default);
+            let credentials = BASE64_STANDARD.encode(format!("{user}:{password}"));
+            headers.push(("Proxy-Authorization", format!("Basic {credentials}")));
+        }
+        headers
+    }
+
     /// The URL, as it may be shown.
     pub fn url(&self) -> &str {
         &self.base
@@ -89,6 +120,9 @@ impl Server {
         let mut certificates = Vec::new();
         for item in parse_pem(&pem) {
             if let PemItem::Certificate(certificate) = item.with_context(doing)? {
+                let number = certificates.len() + 1;
+                webpki::anchor_from_trusted_cert(&certificate.der().into())
+                    .with_context(|| format!("{}: number {number} is no certificate", doing()))?;
                 certificates.push(certificate);
             }
         }
@@ -107,4 +141,11 @@ impl Server {
         let address: Result<std::net::IpAddr, _> = host.parse();
         host.eq_ignore_ascii_case("localhost") || address.is_ok_and(|address| address.is_loopback())
     }
+}
+
+/// Whether the port, if there is one, is one.
+pub(super) fn has_valid_port(uri: &Uri) -> bool {
+    let authority = uri.authority().map_or("", |authority| authority.as_str());
+    let port = authority.rsplit_once(':').filter(|(_, port)| !port.ends_with(']'));
+    port.is_none() || uri.port_u16().is_some()
 }

@@ -29,13 +29,18 @@ pub fn agent(server: &Server) -> ureq::Agent {
         // A redirect would turn a POST into a GET, or carry the token elsewhere.
         .max_redirects(0)
         .max_redirects_will_error(false)
-        .proxy(server.proxy.clone())
+        .proxy(server.proxy.clone().filter(|_| server.asked_proxy().is_none()))
         .user_agent(concat!("sortie/", env!("CARGO_PKG_VERSION")))
         .tls_config(TlsConfig::builder().root_certs(roots).build())
         // A reused connection may be closed by the server just as the next request goes out: a lost answer.
         .max_idle_connections(0)
         .build();
-    ureq::Agent::with_parts(config, DefaultConnector::default().chain(Ticking), DefaultResolver::default())
+    let origin = server.asked_proxy().map(|_| format!("http://{}", server.authority()));
+    ureq::Agent::with_parts(
+        config,
+        DefaultConnector::default().chain(Ticking { origin }),
+        DefaultResolver::default(),
+    )
 }
 
 /// A request that has `patience` for its answer's head, and for each write of its own.
@@ -58,25 +63,41 @@ pub fn bounded<B: AsSendBody>(
 /// Gives the reads of a body, which have no bound of their own, one of a tick. The agent's `timeout_per_read` would
 /// bound the reads of the head and of the TLS handshake too, and fail on a slow line.
 #[derive(Debug)]
-struct Ticking;
+struct Ticking {
+    /// What a proxy must be told before the path: `GET http://HOST:PORT/PATH`. The HTTP crate only ever asks for a
+    /// path, and uses CONNECT for all that goes through a proxy.
+    origin: Option<String>,
+}
 
 impl<In: Transport> Connector<In> for Ticking {
     type Out = TickingTransport<In>;
 
     fn connect(&self, _: &ConnectionDetails, chained: Option<In>) -> Result<Option<Self::Out>, ureq::Error> {
-        Ok(chained.map(TickingTransport))
+        Ok(chained.map(|transport| TickingTransport(transport, self.origin.clone())))
     }
 }
 
+/// The transport, and what goes before the path of the one request that it takes.
 #[derive(Debug)]
-struct TickingTransport<T>(T);
+struct TickingTransport<T>(T, Option<String>);
 
 impl<T: Transport> Transport for TickingTransport<T> {
     fn buffers(&mut self) -> &mut dyn Buffers {
         self.0.buffers()
     }
 
-    fn transmit_output(&mut self, amount: usize, timeout: NextTimeout) -> Result<(), ureq::Error> {
+    fn transmit_output(&mut self, mut amount: usize, timeout: NextTimeout) -> Result<(), ureq::Error> {
+        if let Some(origin) = self.1.take() {
+            let output = self.0.buffers().output();
+            let longer = amount + origin.len();
+            let path = output.iter().position(|byte| *byte == b' ').map_or(amount, |space| space + 1);
+            if path >= amount || longer > output.len() {
+                return Err(ureq::Error::BadUri("the request does not begin as one".into()));
+            }
+            output.copy_within(path..amount, path + origin.len());
+            output[path..path + origin.len()].copy_from_slice(origin.as_bytes());
+            amount = longer;
+        }
         self.0.transmit_output(amount, timeout)
     }
 
@@ -164,9 +185,11 @@ pub fn failure(doing: &str, error: &ureq::Error) -> Failure {
     let never_left = match error {
         ureq::Error::Io(error) => error.kind() == ErrorKind::ConnectionRefused,
         ureq::Error::Timeout(timeout) => matches!(timeout, ureq::Timeout::Connect | ureq::Timeout::Resolve),
-        error => matches!(error, ureq::Error::HostNotFound),
+        error => matches!(error, ureq::Error::HostNotFound | ureq::Error::ConnectProxyFailed(_)),
     };
-    Failure::new(Reason::Connection, format!("{doing}: {why}")).in_doubt(!never_left)
+    // A proxy that says no (4xx) will say it again.
+    let refused = matches!(error, ureq::Error::ConnectProxyFailed(said) if said.contains("responded 4"));
+    Failure::new(Reason::Connection, format!("{doing}: {why}")).retryable(!refused).in_doubt(!never_left)
 }
 
 /// What is wrong with the server's certificate, by the words of the TLS library, whose types the HTTP crate keeps to

@@ -304,23 +304,33 @@ fn the_arguments_of_a_call_grow_no_larger_than_they_came() {
     completes(&arguments, "text");
 }
 
-/// A good answer, as wide as it may be.
+/// JSON that is as wide as it may be.
 fn wide() -> String {
     format!("[{}0]", "0,".repeat(4 * MIB - 2048))
 }
 
+/// A good answer, with something as wide beside what it must have.
+fn wide_beside(members: &str) -> String {
+    format!(r#"{{"wide":{},{members}}}"#, wide())
+}
+
 #[test]
 fn the_answer_to_a_ping_grows_no_larger_than_it_came() {
-    let trial = Trial::answering("GET", "/health", wide());
+    let trial = Trial::answering("GET", "/health", wide_beside(r#""status":"ok""#));
     trial.sortie(["ping"]).run().code(0);
     trial.stayed_small();
+    // What is no object is of the wrong shape, even where it holds what is looked for.
+    for body in [wide(), r#"["ok"]"#.into()] {
+        let trial = Trial::answering("GET", "/health", body);
+        trial.sortie(["ping"]).run().code(1).stderr_has("(protocol)");
+    }
 }
 
 #[test]
 fn the_answer_to_a_cancel_grows_no_larger_than_it_came() {
     let trial = Trial::new(|exchange, run| {
         if exchange.is("POST", "/cancel") || exchange.is("POST", "/decisions") {
-            exchange.respond(200, &[], wide().as_bytes());
+            exchange.respond(200, &[], wide_beside(&format!(r#""run_id":"{run}""#)).as_bytes());
             return None;
         }
         if exchange.is("GET", "/events") {

@@ -144,6 +144,7 @@ fn an_answer_of_the_wrong_shape_is_quoted_a_little() {
         ("[]", "[]"),
         ("null", "null"),
         (r#"{"id":7}"#, r#"{"id":7}"#),
+        (r#"["4b825dc6-42cb-6eb9-a060-e54bf8d69288"]"#, r#"["4b825dc6"#),
         (r#"{"ID":"4b825dc6-42cb-6eb9-a060-e54bf8d69288"}"#, "4b825dc6"),
         ("{\"id\": \u{1b}[2J\r\n\u{202e}", "\\u{1b}[2J"),
         (long.as_str(), "All work"),
