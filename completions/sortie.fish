@@ -33,7 +33,7 @@ complete -c sortie -n "__fish_sortie_needs_command" -f -a "cancel" -d 'Stop a ru
 complete -c sortie -n "__fish_sortie_needs_command" -f -a "pending" -d 'Show the tool calls that wait for approval'
 complete -c sortie -n "__fish_sortie_needs_command" -f -a "ping" -d 'Ask whether the server is there and accepts the token'
 complete -c sortie -n "__fish_sortie_using_subcommand run" -l prompt-file -d 'Read the task from this file; - is stdin' -r -F
-complete -c sortie -n "__fish_sortie_using_subcommand run" -l session -d 'Send the task to this session, as its next message, instead of to a new session' -r -f
+complete -c sortie -n "__fish_sortie_using_subcommand run" -l session -d 'Send the task to this session, as its next message [default: a new session]' -r -f
 complete -c sortie -n "__fish_sortie_using_subcommand run" -l profile -d 'The profile; the new session\'s title is "autopilot: NAME"' -r -f
 complete -c sortie -n "__fish_sortie_using_subcommand run" -l title -d 'The new session\'s title [default: autopilot: PROFILE]' -r -f
 complete -c sortie -n "__fish_sortie_using_subcommand run" -s w -l workdir -d 'The directory, on the server, for the agent to work in [default: the server\'s]' -r -f -a "(__fish_complete_directories)"
@@ -59,7 +59,7 @@ complete -c sortie -n "__fish_sortie_using_subcommand run" -l result-file -d 'Wr
 complete -c sortie -n "__fish_sortie_using_subcommand run" -l record -d 'Record the run\'s events in this file, for --rehearse and for bug reports' -r -F
 complete -c sortie -n "__fish_sortie_using_subcommand run" -l server -d 'The agent server\'s URL [default: http://127.0.0.1:4096]' -r -f
 complete -c sortie -n "__fish_sortie_using_subcommand run" -l token-file -d 'A file that holds the token and nothing else [env: SORTIE_TOKEN holds it, SORTIE_TOKEN_FILE names the file]' -r -F
-complete -c sortie -n "__fish_sortie_using_subcommand run" -l cacert -d 'Trust the certificates in this PEM file instead of the system\'s' -r -F
+complete -c sortie -n "__fish_sortie_using_subcommand run" -l cacert -d 'Trust the certificates in this PEM file [default: the system\'s]' -r -F
 complete -c sortie -n "__fish_sortie_using_subcommand run" -l connect-timeout -d 'Longest time to look up the server\'s name, and to connect' -r -f
 complete -c sortie -n "__fish_sortie_using_subcommand run" -l retry-timeout -d 'Longest time without contact with the server before giving up' -r -f
 complete -c sortie -n "__fish_sortie_using_subcommand run" -l rehearse -d 'Rehearse, at no cost: completed, failed, paused, stalled, lost, or a file that --record wrote' -r -F
@@ -93,7 +93,7 @@ complete -c sortie -n "__fish_sortie_using_subcommand resume" -l result-file -d 
 complete -c sortie -n "__fish_sortie_using_subcommand resume" -l record -d 'Record the run\'s events in this file, for --rehearse and for bug reports' -r -F
 complete -c sortie -n "__fish_sortie_using_subcommand resume" -l server -d 'The agent server\'s URL [default: http://127.0.0.1:4096]' -r -f
 complete -c sortie -n "__fish_sortie_using_subcommand resume" -l token-file -d 'A file that holds the token and nothing else [env: SORTIE_TOKEN holds it, SORTIE_TOKEN_FILE names the file]' -r -F
-complete -c sortie -n "__fish_sortie_using_subcommand resume" -l cacert -d 'Trust the certificates in this PEM file instead of the system\'s' -r -F
+complete -c sortie -n "__fish_sortie_using_subcommand resume" -l cacert -d 'Trust the certificates in this PEM file [default: the system\'s]' -r -F
 complete -c sortie -n "__fish_sortie_using_subcommand resume" -l connect-timeout -d 'Longest time to look up the server\'s name, and to connect' -r -f
 complete -c sortie -n "__fish_sortie_using_subcommand resume" -l retry-timeout -d 'Longest time without contact with the server before giving up' -r -f
 complete -c sortie -n "__fish_sortie_using_subcommand resume" -l rehearse -d 'Rehearse, at no cost: completed, failed, paused, stalled, lost, or a file that --record wrote' -r -F
@@ -125,7 +125,7 @@ complete -c sortie -n "__fish_sortie_using_subcommand attach" -l result-file -d 
 complete -c sortie -n "__fish_sortie_using_subcommand attach" -l record -d 'Record the run\'s events in this file, for --rehearse and for bug reports' -r -F
 complete -c sortie -n "__fish_sortie_using_subcommand attach" -l server -d 'The agent server\'s URL [default: http://127.0.0.1:4096]' -r -f
 complete -c sortie -n "__fish_sortie_using_subcommand attach" -l token-file -d 'A file that holds the token and nothing else [env: SORTIE_TOKEN holds it, SORTIE_TOKEN_FILE names the file]' -r -F
-complete -c sortie -n "__fish_sortie_using_subcommand attach" -l cacert -d 'Trust the certificates in this PEM file instead of the system\'s' -r -F
+complete -c sortie -n "__fish_sortie_using_subcommand attach" -l cacert -d 'Trust the certificates in this PEM file [default: the system\'s]' -r -F
 complete -c sortie -n "__fish_sortie_using_subcommand attach" -l connect-timeout -d 'Longest time to look up the server\'s name, and to connect' -r -f
 complete -c sortie -n "__fish_sortie_using_subcommand attach" -l retry-timeout -d 'Longest time without contact with the server before giving up' -r -f
 complete -c sortie -n "__fish_sortie_using_subcommand attach" -l rehearse -d 'Rehearse, at no cost: completed, failed, paused, stalled, lost, or a file that --record wrote' -r -F
@@ -141,7 +141,7 @@ complete -c sortie -n "__fish_sortie_using_subcommand attach" -s h -l help -d 'P
 complete -c sortie -n "__fish_sortie_using_subcommand cancel" -l timeout -d 'Longest time to wait until the run has stopped' -r -f
 complete -c sortie -n "__fish_sortie_using_subcommand cancel" -l server -d 'The agent server\'s URL [default: http://127.0.0.1:4096]' -r -f
 complete -c sortie -n "__fish_sortie_using_subcommand cancel" -l token-file -d 'A file that holds the token and nothing else [env: SORTIE_TOKEN holds it, SORTIE_TOKEN_FILE names the file]' -r -F
-complete -c sortie -n "__fish_sortie_using_subcommand cancel" -l cacert -d 'Trust the certificates in this PEM file instead of the system\'s' -r -F
+complete -c sortie -n "__fish_sortie_using_subcommand cancel" -l cacert -d 'Trust the certificates in this PEM file [default: the system\'s]' -r -F
 complete -c sortie -n "__fish_sortie_using_subcommand cancel" -l connect-timeout -d 'Longest time to look up the server\'s name, and to connect' -r -f
 complete -c sortie -n "__fish_sortie_using_subcommand cancel" -l retry-timeout -d 'Longest time without contact with the server before giving up' -r -f
 complete -c sortie -n "__fish_sortie_using_subcommand cancel" -l rehearse -d 'Rehearse, at no cost: completed, failed, paused, stalled, lost, or a file that --record wrote' -r -F
@@ -153,7 +153,7 @@ complete -c sortie -n "__fish_sortie_using_subcommand pending" -s o -l output -d
 json\t'One JSON object for all calls'"
 complete -c sortie -n "__fish_sortie_using_subcommand pending" -l server -d 'The agent server\'s URL [default: http://127.0.0.1:4096]' -r -f
 complete -c sortie -n "__fish_sortie_using_subcommand pending" -l token-file -d 'A file that holds the token and nothing else [env: SORTIE_TOKEN holds it, SORTIE_TOKEN_FILE names the file]' -r -F
-complete -c sortie -n "__fish_sortie_using_subcommand pending" -l cacert -d 'Trust the certificates in this PEM file instead of the system\'s' -r -F
+complete -c sortie -n "__fish_sortie_using_subcommand pending" -l cacert -d 'Trust the certificates in this PEM file [default: the system\'s]' -r -F
 complete -c sortie -n "__fish_sortie_using_subcommand pending" -l connect-timeout -d 'Longest time to look up the server\'s name, and to connect' -r -f
 complete -c sortie -n "__fish_sortie_using_subcommand pending" -l retry-timeout -d 'Longest time without contact with the server before giving up' -r -f
 complete -c sortie -n "__fish_sortie_using_subcommand pending" -l rehearse -d 'Rehearse, at no cost: completed, failed, paused, stalled, lost, or a file that --record wrote' -r -F
@@ -164,7 +164,7 @@ complete -c sortie -n "__fish_sortie_using_subcommand pending" -s h -l help -d '
 complete -c sortie -n "__fish_sortie_using_subcommand ping" -l wait -d 'Try for so long until the server is there [default: try once]' -r -f
 complete -c sortie -n "__fish_sortie_using_subcommand ping" -l server -d 'The agent server\'s URL [default: http://127.0.0.1:4096]' -r -f
 complete -c sortie -n "__fish_sortie_using_subcommand ping" -l token-file -d 'A file that holds the token and nothing else [env: SORTIE_TOKEN holds it, SORTIE_TOKEN_FILE names the file]' -r -F
-complete -c sortie -n "__fish_sortie_using_subcommand ping" -l cacert -d 'Trust the certificates in this PEM file instead of the system\'s' -r -F
+complete -c sortie -n "__fish_sortie_using_subcommand ping" -l cacert -d 'Trust the certificates in this PEM file [default: the system\'s]' -r -F
 complete -c sortie -n "__fish_sortie_using_subcommand ping" -l connect-timeout -d 'Longest time to look up the server\'s name, and to connect' -r -f
 complete -c sortie -n "__fish_sortie_using_subcommand ping" -l retry-timeout -d 'Longest time without contact with the server before giving up' -r -f
 complete -c sortie -n "__fish_sortie_using_subcommand ping" -l rehearse -d 'Rehearse, at no cost: completed, failed, paused, stalled, lost, or a file that --record wrote' -r -F

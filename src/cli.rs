@@ -3,6 +3,7 @@
 #![expect(clippy::doc_markdown, reason = "these doc comments are shown to people as they are")]
 
 use crate::approval::OnApproval;
+use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum, ValueHint};
 use std::path::PathBuf;
 use std::time::Duration;
@@ -23,7 +24,7 @@ pub struct Cli {
 
 const AFTER_HELP: &str = "\
 Examples:
-  sortie run --rehearse completed \"Check the disks\"     try it: no server, no cost
+  sortie run --rehearse completed \"Check the disks\"    try it: it costs nothing
   sortie run --timeout 10m --deny-tool remove -w /srv \"Tidy the logs\"
   sortie run --pause-on-approval -o json --prompt-file task.md > result.json
 
@@ -110,7 +111,7 @@ pub struct Common {
     #[arg(long, value_name = "PATH", value_hint = ValueHint::FilePath)]
     pub token_file: Option<PathBuf>,
 
-    /// Trust the certificates in this PEM file instead of the system's
+    /// Trust the certificates in this PEM file [default: the system's]
     #[arg(long, value_name = "PATH", env = "SORTIE_CACERT", hide_env_values = true, value_hint = ValueHint::FilePath)]
     pub cacert: Option<PathBuf>,
 
@@ -122,10 +123,14 @@ pub struct Common {
     pub allow_http: bool,
 
     /// Longest time to look up the server's name, and to connect
+    ///
+    /// With its unit: 500ms, 10s.
     #[arg(long, value_name = "DURATION", default_value = "10s", value_parser = duration)]
     pub connect_timeout: Duration,
 
     /// Longest time without contact with the server before giving up
+    ///
+    /// With its unit: 30s, 5m. Until it is over, what failed for the network's sake is tried again.
     #[arg(long, value_name = "DURATION", default_value = "60s", value_parser = duration)]
     pub retry_timeout: Duration,
 
@@ -151,11 +156,13 @@ pub struct Common {
 pub struct Follow {
     /// Longest time for the whole command; a run that is not done by then is cancelled
     ///
-    /// It has a unit, as every DURATION: 500ms, 90s, 10m, 1h 30m.
+    /// With its unit: 90s, 10m, 1h 30m.
     #[arg(long, value_name = "DURATION", default_value = "30m", value_parser = duration, help_heading = "Time")]
     pub timeout: Duration,
 
     /// Longest time without an event from the run, which is then cancelled [default: no limit]
+    ///
+    /// With its unit: 90s, 10m.
     #[arg(long, value_name = "DURATION", value_parser = duration, help_heading = "Time")]
     pub idle_timeout: Option<Duration>,
 
@@ -164,6 +171,8 @@ pub struct Follow {
     pub no_cancel: bool,
 
     /// Say on stderr that the run is still going, each time that nothing was said for so long
+    ///
+    /// With its unit: 30s, 5m.
     #[arg(long, value_name = "DURATION", default_value = "60s", value_parser = duration, help_heading = "Time")]
     pub heartbeat: Duration,
 
@@ -249,7 +258,7 @@ pub struct Run {
     #[arg(long, value_name = "PATH", conflicts_with = "prompt", value_hint = ValueHint::FilePath, help_heading = "Task")]
     pub prompt_file: Option<PathBuf>,
 
-    /// Send the task to this session, as its next message, instead of to a new session
+    /// Send the task to this session, as its next message [default: a new session]
     #[arg(long, value_name = "ID", help_heading = "Task", conflicts_with_all = ["profile", "title", "workdir"])]
     pub session: Option<String>,
 
@@ -352,6 +361,8 @@ pub struct Cancel {
     pub session: String,
 
     /// Longest time to wait until the run has stopped
+    ///
+    /// With its unit: 30s, 5m.
     #[arg(long, value_name = "DURATION", default_value = "60s", value_parser = duration, help_heading = "Time")]
     pub timeout: Duration,
 
@@ -385,6 +396,8 @@ pub enum PendingFormat {
 #[derive(Debug, Args)]
 pub struct Ping {
     /// Try for so long until the server is there [default: try once]
+    ///
+    /// With its unit: 30s, 5m.
     #[arg(long, value_name = "DURATION", value_parser = duration, help_heading = "Time")]
     pub wait: Option<Duration>,
 
@@ -397,6 +410,53 @@ fn duration(text: &str) -> Result<Duration, String> {
     match humantime::parse_duration(text) {
         Ok(Duration::ZERO) => Err("it must be longer than nothing".into()),
         Ok(duration) => Ok(duration),
+        Err(_) if text.parse::<u64>().is_ok() => Err(format!("it has no unit; did you mean {text}s, or {text}m?")),
         Err(_) => Err("it must be a number with its unit: 500ms, 90s, 10m, 1h 30m".into()),
+    }
+}
+
+/// Why clap could not read a command line, in one line of ours: what is wrong, and the nearest right word or where to
+/// look.
+pub fn mistake(error: &clap::Error) -> String {
+    let words = |kind| match error.get(kind) {
+        Some(ContextValue::String(word)) => word.clone(),
+        Some(ContextValue::Strings(words)) => words.join(", "),
+        _ => String::new(),
+    };
+    // Without the name of the option's value.
+    let option = |kind| words(kind).split(" <").next().unwrap_or_default().to_owned();
+    let (argument, value) = (option(ContextKind::InvalidArg), words(ContextKind::InvalidValue));
+    let what = match (error.kind(), option(ContextKind::PriorArg)) {
+        (ErrorKind::InvalidSubcommand, _) => {
+            format!("there is no command {}", words(ContextKind::InvalidSubcommand))
+        }
+        (ErrorKind::UnknownArgument, _) if argument.starts_with('-') => {
+            format!("there is no option {argument} here")
+        }
+        (ErrorKind::UnknownArgument, _) => format!("{argument}: one argument too many"),
+        (ErrorKind::InvalidValue, _) if value.is_empty() => format!("{argument} needs a value"),
+        (ErrorKind::InvalidValue, _) => {
+            format!("{argument} {value}: it must be one of {}", words(ContextKind::ValidValue))
+        }
+        (ErrorKind::ValueValidation, _) => {
+            let source = std::error::Error::source(error).map(ToString::to_string);
+            format!("{argument} {value}: {}", source.unwrap_or_default())
+        }
+        (ErrorKind::TooManyValues, _) => format!("{argument} takes no value"),
+        (ErrorKind::MissingRequiredArgument, _) => format!("{argument} is missing"),
+        (ErrorKind::ArgumentConflict, prior) if prior == argument => format!("{argument} is given twice"),
+        (ErrorKind::ArgumentConflict, prior) => format!("{argument} does not go with {prior}"),
+        (kind, _) => kind.to_string(),
+    };
+    let suggestions = [ContextKind::SuggestedSubcommand, ContextKind::SuggestedArg, ContextKind::SuggestedValue];
+    let usage = error.get(ContextKind::Usage).map(ToString::to_string).unwrap_or_default();
+    match suggestions.map(words).concat() {
+        nearest if !nearest.is_empty() => format!("{what}; did you mean {nearest}?"),
+        _ if usage.contains("sortie") => {
+            let is_command = |word: &&str| word.chars().all(|c| c.is_ascii_lowercase());
+            let command: Vec<_> = usage.split_whitespace().skip(1).take_while(is_command).collect();
+            format!("{what}; see {} --help", command.join(" "))
+        }
+        _ => what,
     }
 }

@@ -3,9 +3,9 @@
 use crate::api::NewSession;
 use crate::approval::{Choices, OnApproval};
 use crate::batch::Asks;
-use crate::cli::{Cli, Format, PendingFormat};
+use crate::cli::{Cli, Format, PendingFormat, mistake};
 use crate::client::{Client, Options, new_key};
-use crate::console::{Console, Level, visible_lines};
+use crate::console::{Console, Level};
 use crate::drive::{self, Drive};
 use crate::mission::{Job, Way, guard, silence_panics};
 use crate::outcome::{End, Exit, Failure, Reason, Record};
@@ -15,6 +15,7 @@ use crate::settings::{self, Command, Follow, Settings};
 use crate::stop::{Stopped, stop};
 use crate::transcript::Transcript;
 use crate::watchdog::Watch;
+use clap::error::ErrorKind;
 use std::time::{Duration, Instant};
 use uuid::Uuid;
 
@@ -51,10 +52,17 @@ pub fn execute(cli: &Cli, watch: &Watch, console: &Console) -> Exit {
 /// Explains a command line that could not be read; help and the version are no failure.
 pub fn explain(error: &clap::Error, watch: Watch, console: &Console) -> Exit {
     let text = error.render().to_string();
-    if error.use_stderr() {
-        // It quotes what was given, which may come from a server.
-        console.raw(&visible_lines(&text));
-        return Exit::Failed;
+    match error.kind() {
+        ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => {}
+        // No argument at all: the help, but on stderr.
+        ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => {
+            console.raw(&text);
+            return Exit::Failed;
+        }
+        _ => {
+            console.error(&format!("failed (usage): {}", mistake(error)));
+            return Exit::Failed;
+        }
     }
     let shown = Output::new(Format::Text, watch, console.clone()).map(|mut output| output.answer(text.trim_end()));
     match shown {

@@ -310,7 +310,9 @@ impl Output {
         let time = seconds(Duration::from_millis(record.duration_ms));
         if let Some(error) = &record.error {
             let reason = record.reason.map(|reason| format!(" ({reason})")).unwrap_or_default();
-            self.console.error(&format!("failed{reason} after {time}: {error}"));
+            // A mistake on the command line took no time that anybody would want to know.
+            let after = if record.reason == Some(Reason::Usage) { String::new() } else { format!(" after {time}") };
+            self.console.error(&format!("failed{reason}{after}: {error}"));
             for call in record.pause_reason.iter().flat_map(|pause| &pause.pending_tool_calls) {
                 self.console.error(&format!("still waiting for approval: {}", describe(call)));
             }

@@ -195,7 +195,7 @@ fn server_flags(common: &cli::Common) -> Vec<String> {
 fn rehearsed(outcome: &str) -> Result<Outcome> {
     outcome.parse().or_else(|error: String| {
         let path = Path::new(outcome);
-        ensure!(path.exists(), "--rehearse {outcome}: {error}, nor a file");
+        ensure!(path.exists(), "--rehearse {outcome}: it is {error}, and no file");
         let recording = std::fs::read_to_string(path).with_context(|| format!("--rehearse {outcome}"))?;
         Ok(Outcome::Recorded(recording))
     })

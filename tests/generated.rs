@@ -179,6 +179,20 @@ fn every_help_tells_the_default_and_the_variable() {
 }
 
 #[test]
+fn every_length_of_time_tells_its_unit() {
+    let mut seen = 0;
+    for command in commands() {
+        let is_time = |argument: &&Arg| argument.get_value_names().is_some_and(|names| names == ["DURATION"]);
+        for argument in command.get_arguments().filter(is_time) {
+            seen += 1;
+            let help = argument.get_long_help().map(ToString::to_string).unwrap_or_default();
+            assert!(help.contains("With its unit: "), "{} {}: {help}", full_name(&command), argument.get_id());
+        }
+    }
+    assert!(seen >= 20, "only {seen} were found");
+}
+
+#[test]
 fn every_help_renders_in_80_columns() {
     for command in commands() {
         let mut command = command.term_width(80);
@@ -193,10 +207,13 @@ fn every_help_renders_in_80_columns() {
 
 #[test]
 fn the_first_help_fits_a_screen() {
-    let mut command = root().term_width(100);
+    let mut command = root().term_width(80);
+    let examples = after_help(&command);
     for help in [command.render_help(), command.render_long_help()] {
-        let lines = help.to_string().lines().count();
+        let help = help.to_string();
+        let lines = help.lines().count();
         assert!(lines <= 40, "{lines} lines:\n{help}");
+        assert!(help.trim_end().ends_with(&examples), "an example or an exit code is broken:\n{help}");
     }
 }
 
@@ -284,7 +301,7 @@ fn man_pages() -> BTreeMap<String, String> {
     commands().into_iter().map(page).collect()
 }
 
-/// A page without a date. mandoc's lint finds that missing; nothing else.
+/// A page that groff and mandoc have nothing to say about.
 fn man_page(command: Command, names: &[String]) -> String {
     let is_root = command.has_subcommands();
     let name = full_name(&command).to_owned();
@@ -299,8 +316,7 @@ fn man_page(command: Command, names: &[String]) -> String {
     };
     let man = Man::new(command.mut_args(heading).subcommand_help_heading("COMMANDS"))
         .title(name.to_uppercase())
-        // As an argument that is there, else the source would stand in its place.
-        .date("\"\"")
+        .date(date())
         .source(concat!("sortie ", env!("CARGO_PKG_VERSION")))
         .manual("User Commands");
     let mut page = String::from(PREAMBLE);
@@ -316,7 +332,42 @@ fn man_page(command: Command, names: &[String]) -> String {
         page += &section(|w| man.render_subcommands_section(w));
     }
     page += &section(|w| rest.to_writer(w));
-    page
+    narrow(&page)
+}
+
+/// The day of this version's release, as the changelog has it; before that, the day on which the pages were begun.
+fn date() -> &'static str {
+    let log = include_str!("../CHANGELOG.md");
+    let release = concat!("## [", env!("CARGO_PKG_VERSION"), "] - ");
+    log.lines().find_map(|line| line.strip_prefix(release)).unwrap_or("2026-11-26")
+}
+
+/// Text in lines of at most 80 characters, as roff is written; what is not filled stays as it is.
+fn narrow(page: &str) -> String {
+    let mut lines: Vec<String> = Vec::new();
+    let mut filled = true;
+    for line in page.lines() {
+        filled = match line {
+            ".nf" => false,
+            ".fi" => true,
+            _ => filled,
+        };
+        if !filled || line.starts_with('.') {
+            lines.push(line.to_owned());
+            continue;
+        }
+        let mut narrow = String::new();
+        for word in line.split(' ') {
+            assert!(!word.starts_with(['.', '\'']), "a request, if it begins a line: {line}");
+            if !narrow.is_empty() && narrow.len() + 1 + word.len() > 80 {
+                lines.push(std::mem::take(&mut narrow));
+            }
+            let blank = if narrow.is_empty() { "" } else { " " };
+            narrow = narrow + blank + word;
+        }
+        lines.push(narrow);
+    }
+    lines.join("\n") + "\n"
 }
 
 /// roff's, once at the start of a page; each section that is rendered alone has it again.
@@ -372,6 +423,8 @@ fn options(sections: &str) -> String {
         (">\\fR", "\\fR"),
         ("<\\fI", "\\fI"),
         ("\\fR>", "\\fR"),
+        ("May also be specified with the ", "Also by the environment variable "),
+        (" environment variable.", "."),
     ]
     .iter()
     .fold(text, |text, (from, to)| text.replace(from, to))

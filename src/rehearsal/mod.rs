@@ -65,7 +65,7 @@ impl FromStr for Outcome {
             "paused" => Ok(Self::Paused),
             "stalled" => Ok(Self::Stalled),
             "lost" => Ok(Self::Lost),
-            _ => Err(format!("`{name}` is none of completed, failed, paused, stalled, lost")),
+            _ => Err("none of completed, failed, paused, stalled, lost".into()),
         }
     }
 }

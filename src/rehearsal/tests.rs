@@ -142,7 +142,7 @@ fn the_five_names_are_outcomes() {
         assert_eq!(format!("{:?}", name.parse::<Outcome>().unwrap()).to_lowercase(), name);
     }
     let error = "Paused".parse::<Outcome>().unwrap_err();
-    assert_eq!(error, "`Paused` is none of completed, failed, paused, stalled, lost");
+    assert_eq!(error, "none of completed, failed, paused, stalled, lost");
 }
 
 #[test]

@@ -79,10 +79,61 @@ fn usage_errors_are_1_and_name_what_is_wrong() {
 }
 
 #[test]
+fn a_mistake_is_answered_in_one_line_with_the_nearest_right_word() {
+    let session = Uuid::new_v4().to_string();
+    let session = session.as_str();
+    for (arguments, line) in [
+        (&["resum", "x"][..], "there is no command resum; did you mean resume?"),
+        (&["help"], "there is no command help; see sortie --help"),
+        (&["--sever", "x", "ping"], "there is no option --sever here; see sortie --help"),
+        (&["run", "--tmeout", "3s", "x"], "there is no option --tmeout here; did you mean --timeout?"),
+        (&["ping", "--session", "x"], "there is no option --session here; see sortie ping --help"),
+        (&["run", "x", "y"], "y: one argument too many; see sortie run --help"),
+        (&["run", "--timeout"], "--timeout needs a value"),
+        (&["run", "--timeout", "5", "x"], "--timeout 5: it has no unit; did you mean 5s, or 5m?"),
+        (&["run", "--timeout", "0s", "x"], "--timeout 0s: it must be longer than nothing"),
+        (
+            &["run", "--timeout", "soon", "x"],
+            "--timeout soon: it must be a number with its unit: 500ms, 90s, 10m, 1h 30m",
+        ),
+        (
+            &["run", "-o", "jsno", "x"],
+            "--output jsno: it must be one of text, final, json, stream-json; did you mean json?",
+        ),
+        (
+            &["attach", session, "--on-approval", "acept"],
+            "--on-approval acept: it must be one of accept, pause, reject; did you mean accept?",
+        ),
+        (
+            &["run", "--pause-on-approval", "--on-approval", "accept", "x"],
+            "--pause-on-approval does not go with --on-approval; see sortie run --help",
+        ),
+        (&["run", "--title", "a", "--title", "b", "x"], "--title is given twice; see sortie run --help"),
+        (&["run", "--detach=yes", "x"], "--detach takes no value; see sortie run --help"),
+        (&["cancel"], "<SESSION> is missing; see sortie cancel --help"),
+        (
+            &["run", "--rehearse", "complted", "x"],
+            "--rehearse complted: it is none of completed, failed, paused, stalled, lost, and no file",
+        ),
+        (&["run", "--max-turns", "0", "x"], "--max-turns 0: it must be a number from 1 to 256"),
+        (&["run", "--\u{1b}[2J", "x"], "there is no option --\\u{1b}[2J here; see sortie run --help"),
+    ] {
+        let output = Sortie::new(arguments.iter().copied()).run().code(1).stdout("");
+        assert_eq!(output.stderr, format!("sortie: failed (usage): {line}\n"), "{arguments:?}");
+    }
+}
+
+#[test]
 fn an_argument_that_is_not_text_is_refused() {
     use std::ffi::OsStr;
     use std::os::unix::ffi::OsStrExt;
-    Sortie::new(["run"]).arg(OsStr::from_bytes(b"\xff\xfe")).run().code(1).stdout("").stderr_lacks("panicked");
+    Sortie::new(["run"])
+        .arg(OsStr::from_bytes(b"\xff\xfe"))
+        .run()
+        .code(1)
+        .stdout("")
+        .stderr_has("UTF-8")
+        .stderr_lacks("panicked");
 }
 
 #[test]
