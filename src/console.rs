@@ -99,7 +99,7 @@ struct Inner {
     pipe: Option<Pipe>,
     level: Level,
     spoke: Instant,
-    /// A status line stands on the terminal, the cursor behind it.
+    /// A status line stands on the terminal, the cursor at its beginning.
     status: bool,
     /// The agent's text stands on the same terminal, and its line is not finished.
     mid_line: bool,
@@ -145,15 +145,21 @@ impl Console {
         })
     }
 
-    /// Puts the status line, in place of the one that stands there; cut to the terminal's width as it is now.
+    /// Puts the status line, in place of the one that stands there; cut to the terminal's width as it is now. A job
+    /// in the background leaves the terminal to the shell's prompt.
     pub fn status(&self, line: &str) {
         self.with(|inner| {
             let Some(pipe) = &inner.pipe else { return };
+            if rustix::termios::tcgetpgrp(&pipe.file).is_ok_and(|group| group != rustix::process::getpgrp()) {
+                return;
+            }
             // The last column stays free: a terminal may break the line there.
             let columns = rustix::termios::tcgetwinsize(&pipe.file).map_or(0, |size| size.ws_col);
             let room = usize::from(if columns == 0 { 80 } else { columns }) - 1;
             let line = fitting(&visible(line), room).to_owned();
-            inner.write(format!("\r{line}\x1b[K").as_bytes());
+            // Where a narrower window breaks the line in two, the cursor stays at its beginning, and the next one, or
+            // its end, clears both halves.
+            inner.write(format!("\r{line}\x1b[J\r").as_bytes());
             inner.status = true;
         });
     }
@@ -195,7 +201,7 @@ impl Inner {
 
     fn clear(&mut self) {
         if std::mem::take(&mut self.status) {
-            self.write(b"\r\x1b[K");
+            self.write(b"\r\x1b[J");
         }
     }
 

@@ -229,8 +229,8 @@ fn shown_on_stderr(command: Sortie, stdout_too: bool, code: i32) -> String {
     let command = command.in_shell(script).env("TTY", &terminal.path).env("TERM", "xterm-256color");
     command.run().code(code);
     let said = terminal.said();
-    // Ours: to the line's beginning, and clearing to its end.
-    said.replace("\u{1b}[K", "").replace('\r', "")
+    // Ours: to the line's beginning, and clearing all from there.
+    said.replace("\u{1b}[J", "").replace('\r', "")
 }
 
 #[test]
