@@ -29,7 +29,7 @@ fn tool<'a>() -> Tool<'a> {
 #[test]
 fn each_variant_is_read_with_what_we_use_of_it() {
     let usage = Usage { prompt_tokens: 1, completion_tokens: 2, total_tokens: 3 };
-    let arguments = |json: &str| Arguments(RawValue::from_string(json.into()).unwrap().into());
+    let arguments = |json: &str| serde_json::from_str::<Arguments>(json).unwrap();
     let call = |id: &str, json| ToolCall { id: id.into(), name: "p__t".into(), arguments: arguments(json) };
     let rows: Vec<(&str, Event<'_>)> = vec![
         (r#"{"RunStarted":{"run_id":"r"}}"#, Event::RunStarted),
