@@ -412,3 +412,39 @@ proptest! {
         prop_assert_eq!(&parse(stream.chunks(1)).unwrap(), &story);
     }
 }
+
+#[test]
+fn between_events_is_where_no_part_of_one_has_come() {
+    for (stream, between) in [
+        ("", true),
+        ("i", false),
+        ("id: 1", false),
+        ("id: 1\n", false),
+        ("id\n", false),
+        ("event: e\n", false),
+        ("data: x\n", false),
+        ("data\n", false),
+        ("data: x\n\n", true),
+        ("data: x\n\ni", false),
+        ("data: x\n\nevent: e\n", false),
+        ("id: 1\n\n", true),
+        (": a comment", false),
+        (": a comment\n", true),
+        ("retry: 5\n", true),
+        ("\n", true),
+    ] {
+        let mut parser = Parser::new();
+        let mut input = stream.as_bytes();
+        let mut last = true;
+        while !input.is_empty() {
+            while parser.next(&mut input).unwrap().is_some() {
+                assert!(parser.is_between_events(), "{stream:?}: right after an event");
+                if input.is_empty() {
+                    break;
+                }
+            }
+            last = parser.is_between_events();
+        }
+        assert_eq!(last, between, "{stream:?}");
+    }
+}
