@@ -328,6 +328,92 @@ mod tests {
         assert_eq!(text.all().as_deref(), Some("Done.\nDone."));
     }
 
+    /// What the server says of a turn.
+    enum Said {
+        Turn,
+        Delta(String),
+        Whole(String),
+    }
+
+    /// Turns of so many pieces each: `0a0b`, `1a`, …; no two have a piece in common.
+    fn story(pieces: &[u8]) -> (Vec<String>, Vec<Said>) {
+        let mut events = Vec::new();
+        let turn = |(number, count): (usize, &u8)| {
+            events.push(Said::Turn);
+            let said: Vec<String> = (b'a'..b'a' + count).map(|c| format!("{number}{}", char::from(c))).collect();
+            events.extend(said.iter().cloned().map(Said::Delta));
+            let whole = said.concat();
+            if !whole.is_empty() {
+                events.push(Said::Whole(whole.clone()));
+            }
+            whole
+        };
+        let turns: Vec<String> = pieces.iter().enumerate().map(turn).collect();
+        (turns.into_iter().filter(|turn| !turn.is_empty()).collect(), events)
+    }
+
+    proptest::proptest! {
+        /// Some events are lost, and the messages know of some turns: nothing is out twice or in the wrong order, and
+        /// with all the messages nothing is missing.
+        #[test]
+        fn whatever_is_lost_nothing_comes_twice_and_the_messages_heal_it(
+            pieces in proptest::collection::vec(0_u8..4, 1..5),
+            lost in 0_usize..30,
+            count in 1_usize..12,
+            known in 0_usize..6,
+            keep in proptest::sample::select(vec![Keep::Nothing, Keep::LastTurn, Keep::Everything]),
+        ) {
+            let (turns, events) = story(&pieces);
+            let mut text = Transcript::new(keep);
+            let (mut out, mut fresh) = (String::new(), false);
+            let show = |out: &mut String, fresh: &mut bool, piece: &str| {
+                if !piece.is_empty() && std::mem::take(fresh) && !out.is_empty() {
+                    out.push('\n');
+                }
+                out.push_str(piece);
+            };
+            for (at, event) in events.iter().enumerate() {
+                if at == lost {
+                    text.hold();
+                }
+                match event {
+                    _ if (lost..lost + count).contains(&at) => {}
+                    Said::Turn => {
+                        text.turn();
+                        fresh = true;
+                    }
+                    Said::Delta(delta) => show(&mut out, &mut fresh, text.delta(delta)),
+                    Said::Whole(whole) => show(&mut out, &mut fresh, text.complete(whole).expect("it fits")),
+                }
+            }
+            let truth = turns.join("\n");
+            if text.is_held() {
+                let known = turns[..known.min(turns.len())].to_vec();
+                let all = known.len() == turns.len();
+                let healed = text.heal(known);
+                fresh = !healed.continues;
+                for piece in healed.pieces {
+                    show(&mut out, &mut fresh, &piece);
+                    fresh = true;
+                }
+                proptest::prop_assert!(!all || out == truth, "{out:?} for {truth:?}");
+            } else {
+                proptest::prop_assert_eq!(&out, &truth);
+            }
+            let mut rest = truth.as_str();
+            for word in out.as_bytes().chunk_by(|_, next| next.is_ascii_alphabetic()) {
+                let word = std::str::from_utf8(word).expect("ASCII").trim();
+                let at = rest.find(word);
+                proptest::prop_assert!(at.is_some(), "{out:?} of {truth:?}: {word:?} is double or out of place");
+                rest = &rest[at.unwrap_or_default() + word.len()..];
+            }
+            if keep == Keep::Everything {
+                let all = text.all().unwrap_or_default();
+                proptest::prop_assert!(out.lines().all(|line| all.contains(line)), "{out:?} was heard, and {all:?} kept");
+            }
+        }
+    }
+
     #[test]
     fn text_without_end_is_not_held() {
         let mut text = Transcript::new(Keep::Nothing);
