@@ -205,7 +205,7 @@ impl Job<'_> {
         let mut record = Record::new(Failure::new(Reason::Lost, message).into());
         record.session_id = Some(session.to_string());
         record.agent_message = transcript.last_turn().map(str::to_owned);
-        record.text = transcript.all();
+        record.text = transcript.into_all();
         Ok(record)
     }
 

@@ -11,6 +11,7 @@ use crate::output::Output;
 use crate::run::{self, Run, Start};
 use crate::settings::{self, Follow};
 use crate::stop::{Stopped, stop};
+use crate::transcript::MAX_TEXT;
 use crate::watchdog::Watch;
 use std::panic::{self, AssertUnwindSafe};
 use std::time::{Duration, Instant};
@@ -99,6 +100,11 @@ impl Job<'_> {
         }
         let healed = guard(|| drive.heal(&client, &watch));
         let run = drive.run;
+        if run.transcript.is_cut() {
+            self.console.error(&format!(
+                "the run said more than {MAX_TEXT} bytes: the record has its last turn's text alone"
+            ));
+        }
         let mut record = Record::new(end);
         if run.batch.may_wait() && run.may_be_running() && confirmed != Some(true) {
             record.pause_reason = Some(PauseReason::on(run.batch.undecided().cloned().collect()));

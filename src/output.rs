@@ -11,8 +11,10 @@ use crate::sse::Frame;
 use crate::transcript::Keep;
 use crate::watchdog::Watch;
 use anyhow::{Context, ensure};
+use memchr::memchr2;
 use serde::Serialize;
 use serde_json::value::RawValue;
+use std::borrow::Cow;
 use std::fs::{File, Permissions};
 use std::io::{self, BufWriter, Write};
 use std::os::fd::AsFd;
@@ -159,7 +161,10 @@ impl Output {
 
     fn event_line(&mut self, id: Option<u64>, frame: &Frame<'_>) -> Result<(), Failure> {
         // Line breaks between tokens are white space, and inside strings JSON allows none.
-        let data = frame.data.replace(['\n', '\r'], " ");
+        let data = match memchr2(b'\n', b'\r', frame.data.as_bytes()) {
+            Some(_) => frame.data.replace(['\n', '\r'], " ").into(),
+            None => Cow::from(&*frame.data),
+        };
         if let Ok(data) = serde_json::from_str(&data) {
             self.line(&EventLine { r#type: "event", id, event: frame.event, data })?;
         }
@@ -167,12 +172,7 @@ impl Output {
     }
 
     fn line(&mut self, value: &impl Serialize) -> Result<(), Failure> {
-        if self.is_terminal() {
-            let json = serde_json::to_string(value).map_err(|error| unwritten(&error.into()))?;
-            self.buffer.extend_from_slice(harmless_json(&json).as_bytes());
-        } else {
-            serde_json::to_writer(&mut self.buffer, value).map_err(|error| unwritten(&error.into()))?;
-        }
+        serde_json::to_writer(Json(self), value).map_err(|error| unwritten(&error.into()))?;
         self.buffer.push(b'\n');
         if self.buffer.len() < ENOUGH { Ok(()) } else { self.flush() }
     }
@@ -215,13 +215,21 @@ impl Output {
         if std::mem::take(&mut self.turn_begun) && self.is_mid_line() {
             self.buffer.push(b'\n');
         }
-        if self.is_terminal() {
-            self.buffer.extend_from_slice(visible_lines(text).as_bytes());
-        } else {
-            self.buffer.extend_from_slice(text.as_bytes());
+        let mut rest = text;
+        while !rest.is_empty() {
+            let (piece, after) = rest.split_at(piece_end(rest, ENOUGH));
+            if self.is_terminal() {
+                self.buffer.extend_from_slice(visible_lines(piece).as_bytes());
+            } else {
+                self.buffer.extend_from_slice(piece.as_bytes());
+            }
+            self.mid_line = !piece.ends_with('\n');
+            if self.buffer.len() >= ENOUGH {
+                self.flush()?;
+            }
+            rest = after;
         }
-        self.mid_line = !text.ends_with('\n');
-        if self.buffer.len() < ENOUGH { Ok(()) } else { self.flush() }
+        Ok(())
     }
 
     /// A line of ours on stdout: a session's id, the calls that wait.
@@ -246,6 +254,10 @@ impl Output {
     /// # Errors
     /// `Output` when stdout cannot be written for another reason.
     pub fn flush(&mut self) -> Result<(), Failure> {
+        self.drain().map_err(|error| unwritten(&error))
+    }
+
+    fn drain(&mut self) -> io::Result<()> {
         let written = match &mut self.stdout {
             Some(stdout) if !self.buffer.is_empty() => {
                 if stdout.is_terminal() {
@@ -261,7 +273,7 @@ impl Output {
         self.buffer.clear();
         written.or_else(|error| {
             self.stdout = None;
-            if error.kind() == io::ErrorKind::BrokenPipe { Ok(()) } else { Err(unwritten(&error)) }
+            if error.kind() == io::ErrorKind::BrokenPipe { Ok(()) } else { Err(error) }
         })
     }
 
@@ -269,8 +281,8 @@ impl Output {
     /// of these could not be written.
     pub fn finish(&mut self, mut record: Record) -> Exit {
         if self.format == Format::Final
-            && let Some(text) = record.agent_message.clone()
-            && let Err(failure) = self.write_text(&text)
+            && let Some(text) = &record.agent_message
+            && let Err(failure) = self.write_text(text)
         {
             record.fail(failure);
         }
@@ -365,13 +377,13 @@ impl Status {
     fn note(&mut self, event: &Event<'_>) {
         match event {
             Event::TurnStarted(turn) => self.turn = turn.turn,
-            Event::ToolExecutionStarted(tool) => self.tool = bare_name(&tool.tool_name).to_owned(),
+            Event::ToolExecutionStarted(tool) => self.tool = shorten(bare_name(&tool.tool_name)),
             Event::ToolExecutionCompleted(_) | Event::ToolRejected(_) => self.tool.clear(),
             Event::TextDelta(delta) => {
-                self.words.push_str(&delta.delta);
+                let last = delta.delta.len().saturating_sub(LAST_WORDS);
+                self.words.push_str(&delta.delta[piece_end(&delta.delta, last)..]);
                 let cut = self.words.len().saturating_sub(LAST_WORDS);
-                let cut = (cut..=self.words.len()).find(|at| self.words.is_char_boundary(*at));
-                self.words.drain(..cut.unwrap_or_default());
+                self.words.drain(..piece_end(&self.words, cut));
             }
             _ => {}
         }
@@ -401,6 +413,36 @@ pub fn describe(call: &ToolCall) -> String {
 
 fn shorten(text: &str) -> String {
     visible_start(text, MAX_ARGUMENTS)
+}
+
+/// The first place from this one on where a character begins, or the end.
+fn piece_end(text: &str, from: usize) -> usize {
+    (from..text.len()).find(|at| text.is_char_boundary(*at)).unwrap_or(text.len())
+}
+
+/// JSON on its way to stdout. It goes out in pieces, however large it is.
+struct Json<'a>(&'a mut Output);
+
+impl Write for Json<'_> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let mut piece = &bytes[..bytes.len().min(ENOUGH)];
+        if self.0.is_terminal() {
+            let text = piece.utf8_chunks().next().map_or("", |chunk| chunk.valid());
+            self.0.buffer.extend_from_slice(harmless_json(text).as_bytes());
+            // It may end within a character.
+            piece = text.as_bytes();
+        } else {
+            self.0.buffer.extend_from_slice(piece);
+        }
+        if self.0.buffer.len() >= ENOUGH {
+            self.0.drain()?;
+        }
+        Ok(piece.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
 }
 
 /// JSON for a terminal: what would act on it is escaped, which JSON allows within strings, where alone it can be.

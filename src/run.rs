@@ -22,7 +22,7 @@ use crate::approval::Verdict;
 use crate::batch::{Asks, Batch, Next, SETTLED};
 use crate::event::{Completion, Envelope, Event, Gap, RunFailure, ToolCall};
 use crate::outcome::{End, Failure, Reason, Record, ToolCounts, Usage};
-use crate::transcript::{Keep, Transcript};
+use crate::transcript::{Keep, MAX_TEXT, Transcript};
 use std::time::Duration;
 
 /// Without an event for so long, the session is asked whether it still runs our run.
@@ -213,12 +213,12 @@ impl Run {
     }
 
     /// Writes what is known into the record.
-    pub fn fill(&self, record: &mut Record) {
+    pub fn fill(self, record: &mut Record) {
         record.run_id = Some(self.id().to_owned());
         record.agent_message = self.transcript.last_turn().map(str::to_owned);
-        record.text = self.transcript.all();
+        record.text = self.transcript.into_all();
         record.turns = self.turns;
-        record.stop_reason.clone_from(&self.stop_reason);
+        record.stop_reason = self.stop_reason;
         record.usage = self.usage;
         record.tool_calls = self.tool_calls;
         record.last_event_id = Some(self.cursor).filter(|cursor| *cursor > 0);
@@ -264,7 +264,12 @@ impl Run {
                 self.transcript.hold();
             }
         }
-        let (text, act) = self.dispatch(&envelope.event);
+        let (text, mut act) = self.dispatch(&envelope.event);
+        if self.transcript.is_too_long() {
+            let message =
+                format!("follow the run: one turn says more than {MAX_TEXT} bytes, which are the most to keep");
+            act = Act::End(Failure::new(Reason::Protocol, message).into());
+        }
         if self.transcript.is_held() && self.batch.is_empty() {
             // A proposal may be among what was lost.
             self.ask_after = REPLAYED;

@@ -10,16 +10,27 @@ pub enum Keep {
     Nothing,
     /// The last turn's, for `--output final`.
     LastTurn,
-    /// All, for a record.
+    /// All, for a record, as far as it is not too long ([`MAX_TEXT`]).
     Everything,
 }
 
+/// As much text as is kept, in bytes. Of a run that says more only the last turn's is kept on, and a turn that says more
+/// is no model's.
+pub const MAX_TEXT: usize = MAX_EVENT;
+/// What a turn takes beside its text, in bytes, about.
+const TURN: usize = 64;
+
 /// See the module.
 #[derive(Debug)]
+#[cfg_attr(test, derive(Clone))]
 pub struct Transcript {
     keep: Keep,
     /// The texts of the turns that had any, as far as they are kept.
     turns: Vec<String>,
+    /// What they take, in bytes.
+    size: usize,
+    /// Of a run that said more than is kept, the last turn is.
+    is_cut: bool,
     /// Whether the current turn has no text so far.
     turn_is_empty: bool,
     /// Turns with text that are out whole, and the bytes that are out of the one after them.
@@ -34,6 +45,7 @@ const MAX_HELD: usize = MAX_EVENT;
 
 /// What was heard since events were lost: the whole texts of the turns that ended since.
 #[derive(Debug, Default)]
+#[cfg_attr(test, derive(Clone))]
 struct Held {
     turns: Vec<String>,
     size: usize,
@@ -57,7 +69,16 @@ pub struct Healed {
 impl Transcript {
     /// Nothing said yet.
     pub const fn new(keep: Keep) -> Self {
-        Self { keep, turns: Vec::new(), turn_is_empty: true, out: (0, 0), held: None, begun: false }
+        Self {
+            keep,
+            turns: Vec::new(),
+            size: 0,
+            is_cut: false,
+            turn_is_empty: true,
+            out: (0, 0),
+            held: None,
+            begun: false,
+        }
     }
 
     /// A turn begins.
@@ -73,7 +94,54 @@ impl Transcript {
         }
         if self.keep == Keep::LastTurn {
             self.turns.clear();
+            self.size = 0;
         }
+    }
+
+    /// Keeps no more than is to be kept.
+    fn trim(&mut self) {
+        let size = |turns: &[String]| turns.iter().map(|turn| turn.len() + TURN).sum();
+        self.size = size(&self.turns);
+        if self.keep == Keep::Everything && self.size > MAX_TEXT {
+            self.keep = Keep::LastTurn;
+            self.is_cut = true;
+        }
+        if self.keep != Keep::Everything {
+            self.turns.drain(..self.turns.len().saturating_sub(1));
+            self.size = size(&self.turns);
+        }
+    }
+
+    /// Keeps what was said.
+    fn keep(&mut self, text: &str) {
+        match self.turns.last_mut().filter(|_| !self.turn_is_empty) {
+            Some(turn) => {
+                // It doubles, but not beyond what may be kept.
+                if turn.len() + text.len() > turn.capacity() {
+                    let most = MAX_TEXT.max(turn.len() + text.len());
+                    turn.reserve_exact((2 * turn.len()).clamp(turn.len() + text.len(), most) - turn.len());
+                }
+                turn.push_str(text);
+                self.size += text.len();
+            }
+            None => {
+                self.turns.push(text.to_owned());
+                self.size += text.len() + TURN;
+            }
+        }
+        if self.size > MAX_TEXT && self.keep == Keep::Everything {
+            self.trim();
+        }
+    }
+
+    /// Whether one turn alone says more than may be kept.
+    pub const fn is_too_long(&self) -> bool {
+        self.size > MAX_TEXT
+    }
+
+    /// Whether there is more text than is kept.
+    pub const fn is_cut(&self) -> bool {
+        self.is_cut
     }
 
     /// A piece of the turn's text: gives back what may go out.
@@ -83,10 +151,7 @@ impl Transcript {
         }
         self.out.1 += text.len();
         if self.keep != Keep::Nothing {
-            match self.turns.last_mut() {
-                Some(turn) if !self.turn_is_empty => turn.push_str(text),
-                _ => self.turns.push(text.to_owned()),
-            }
+            self.keep(text);
         }
         self.turn_is_empty = false;
         text
@@ -102,6 +167,7 @@ impl Transcript {
                 Some(rest) => Some(self.delta(rest)),
                 None => {
                     said.into_iter().for_each(|said| text.clone_into(said));
+                    self.trim();
                     None
                 }
             };
@@ -113,7 +179,7 @@ impl Transcript {
                 return Some("");
             }
         }
-        held.size += text.len();
+        held.size += text.len() + TURN;
         if !text.is_empty() && held.size <= MAX_HELD {
             held.turns.push(text.to_owned());
         }
@@ -161,6 +227,7 @@ impl Transcript {
         self.turn_is_empty = turns.is_empty();
         self.begun = true;
         self.turns = turns;
+        self.trim();
         Healed { continues, pieces, complete }
     }
 
@@ -176,14 +243,17 @@ impl Transcript {
     }
 
     /// All turns' text, as `--output text` shows it but for the newline at the end; `None` as above.
-    pub fn all(&self) -> Option<String> {
+    pub fn into_all(self) -> Option<String> {
         (self.keep == Keep::Everything && self.begun).then(|| {
-            let mut all = String::with_capacity(self.turns.iter().map(|turn| turn.len() + 1).sum());
-            for turn in &self.turns {
+            let length = self.turns.iter().map(|turn| turn.len() + 1).sum::<usize>();
+            let mut turns = self.turns.into_iter();
+            let mut all = turns.next().unwrap_or_default();
+            all.reserve_exact(length.saturating_sub(1 + all.len()));
+            for turn in turns {
                 if !all.is_empty() && !all.ends_with('\n') {
                     all.push('\n');
                 }
-                all.push_str(turn);
+                all.push_str(&turn);
             }
             all
         })
@@ -191,8 +261,39 @@ impl Transcript {
 }
 
 #[cfg(test)]
+impl Transcript {
+    /// The same, for a look on the way.
+    pub fn all(&self) -> Option<String> {
+        self.clone().into_all()
+    }
+}
+
+#[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn of_a_run_that_says_more_than_is_kept_the_last_turn_is() {
+        let long = "x".repeat(MAX_TEXT / 3);
+        let mut text = Transcript::new(Keep::Everything);
+        for turn in ["one", "two", "three"] {
+            assert!(!text.is_cut());
+            text.turn();
+            text.delta(turn);
+            text.delta(&long);
+        }
+        assert!(text.is_cut() && !text.is_too_long());
+        assert_eq!((text.last_turn().map(str::len), text.all()), (Some(5 + long.len()), None));
+        text.turn();
+        text.delta("four");
+        assert_eq!(text.last_turn(), Some("four"));
+        (0..3).for_each(|_| assert_eq!(text.delta(&long).len(), long.len()));
+        assert!(text.is_too_long());
+        let mut text = Transcript::new(Keep::Nothing);
+        text.turn();
+        (0..4).for_each(|_| assert_eq!(text.delta(&long).len(), long.len()));
+        assert!(!text.is_cut() && !text.is_too_long());
+    }
 
     #[test]
     fn pieces_go_out_as_they_come_and_the_whole_adds_only_what_they_lacked() {
@@ -418,7 +519,7 @@ mod tests {
     fn text_without_end_is_not_held() {
         let mut text = Transcript::new(Keep::Nothing);
         text.hold();
-        let long = "x".repeat(MAX_HELD / 4);
+        let long = "x".repeat(MAX_HELD / 4 - TURN);
         for _ in 0..100 {
             assert_eq!(text.complete(&long), Some(""));
         }

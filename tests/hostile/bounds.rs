@@ -296,7 +296,7 @@ fn an_answer_that_is_nested_deeply_does_not_exhaust_the_stack() {
 fn the_arguments_of_a_call_grow_no_larger_than_they_came() {
     // Each byte of these would be sixteen in a tree of values.
     let arguments = Trial::interrupted_by(|stream, run| {
-        let call = format!(r#""tool_calls":[{{"id":"a","name":"view","arguments":{}}}]"#, wide());
+        let call = format!(r#""tool_calls":[{{"id":"a","name":"view","arguments":{}}}]"#, wide(8 * MIB));
         stream.chunk(event(3, run, "tool_calls_proposed", "ToolCallsProposed", &call).as_bytes());
         let tool = r#""tool_call_id":"a","tool_name":"view""#;
         stream.chunk(event(4, run, "tool_execution_started", "ToolExecutionStarted", tool).as_bytes());
@@ -304,23 +304,23 @@ fn the_arguments_of_a_call_grow_no_larger_than_they_came() {
     completes(&arguments, "text");
 }
 
-/// JSON that is as wide as it may be.
-fn wide() -> String {
-    format!("[{}0]", "0,".repeat(4 * MIB - 2048))
+/// JSON that is so many bytes wide.
+fn wide(bytes: usize) -> String {
+    format!("[{}0]", "0,".repeat(bytes / 2 - 2048))
 }
 
 /// A good answer, with something as wide beside what it must have.
-fn wide_beside(members: &str) -> String {
-    format!(r#"{{"wide":{},{members}}}"#, wide())
+fn wide_beside(bytes: usize, members: &str) -> String {
+    format!(r#"{{"wide":{},{members}}}"#, wide(bytes))
 }
 
 #[test]
 fn the_answer_to_a_ping_grows_no_larger_than_it_came() {
-    let trial = Trial::answering("GET", "/health", wide_beside(r#""status":"ok""#));
+    let trial = Trial::answering("GET", "/health", wide_beside(8 * MIB, r#""status":"ok""#));
     trial.sortie(["ping"]).run().code(0);
     trial.stayed_small();
     // What is no object is of the wrong shape, even where it holds what is looked for.
-    for body in [wide(), r#"["ok"]"#.into()] {
+    for body in [wide(8 * MIB), r#"["ok"]"#.into()] {
         let trial = Trial::answering("GET", "/health", body);
         trial.sortie(["ping"]).run().code(1).stderr_has("(protocol)");
     }
@@ -329,8 +329,8 @@ fn the_answer_to_a_ping_grows_no_larger_than_it_came() {
 #[test]
 fn the_answer_to_a_cancel_grows_no_larger_than_it_came() {
     let trial = Trial::new(|exchange, run| {
-        if exchange.is("POST", "/cancel") || exchange.is("POST", "/decisions") {
-            exchange.respond(200, &[], wide_beside(&format!(r#""run_id":"{run}""#)).as_bytes());
+        if exchange.is("POST", "/cancel") {
+            exchange.respond(200, &[], wide_beside(2 * MIB, &format!(r#""run_id":"{run}""#)).as_bytes());
             return None;
         }
         if exchange.is("GET", "/events") {
