@@ -59,7 +59,8 @@ pub struct Gap {
     pub oldest_available_id: u64,
 }
 
-/// The events of protocol 0.3.88, with the fields that we use. A variant that we do not know is [`Event::Unknown`].
+/// The events of protocol 0.3.88, with the fields that we use. A variant that we do not know is [`Event::Unknown`]. The
+/// largest, which are rare, are boxed: text deltas are moved a few times each.
 #[derive(Debug, PartialEq)]
 pub enum Event<'a> {
     RunStarted,
@@ -70,10 +71,10 @@ pub enum Event<'a> {
     TextComplete(Complete<'a>),
     ToolCallsProposed(Proposal),
     WaitingForToolApproval,
-    ToolExecutionStarted(Tool<'a>),
-    ToolExecutionProgress(Tool<'a>),
-    ToolExecutionCompleted(Tool<'a>),
-    ToolRejected(Tool<'a>),
+    ToolExecutionStarted(Box<Tool<'a>>),
+    ToolExecutionProgress(Box<Tool<'a>>),
+    ToolExecutionCompleted(Box<Tool<'a>>),
+    ToolRejected(Box<Tool<'a>>),
     RetryAttempt(Retry<'a>),
     CompactionStarted,
     CompactionCompleted,

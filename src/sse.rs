@@ -95,6 +95,18 @@ enum Field {
     Other,
 }
 
+impl Field {
+    fn of(name: &[u8]) -> Self {
+        match name {
+            b"data" => Self::Data,
+            b"event" => Self::Event,
+            b"id" => Self::Id,
+            b"retry" => Self::Retry,
+            _ => Self::Other,
+        }
+    }
+}
+
 /// The event being gathered: the buffers of WHATWG HTML 9.2.6.
 #[derive(Debug, Default)]
 struct Block {
@@ -129,16 +141,19 @@ impl Parser {
                 *input = &input[1..];
                 continue;
             }
-            let end = memchr2(b'\n', b'\r', input).unwrap_or(input.len());
-            let (text, rest) = input.split_at(end);
-            self.text(text)?;
-            let Some((ending, rest)) = rest.split_first() else {
-                *input = rest;
+            let Some(end) = memchr2(b'\n', b'\r', input) else {
+                self.text(mem::take(input))?;
                 break;
             };
+            let (text, rest) = (&input[..end], &input[end + 1..]);
+            self.after_cr = input[end] == b'\r';
             *input = rest;
-            self.after_cr = *ending == b'\r';
-            self.end_line()?;
+            if self.line_len == 0 {
+                self.whole_line(text)?;
+            } else {
+                self.text(text)?;
+                self.end_line()?;
+            }
             if self.dispatched {
                 return self.block.frame(&self.last_event_id).map(Some);
             }
@@ -164,6 +179,31 @@ impl Parser {
     #[must_use]
     pub fn retry(&self) -> Option<Duration> {
         self.retry
+    }
+
+    /// Takes a line that lies in the input as a whole, as most do: nothing of it need be kept for a next chunk.
+    fn whole_line(&mut self, line: &[u8]) -> Result<(), TooLarge> {
+        if line.len() > MAX_LINE {
+            return Err(TooLarge);
+        }
+        let is_first = !mem::replace(&mut self.past_first_line, true);
+        let line = line.strip_prefix(BOM).filter(|_| is_first).unwrap_or(line);
+        if line.is_empty() {
+            self.end_block();
+            return Ok(());
+        }
+        let (name, value) = match line.iter().take(MAX_NAME).position(|&byte| byte == b':') {
+            Some(colon) => (&line[..colon], &line[colon + 1..]),
+            None => (line, &[][..]),
+        };
+        let (field, value) = (Field::of(name), value.strip_prefix(b" ").unwrap_or(value));
+        match field {
+            Field::Data => self.block.push_data(value)?,
+            Field::Other => return Ok(()),
+            _ if value.len() > MAX_VALUE => return Err(TooLarge),
+            _ => {}
+        }
+        self.end_field(field, value)
     }
 
     /// Takes a piece of the present line, without its line end.
@@ -195,7 +235,7 @@ impl Parser {
         let window = &text[..text.len().min(room + 1)];
         if let Some(colon) = window.iter().position(|&byte| byte == b':') {
             self.name.extend_from_slice(&text[..colon]);
-            self.place = Place::Colon(self.field());
+            self.place = Place::Colon(Field::of(self.name()));
             &text[colon + 1..]
         } else if text.len() > room {
             self.place = Place::Value(Field::Other);
@@ -214,16 +254,6 @@ impl Parser {
         }
     }
 
-    fn field(&self) -> Field {
-        match self.name() {
-            b"data" => Field::Data,
-            b"event" => Field::Event,
-            b"id" => Field::Id,
-            b"retry" => Field::Retry,
-            _ => Field::Other,
-        }
-    }
-
     fn push_value(&mut self, text: &[u8]) -> Result<(), TooLarge> {
         if self.value.len() + text.len() > MAX_VALUE {
             return Err(TooLarge);
@@ -234,12 +264,14 @@ impl Parser {
 
     /// Interprets the line that has just ended, and makes ready for the next.
     fn end_line(&mut self) -> Result<(), TooLarge> {
+        let value = mem::take(&mut self.value);
         match self.place {
             Place::Name if self.name().is_empty() => self.end_block(),
             // A line without a colon: all of it is the name, and the value is empty.
-            Place::Name => self.end_field(self.field())?,
-            Place::Colon(field) | Place::Value(field) => self.end_field(field)?,
+            Place::Name => self.end_field(Field::of(self.name()), &value)?,
+            Place::Colon(field) | Place::Value(field) => self.end_field(field, &value)?,
         }
+        self.value = value;
         self.past_first_line = true;
         self.line_len = 0;
         self.place = Place::Name;
@@ -248,16 +280,17 @@ impl Parser {
         Ok(())
     }
 
-    fn end_field(&mut self, field: Field) -> Result<(), TooLarge> {
+    /// The present line's field, with its value; that of data is in the block already.
+    fn end_field(&mut self, field: Field, value: &[u8]) -> Result<(), TooLarge> {
         match field {
             Field::Data => return self.block.push_data(b"\n"),
-            Field::Event => replace(&mut self.block.event, &self.value),
-            Field::Id if self.value.contains(&0) => {}
+            Field::Event => replace(&mut self.block.event, value),
+            Field::Id if value.contains(&0) => {}
             Field::Id => {
-                replace(&mut self.block.id, &self.value);
+                replace(&mut self.block.id, value);
                 self.block.has_id = true;
             }
-            Field::Retry => self.retry = milliseconds(&self.value).or(self.retry),
+            Field::Retry => self.retry = milliseconds(value).or(self.retry),
             Field::Other => {}
         }
         Ok(())
@@ -334,7 +367,10 @@ fn decode(bytes: &[u8]) -> Result<Cow<'_, str>, TooLarge> {
 /// Sets `field` to the decoded value, in the memory that it already has.
 fn replace(field: &mut String, value: &[u8]) {
     field.clear();
-    field.push_str(&String::from_utf8_lossy(value));
+    match str::from_utf8(value) {
+        Ok(value) => field.push_str(value),
+        Err(_) => field.push_str(&String::from_utf8_lossy(value)),
+    }
 }
 
 /// The value of a `retry` field: ASCII digits and nothing else.

@@ -45,19 +45,19 @@ fn each_variant_is_read_with_what_we_use_of_it() {
         (r#"{"WaitingForToolApproval":{"pending_tool_call_ids":["c"]}}"#, Event::WaitingForToolApproval),
         (
             r#"{"ToolExecutionStarted":{"tool_call_id":"c","tool_name":"p__t"}}"#,
-            Event::ToolExecutionStarted(Tool { tool_name: text("p__t"), ..tool() }),
+            Event::ToolExecutionStarted(Box::new(Tool { tool_name: text("p__t"), ..tool() })),
         ),
         (
             r#"{"ToolExecutionProgress":{"tool_call_id":"c","message":"half"}}"#,
-            Event::ToolExecutionProgress(Tool { message: text("half"), ..tool() }),
+            Event::ToolExecutionProgress(Box::new(Tool { message: text("half"), ..tool() })),
         ),
         (
             r#"{"ToolExecutionCompleted":{"tool_call_id":"c","result":"no","is_error":true}}"#,
-            Event::ToolExecutionCompleted(Tool { result: text("no"), is_error: true, ..tool() }),
+            Event::ToolExecutionCompleted(Box::new(Tool { result: text("no"), is_error: true, ..tool() })),
         ),
         (
             r#"{"ToolRejected":{"tool_call_id":"c","reason":"why"}}"#,
-            Event::ToolRejected(Tool { reason: text("why"), ..tool() }),
+            Event::ToolRejected(Box::new(Tool { reason: text("why"), ..tool() })),
         ),
         (
             r#"{"RetryAttempt":{"attempt":1,"delay_ms":2000,"reason":"busy"}}"#,
