@@ -13,7 +13,8 @@ use std::time::Duration;
 /// Gives a task to an agent on a running agent server, follows the run to its true end, and tells by the exit code how
 /// it ended. "sortie COMMAND --help" tells each command's options.
 #[derive(Debug, Parser)]
-#[command(name = "sortie", version, max_term_width = 100, after_help = AFTER_HELP, after_long_help = AFTER_HELP)]
+#[command(name = "sortie", bin_name = "sortie", version, max_term_width = 100)]
+#[command(after_help = AFTER_HELP, after_long_help = AFTER_HELP)]
 #[command(subcommand_required = true, arg_required_else_help = true, disable_help_subcommand = true)]
 #[command(infer_long_args = false, args_override_self = false)]
 pub struct Cli {
@@ -452,7 +453,7 @@ pub fn mistake(error: &clap::Error) -> String {
     let usage = error.get(ContextKind::Usage).map(ToString::to_string).unwrap_or_default();
     match suggestions.map(words).concat() {
         nearest if !nearest.is_empty() => format!("{what}; did you mean {nearest}?"),
-        _ if usage.contains("sortie") => {
+        _ if !usage.is_empty() => {
             let is_command = |word: &&str| word.chars().all(|c| c.is_ascii_lowercase());
             let command: Vec<_> = usage.split_whitespace().skip(1).take_while(is_command).collect();
             format!("{what}; see {} --help", command.join(" "))
