@@ -11,10 +11,8 @@ use crate::sse::Frame;
 use crate::transcript::Keep;
 use crate::watchdog::Watch;
 use anyhow::{Context, ensure};
-use memchr::memchr2;
 use serde::Serialize;
 use serde_json::value::RawValue;
-use std::borrow::Cow;
 use std::fs::{File, Permissions};
 use std::io::{self, BufWriter, Write};
 use std::os::fd::AsFd;
@@ -161,11 +159,8 @@ impl Output {
 
     fn event_line(&mut self, id: Option<u64>, frame: &Frame<'_>) -> Result<(), Failure> {
         // Line breaks between tokens are white space, and inside strings JSON allows none.
-        let data = match memchr2(b'\n', b'\r', frame.data.as_bytes()) {
-            Some(_) => frame.data.replace(['\n', '\r'], " ").into(),
-            None => Cow::from(&*frame.data),
-        };
-        if let Ok(data) = serde_json::from_str(&data) {
+        let broken = frame.data.contains('\n').then(|| frame.data.replace('\n', " "));
+        if let Ok(data) = serde_json::from_str(broken.as_deref().unwrap_or(&frame.data)) {
             self.line(&EventLine { r#type: "event", id, event: frame.event, data })?;
         }
         Ok(())
