@@ -110,8 +110,10 @@ pub fn resolve(cli: &cli::Cli, watch: &Watch) -> Result<Settings> {
     let common = cli.command.common();
     let (client, rehearsal, outcome) = server(common, watch)?;
     let server_flags = server_flags(common);
-    // A rehearsed pause is to be seen: with the default policy of run the practice call would simply be accepted.
-    let run_default = if outcome == Some(Outcome::Paused) { OnApproval::Pause } else { OnApproval::Accept };
+    // A rehearsed pause is to be seen: with the default policy of run the practice call would simply be accepted, and a
+    // recorded one, which nobody can decide any more, would wait for ever.
+    let may_pause = matches!(outcome, Some(Outcome::Paused | Outcome::Recorded(_)));
+    let run_default = if may_pause { OnApproval::Pause } else { OnApproval::Accept };
     let follow = |cli: &cli::Follow, default| follow(cli, default, server_flags.clone());
     let command = match &cli.command {
         cli::Command::Run(run) => Command::Run(Box::new(Run {

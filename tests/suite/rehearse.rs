@@ -49,6 +49,25 @@ fn a_rehearsed_loss_is_1() {
 }
 
 #[test]
+fn a_recording_ends_as_the_run_did_that_it_was_made_of() {
+    let agent = Agent::out_of_bounds();
+    let there = tempfile::tempdir().unwrap();
+    let accepted = ["--on-approval", "accept"];
+    for (outcome, flags, code) in
+        [("completed", &[][..], 0), ("failed", &[], 1), ("paused", &[], 10), ("paused", &accepted, 0)]
+    {
+        let path = there.path().join(format!("{outcome}-{code}.sse"));
+        let path = path.to_str().unwrap();
+        let told = rehearse(&agent, outcome).args(["--record", path]).args(flags.iter().copied());
+        let told = told.run().code(code).record();
+        let again = rehearse(&agent, path).run().code(code).record();
+        for key in ["outcome", "reason", "error", "text", "turns", "usage", "tool_calls", "pause_reason"] {
+            assert_eq!(again[key], told[key], "{key} of {path}");
+        }
+    }
+}
+
+#[test]
 fn the_environment_rehearses_a_script_unchanged() {
     let agent = Agent::out_of_bounds();
     for (outcome, code) in [("completed", 0), ("failed", 1), ("paused", 10)] {
