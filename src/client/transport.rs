@@ -172,7 +172,7 @@ pub fn failure(doing: &str, error: &ureq::Error) -> Failure {
     }
     let why = match error {
         ureq::Error::Io(error) => match error.kind() {
-            ErrorKind::ConnectionRefused => "connection refused; does the server run there?".into(),
+            ErrorKind::ConnectionRefused => "connection refused: nothing listens there".into(),
             ErrorKind::UnexpectedEof => "the connection was closed before the answer was complete".into(),
             _ => error.to_string(),
         },
