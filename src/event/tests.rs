@@ -135,3 +135,22 @@ fn arguments_stay_as_they_are_but_on_one_line() {
     }
     assert_eq!(Arguments::default().get(), "null");
 }
+
+#[test]
+fn ids_names_and_lists_have_a_most() {
+    let call = |id: usize, name: usize| {
+        serde_json::from_str::<ToolCall>(&format!(r#"{{"id":"{}","name":"{}"}}"#, "i".repeat(id), "n".repeat(name)))
+    };
+    assert_eq!(call(MAX_NAME, MAX_NAME).unwrap().id.len(), MAX_NAME);
+    for (id, name) in [(MAX_NAME + 1, 1), (1, MAX_NAME + 1)] {
+        let error = call(id, name).unwrap_err().to_string();
+        assert!(error.contains("1025") && error.contains("at most 1024"), "{error}");
+    }
+    let proposal = |count: usize| {
+        let calls = vec![r#"{"id":"c","name":"p__t"}"#; count].join(",");
+        serde_json::from_str::<Proposal>(&format!(r#"{{"tool_calls":[{calls}]}}"#))
+    };
+    assert_eq!(proposal(MAX_LIST).unwrap().tool_calls.len(), MAX_LIST);
+    let error = proposal(MAX_LIST + 1).unwrap_err().to_string();
+    assert!(error.contains("invalid length 1025, expected a list of at most 1024"), "{error}");
+}
