@@ -7,6 +7,7 @@ use crate::cli::{Cli, Format, PendingFormat, mistake};
 use crate::client::{Client, Options, new_key};
 use crate::console::{Console, Level};
 use crate::drive::{self, Drive};
+use crate::event::ToolCall;
 use crate::mission::{Job, Way, guard, silence_panics};
 use crate::outcome::{End, Exit, Failure, Reason, Record};
 use crate::output::{Output, describe};
@@ -115,6 +116,14 @@ fn prepare(cli: &Cli, watch: &Watch, console: &Console, output: &mut Output) -> 
         Command::Ping { wait } => job.ping(client, wait),
     };
     done.or_else(|failure| Ok(Record { session_id, ..Record::new(failure.into()) }))
+}
+
+/// What `pending -o json` prints.
+#[derive(serde::Serialize)]
+struct Waiting<'a> {
+    session_id: Uuid,
+    run_id: Option<String>,
+    tool_calls: &'a [ToolCall],
 }
 
 impl Job<'_> {
@@ -257,8 +266,7 @@ impl Job<'_> {
             }
             PendingFormat::Json => {
                 let run_id = active.filter(|_| !waiting.is_empty());
-                let json = serde_json::json!({ "session_id": session, "run_id": run_id, "tool_calls": waiting });
-                self.output.json(&json)?;
+                self.output.json(&Waiting { session_id: session, run_id, tool_calls: waiting })?;
             }
         }
         // A run that failed meanwhile waits for nothing either.

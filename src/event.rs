@@ -3,7 +3,7 @@
 
 use crate::outcome::Usage;
 use crate::sse::Frame;
-use serde::de::{Deserializer, Error, IgnoredAny, MapAccess, SeqAccess, Visitor};
+use serde::de::{DeserializeSeed, Deserializer, Error, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde::ser::{self, Serializer};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
@@ -248,15 +248,126 @@ pub struct Malformed(pub String);
 /// [`Malformed`] for an event of the protocol whose data is not what the protocol says. Frames of other names are never
 /// an error: a newer server may send them.
 pub fn decode<'a>(frame: &'a Frame<'_>) -> Result<Item<'a>, Malformed> {
-    let decoded = if frame.event == "gap_detected" {
-        serde_json::from_str(&frame.data).map(Item::Gap)
-    } else {
-        serde_json::from_str(&frame.data).map(Item::Event)
-    };
+    let decoded = place_texts(frame.data.as_bytes()).and_then(|()| {
+        if frame.event == "gap_detected" {
+            serde_json::from_str(&frame.data).map(Item::Gap)
+        } else {
+            serde_json::from_str(&frame.data).map(Item::Event)
+        }
+    });
     match decoded {
         Ok(item) => Ok(item),
         Err(_) if !NAMES.contains(&frame.event) => Ok(Item::Unknown),
         Err(error) => Err(Malformed(format!("the {} event: {error}", frame.event))),
+    }
+}
+
+/// Refuses a long text where the protocol has something else. Serde would quote it whole in its error, which takes up to
+/// six times its length.
+///
+/// # Errors
+/// How long it is.
+pub fn place_texts(json: &[u8]) -> serde_json::Result<()> {
+    if json.len() <= LONG {
+        return Ok(());
+    }
+    match (Place { key: "", depth: 0 }).deserialize(&mut serde_json::Deserializer::from_slice(json)) {
+        // Whatever else is wrong is told as usual.
+        Err(error) if !error.is_data() => Ok(()),
+        placed => placed,
+    }
+}
+
+/// A text of more bytes must be in its place.
+const LONG: usize = 64 * 1024;
+/// What the protocol has no text for; a call's, an entry's, an event's place has no name.
+const NO_TEXTS: [&str; 18] = [
+    "",
+    "event",
+    "turn",
+    "usage",
+    "prompt_tokens",
+    "completion_tokens",
+    "total_tokens",
+    "tool_calls",
+    "is_error",
+    "attempt",
+    "delay_ms",
+    "total_turns",
+    "total_usage",
+    "retryable",
+    "oldest_available_id",
+    "messages",
+    "session",
+    "run_status",
+];
+/// Deeper than this the protocol has nothing that is read.
+const DEEPEST: u8 = 8;
+
+/// A value, by the key that it stands at.
+#[derive(Clone, Copy)]
+struct Place<'k> {
+    key: &'k str,
+    depth: u8,
+}
+
+impl<'de> DeserializeSeed<'de> for Place<'_> {
+    type Value = ();
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
+        if self.depth > DEEPEST {
+            return IgnoredAny::deserialize(deserializer).map(drop);
+        }
+        deserializer.deserialize_any(self)
+    }
+}
+
+impl<'de> Visitor<'de> for Place<'_> {
+    type Value = ();
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("anything")
+    }
+
+    fn visit_bool<E>(self, _: bool) -> Result<(), E> {
+        Ok(())
+    }
+
+    fn visit_i64<E>(self, _: i64) -> Result<(), E> {
+        Ok(())
+    }
+
+    fn visit_u64<E>(self, _: u64) -> Result<(), E> {
+        Ok(())
+    }
+
+    fn visit_f64<E>(self, _: f64) -> Result<(), E> {
+        Ok(())
+    }
+
+    fn visit_unit<E>(self) -> Result<(), E> {
+        Ok(())
+    }
+
+    fn visit_str<E: Error>(self, text: &str) -> Result<(), E> {
+        if text.len() > LONG && NO_TEXTS.contains(&self.key) {
+            return Err(E::custom(format_args!("a text of {} bytes where none belongs", text.len())));
+        }
+        Ok(())
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<(), A::Error> {
+        let key = if ["tool_calls", "messages", "content"].contains(&self.key) { "" } else { "any" };
+        while list.next_element_seed(Place { key, depth: self.depth + 1 })?.is_some() {}
+        Ok(())
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<(), A::Error> {
+        while let Some(key) = map.next_key::<Text<'_>>()? {
+            let key = if self.key == "event" { "" } else { &*key };
+            map.next_value_seed(Place { key, depth: self.depth + 1 })?;
+        }
+        Ok(())
     }
 }
 

@@ -153,8 +153,10 @@ impl Output {
     fn record(&mut self, frame: &Frame<'_>) -> Result<(), Failure> {
         let Some((path, file)) = &mut self.recording else { return Ok(()) };
         let id = frame.id.map(|id| format!("id: {id}\n")).unwrap_or_default();
-        let data = frame.data.replace('\n', "\ndata: ");
-        write!(file, "{id}event: {}\ndata: {data}\n\n", frame.event).map_err(|error| unrecorded(path, &error))
+        let written = writeln!(file, "{id}event: {}", frame.event)
+            .and_then(|()| frame.data.split('\n').try_for_each(|line| writeln!(file, "data: {line}")))
+            .and_then(|()| file.write_all(b"\n"));
+        written.map_err(|error| unrecorded(path, &error))
     }
 
     fn event_line(&mut self, id: Option<u64>, frame: &Frame<'_>) -> Result<(), Failure> {

@@ -34,6 +34,9 @@ const ABSURD: u64 = 1 << 32;
 /// So many gaps without an event between them are nonsense too.
 const MAX_GAPS: u32 = 8;
 
+/// A stop reason is a word, of so many characters at the most.
+const MAX_STOP_REASON: usize = 100;
+
 /// What happens to the machine.
 #[derive(Debug)]
 pub enum Input<'a> {
@@ -332,7 +335,7 @@ impl Run {
         self.over = true;
         self.turns = completion.total_turns.unwrap_or(self.turns);
         self.usage = completion.total_usage.or(self.usage);
-        self.stop_reason = Some(completion.stop_reason.to_string());
+        self.stop_reason = Some(completion.stop_reason.chars().take(MAX_STOP_REASON).collect());
         let failed = self.tool_calls.failed;
         let (reason, message) = match &*completion.stop_reason {
             "completed" if self.options.fail_on_tool_error && failed > 0 => {

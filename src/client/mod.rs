@@ -10,7 +10,7 @@ pub use transport::{Body, Chunk, TICK};
 use crate::api;
 use crate::approval::Verdict;
 use crate::console::{Console, visible_start};
-use crate::event::ToolCall;
+use crate::event::{ToolCall, place_texts};
 use crate::outcome::{Failure, Reason};
 use crate::settings::Secret;
 use crate::watchdog::Watch;
@@ -366,9 +366,10 @@ impl Client {
     fn parse<T: DeserializeOwned>(&self, call: &Call<'_>, body: &[u8]) -> Result<T, Failure> {
         // Serde takes a list for an object, by the order of the fields.
         let is_object = body.trim_ascii_start().starts_with(b"{");
-        let parsed = if is_object { serde_json::from_slice(body) } else { Err(Error::custom("it is no object")) };
-        parsed.map_err(|error: serde_json::Error| {
-            let (error, got) = (quote(&error.to_string()), self.quote(&String::from_utf8_lossy(body)));
+        let placed = if is_object { place_texts(body) } else { Err(Error::custom("it is no object")) };
+        placed.and_then(|()| serde_json::from_slice(body)).map_err(|error| {
+            let got = &body[..body.len().min(MAX_ERROR)];
+            let (error, got) = (self.quote(&error.to_string()), self.quote(&String::from_utf8_lossy(got)));
             let message = format!("{}: the answer is not what the protocol says ({error}): {got}", call.doing);
             Failure::new(Reason::Protocol, message)
         })

@@ -12,6 +12,7 @@ mod relay;
 mod terminal;
 mod trial;
 
+mod attacks;
 mod bounds;
 mod files;
 mod secrets;
