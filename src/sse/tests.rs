@@ -251,10 +251,12 @@ fn next_stops_after_each_event() {
     assert!(input.is_empty());
 }
 
-/// Parses `head`, then `byte` repeated `len` times, then `tail`, in chunks of 64 KiB.
+/// Parses `head`, then `byte` repeated `len` times, then `tail`, in chunks of 64 KiB and all at once.
 fn long(head: &[u8], byte: u8, len: usize, tail: &[u8]) -> Result<Story, TooLarge> {
     let body = vec![byte; len];
-    parse([head].into_iter().chain(body.chunks(64 * 1024)).chain([tail]))
+    let story = parse([head].into_iter().chain(body.chunks(64 * 1024)).chain([tail]));
+    assert_eq!(parse([[head, &body, tail].concat().as_slice()]), story);
+    story
 }
 
 #[test]
@@ -295,7 +297,9 @@ fn a_line_that_is_skipped_has_a_limit_too() {
         let len = MAX_LINE - head.len();
         let story = long(head.as_bytes(), b'x', len, b"\ndata: 1\n\n").unwrap();
         assert_eq!(frames(&story), [message("1")]);
-        assert_eq!(long(head.as_bytes(), b'x', len + 1, b""), Err(TooLarge), "{head}");
+        for tail in [&b""[..], b"\n"] {
+            assert_eq!(long(head.as_bytes(), b'x', len + 1, tail), Err(TooLarge), "{head}");
+        }
     }
 }
 
@@ -304,7 +308,9 @@ fn ids_names_and_retries_have_a_limit() {
     for field in ["id", "event", "retry"] {
         let head = format!("{field}: ");
         assert!(long(head.as_bytes(), b'1', MAX_VALUE, b"\n\n").is_ok());
-        assert_eq!(long(head.as_bytes(), b'1', MAX_VALUE + 1, b""), Err(TooLarge));
+        for tail in [&b""[..], b"\n"] {
+            assert_eq!(long(head.as_bytes(), b'1', MAX_VALUE + 1, tail), Err(TooLarge));
+        }
     }
 }
 
