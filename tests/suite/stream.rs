@@ -211,3 +211,15 @@ fn the_recorded_runs_are_told_as_they_were() {
         wire.sortie(["run", "go"]).run().code(code).stdout(&stdout);
     }
 }
+
+#[test]
+fn a_server_that_ends_every_stream_at_once_is_not_hammered() {
+    let agent = Agent::start();
+    agent.spoil_streams(Fault::none().end_at_byte(0, Ending::Clean));
+    let running = agent.sortie(["run", "--timeout", "2s", "go"]).spawn();
+    agent.next_run().propose([call("a", "view").held()]);
+    let output = running.wait().code(1);
+    // Pauses of a tenth of a second at first, doubled each time, and cut by up to a half.
+    let opened = agent.streams_opened();
+    assert!((3..15).contains(&opened), "{opened} streams in 2 s: {}", output.stderr);
+}
