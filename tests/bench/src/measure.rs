@@ -59,8 +59,8 @@ pub fn help(sink: &str, times: &str, words: &[String]) -> Result<(), Box<dyn Err
     for _ in 0..times.parse::<usize>()? {
         let before = used()?;
         let began = Instant::now();
-        let mut child =
-            command(words).stdout(if sink == "null" { Stdio::null() } else { Stdio::piped() }).spawn()?;
+        let stdout = if sink == "null" { Stdio::null() } else { Stdio::piped() };
+        let mut child = command(words).stdout(stdout).stderr(Stdio::null()).spawn()?;
         let mut output = 0;
         if let Some(mut pipe) = child.stdout.take() {
             let mut buffer = vec![0; 64 * 1024];
