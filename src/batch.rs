@@ -272,3 +272,103 @@ impl Batch {
         Next::Send { decisions, again: false }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::event::Arguments;
+
+    fn call(id: &str) -> ToolCall {
+        ToolCall { id: id.into(), name: "p__t".into(), arguments: Arguments::default() }
+    }
+
+    fn calls(ids: &[&str]) -> Vec<ToolCall> {
+        ids.iter().map(|id| call(id)).collect()
+    }
+
+    fn proposed(asks: Asks, ids: &[&str]) -> Batch {
+        let mut batch = Batch::new(asks);
+        batch.propose(calls(ids));
+        batch
+    }
+
+    #[test]
+    fn a_batch_whose_proposal_was_lost_is_decided_only_when_the_messages_can_tell_what_is_over() {
+        for asks in [Asks::Some, Asks::Every] {
+            let mut batch = Batch::new(asks);
+            batch.adopt(calls(&["a", "b"]), std::iter::empty());
+            assert_eq!(batch.next(Duration::ZERO), Next::Wait);
+            assert_eq!(batch.next(WRITTEN - SETTLED), Next::Wait);
+            assert_eq!(batch.next(WRITTEN), Next::Adopt);
+            batch.adopt(calls(&["a", "b"]), ["a"].into_iter());
+            assert_eq!(batch.next(SETTLED), Next::Judge(call("b")));
+        }
+        let mut batch = Batch::new(Asks::None);
+        batch.adopt(calls(&["a"]), std::iter::empty());
+        assert_eq!(batch.next(WRITTEN), Next::Wait, "nothing is asked about");
+    }
+
+    #[test]
+    fn another_batch_than_the_one_adopted_is_adopted_anew_and_a_proposal_ends_the_doubt() {
+        let mut batch = Batch::new(Asks::Some);
+        batch.adopt(calls(&["a"]), std::iter::empty());
+        batch.adopt(calls(&["b"]), std::iter::empty());
+        assert_eq!(batch.next(SETTLED), Next::Wait);
+        assert_eq!(batch.next(WRITTEN), Next::Adopt);
+        batch.propose(calls(&["c"]));
+        assert_eq!(batch.next(SETTLED), Next::Judge(call("c")));
+    }
+
+    #[test]
+    fn what_is_heard_before_the_proposal_counts_as_far_as_it_is_kept() {
+        let long = |len: usize| "i".repeat(len);
+        for (others, id, counts) in [
+            (0, "a".to_owned(), true),
+            (MAX_LIST - 1, "a".to_owned(), true),
+            (MAX_LIST, "a".to_owned(), false),
+            (0, long(MAX_NAME), true),
+            (0, long(MAX_NAME + 1), false),
+        ] {
+            let mut batch = Batch::new(Asks::Some);
+            (0..others).for_each(|number| batch.finished(&number.to_string()));
+            batch.started(&id);
+            batch.propose(calls(&[&id, "b"]));
+            let next = batch.next(SETTLED);
+            assert_eq!(next == Next::Wait, counts, "{others} others, {} bytes: {next:?}", id.len());
+        }
+    }
+
+    #[test]
+    fn after_a_look_away_it_takes_quiet_to_send_even_where_every_call_is_asked_about() {
+        let mut batch = proposed(Asks::Every, &["a"]);
+        batch.judged("a", Verdict::Accept);
+        batch.look_away();
+        assert_eq!(batch.next(Duration::ZERO), Next::Wait);
+        assert_eq!(batch.next(SETTLED), Next::Send { decisions: vec![(call("a"), Verdict::Accept)], again: false });
+        assert_ne!(batch.next(Duration::ZERO), Next::Wait, "and then no more");
+    }
+
+    #[test]
+    fn a_cleared_batch_knows_nothing() {
+        let mut batch = proposed(Asks::Some, &["a"]);
+        assert!(!batch.is_empty());
+        batch.clear();
+        assert!(batch.is_empty() && batch.undecided().next().is_none());
+        batch.finished("a");
+        batch.clear();
+        batch.propose(calls(&["a"]));
+        assert_eq!(batch.next(SETTLED), Next::Judge(call("a")));
+    }
+
+    #[test]
+    fn a_call_has_not_begun_until_it_runs_or_is_over() {
+        let mut batch = proposed(Asks::Some, &["a", "b"]);
+        assert!(batch.has_not_begun("a") && !batch.has_not_begun("z"));
+        batch.sent(&[(call("a"), Verdict::Accept)]);
+        assert!(batch.has_not_begun("a"));
+        batch.started("a");
+        assert!(!batch.has_not_begun("a") && batch.has_not_begun("b"));
+        batch.finished("b");
+        assert!(!batch.has_not_begun("b"));
+    }
+}
