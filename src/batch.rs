@@ -361,6 +361,17 @@ mod tests {
     }
 
     #[test]
+    fn a_verdict_is_the_named_calls_and_the_first_one_stays() {
+        let mut batch = proposed(Asks::Every, &["a", "b"]);
+        batch.judged("b", Verdict::Accept);
+        assert_eq!(batch.next(Duration::ZERO), Next::Judge(call("a")));
+        batch.judged("a", Verdict::Reject(None));
+        batch.judged("a", Verdict::Accept);
+        let decisions = vec![(call("a"), Verdict::Reject(None)), (call("b"), Verdict::Accept)];
+        assert_eq!(batch.next(Duration::ZERO), Next::Send { decisions, again: false });
+    }
+
+    #[test]
     fn a_call_has_not_begun_until_it_runs_or_is_over() {
         let mut batch = proposed(Asks::Some, &["a", "b"]);
         assert!(batch.has_not_begun("a") && !batch.has_not_begun("z"));
