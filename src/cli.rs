@@ -69,10 +69,18 @@ pub enum Command {
     Ping(Ping),
 }
 
-const EXIT_RUN: &str = "Exit codes: 0 completed, 1 failed, 10 paused: tool calls wait for approval.";
-const EXIT_CANCEL: &str = "Exit codes: 0 nothing runs in the session any more, 1 that is not certain.";
-const EXIT_PENDING: &str = "Exit codes: 0 no tool call waits, 1 failed, 10 tool calls wait for approval.";
-const EXIT_PING: &str = "Exit codes: 0 the server is there and accepts the token, 1 it is not or does not.";
+const EXIT_RUN: &str = "\
+What tells no default is off until it is given.
+Exit codes: 0 completed, 1 failed, 10 paused: tool calls wait for approval.";
+const EXIT_CANCEL: &str = "\
+What tells no default is off until it is given.
+Exit codes: 0 nothing runs in the session any more, 1 that is not certain.";
+const EXIT_PENDING: &str = "\
+What tells no default is off until it is given.
+Exit codes: 0 no tool call waits, 1 failed, 10 tool calls wait for approval.";
+const EXIT_PING: &str = "\
+What tells no default is off until it is given.
+Exit codes: 0 the server is there and accepts the token, 1 it is not or does not.";
 
 impl Command {
     /// The options that every command has.
