@@ -17,6 +17,7 @@ use crate::watchdog::Watch;
 use serde::Serialize;
 use serde::de::{DeserializeOwned, Error};
 use std::time::{Duration, Instant, SystemTime};
+use ureq::http::HeaderValue;
 use uuid::Uuid;
 
 /// The time for the last try, when the retry time-out is over.
@@ -194,11 +195,11 @@ impl Client {
         let content_type = header(&answer, "content-type").unwrap_or_default();
         let media_type = content_type.split(';').next().unwrap_or_default().trim();
         if !media_type.eq_ignore_ascii_case("text/event-stream") {
-            let got = if media_type.is_empty() { "nothing it names".into() } else { quote(media_type) };
+            let got = if media_type.is_empty() { "nothing it names".into() } else { self.quote(media_type) };
             let message = format!("{doing}: expected an event stream from {}, got {got}", self.url());
             return Err(Failure::new(Reason::Protocol, message));
         }
-        undecoded(doing, &answer)?;
+        self.undecoded(doing, &answer)?;
         Ok(Body::new(answer.into_body()))
     }
 
@@ -286,8 +287,13 @@ impl Client {
         for (name, value) in server.proxy_headers() {
             request = request.header(name, value);
         }
-        match &self.options.token {
-            Some(token) => request.header("Authorization", format!("Bearer {}", token.reveal())),
+        let token = self.options.token.as_ref();
+        match token.and_then(|token| HeaderValue::try_from(format!("Bearer {}", token.reveal())).ok()) {
+            Some(mut value) => {
+                // Its Debug shows nothing then.
+                value.set_sensitive(true);
+                request.header("Authorization", value)
+            }
             None => request,
         }
     }
@@ -327,7 +333,7 @@ impl Client {
 
     /// The body of a good answer.
     fn body(&self, call: &Call<'_>, mut answer: ureq::http::Response<ureq::Body>) -> Result<Vec<u8>, Failure> {
-        undecoded(call.doing, &answer)?;
+        self.undecoded(call.doing, &answer)?;
         let (body, whole) = self.read(call.doing, &mut answer, MAX_ANSWER)?;
         if !whole {
             let message = format!("{}: the answer is larger than {MAX_ANSWER} bytes", call.doing);
@@ -373,6 +379,18 @@ impl Client {
             let message = format!("{}: the answer is not what the protocol says ({error}): {got}", call.doing);
             Failure::new(Reason::Protocol, message)
         })
+    }
+
+    /// An encoding that we did not ask for would be taken for text.
+    fn undecoded(&self, doing: &str, answer: &ureq::http::Response<ureq::Body>) -> Result<(), Failure> {
+        match header(answer, "content-encoding") {
+            Some(encoding) if !encoding.eq_ignore_ascii_case("identity") => {
+                let encoding = self.quote(&encoding);
+                let message = format!("{doing}: the answer is encoded ({encoding}), which was not asked for");
+                Err(Failure::new(Reason::Protocol, message))
+            }
+            _ => Ok(()),
+        }
     }
 
     /// A little of what came; a server may say our token back.
@@ -448,17 +466,6 @@ const PROXYS: [u16; 4] = [403, 502, 503, 504];
 /// A little of what came, made harmless, on one line.
 fn quote(text: &str) -> String {
     visible_start(text.trim(), MAX_QUOTE)
-}
-
-/// An encoding that we did not ask for would be taken for text.
-fn undecoded(doing: &str, answer: &ureq::http::Response<ureq::Body>) -> Result<(), Failure> {
-    match header(answer, "content-encoding") {
-        Some(encoding) if !encoding.eq_ignore_ascii_case("identity") => {
-            let message = format!("{doing}: the answer is encoded ({}), which was not asked for", quote(&encoding));
-            Err(Failure::new(Reason::Protocol, message))
-        }
-        _ => Ok(()),
-    }
 }
 
 fn header(answer: &ureq::http::Response<ureq::Body>, name: &str) -> Option<String> {

@@ -5,7 +5,7 @@ use anyhow::{Context, bail, ensure};
 use base64::prelude::{BASE64_STANDARD, Engine};
 use std::io::Read;
 use std::path::Path;
-use ureq::http::Uri;
+use ureq::http::{HeaderValue, Uri};
 use ureq::tls::{Certificate, PemItem, parse_pem};
 
 /// The largest file of certificates, in bytes.
@@ -91,13 +91,18 @@ impl Server {
     }
 
     /// What a proxy that is asked must be told beside that.
-    pub(super) fn proxy_headers(&self) -> Vec<(&'static str, String)> {
+    pub(super) fn proxy_headers(&self) -> Vec<(&'static str, HeaderValue)> {
         let Some(proxy) = self.asked_proxy() else { return Vec::new() };
-        let mut headers = vec![("Host", self.authority().to_owned())];
+        let mut headers = Vec::new();
+        headers.extend(HeaderValue::from_str(self.authority()).ok().map(|host| ("Host", host)));
         if proxy.username().is_some() || proxy.password().is_some() {
             let [user, password] = [proxy.username(), proxy.password()].map(Option::unwrap_or_default);
             let credentials = BASE64_STANDARD.encode(format!("{user}:{password}"));
-            headers.push(("Proxy-Authorization", format!("Basic {credentials}")));
+            if let Ok(mut value) = HeaderValue::try_from(format!("Basic {credentials}")) {
+                // Its Debug shows nothing then.
+                value.set_sensitive(true);
+                headers.push(("Proxy-Authorization", value));
+            }
         }
         headers
     }

@@ -86,6 +86,35 @@ fn a_server_that_says_the_token_back_is_not_quoted() {
             assert_untold(&output, "tok-said-back");
         }
     }
+    // In the place of a type, an encoding, an object.
+    for (path_end, header, body) in [
+        ("/sessions", "content-encoding", "{}"),
+        ("/sessions", "x-nothing", r#"{"id":"tok-said-back"}"#),
+        ("/sessions", "x-nothing", r#""tok-said-back""#),
+        ("/messages", "x-nothing", r#"{"run_id":["tok-said-back"]}"#),
+        ("/events", "content-type", ""),
+        ("/events", "content-encoding", ""),
+        ("/config", "x-nothing", r#"{"auto_approve_mode":{"tok-said-back":1}}"#),
+        ("/health", "x-nothing", r#"{"status":[]} tok-said-back"#),
+        ("/health", "x-nothing", r#"{"tok-said-back":1}"#),
+    ] {
+        let trial = Trial::new(move |exchange, _| {
+            if !exchange.request.path.ends_with(path_end) {
+                return Some(exchange);
+            }
+            let mut headers = vec![(header, "tok-said-back")];
+            if path_end == "/events" && header != "content-type" {
+                headers.push(("content-type", "text/event-stream"));
+            }
+            exchange.respond(200, &headers, body.as_bytes());
+            None
+        });
+        let is_pinged = ["/config", "/health"].contains(&path_end);
+        let command = trial.sortie(if is_pinged { &["ping"][..] } else { &["run", "-o", "json", "go"] }.to_vec());
+        let output = command.env("SORTIE_TOKEN", "tok-said-back").run().code(1);
+        assert!(output.stderr.contains("(protocol)"), "{path_end} {header} {body}: {}", output.stderr);
+        assert_untold(&output, "tok-said-back");
+    }
 }
 
 #[test]

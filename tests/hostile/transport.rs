@@ -276,6 +276,65 @@ fn http_goes_through_the_proxy_as_curl_does_it() {
         let first = head.lines().next().unwrap();
         let (_, target) = first.split_once(' ').unwrap();
         assert!(target.starts_with("http://agent.example:8080/v1/"), "{first}");
+        assert!(head.contains("\r\nhost: agent.example:8080\r\n"), "{head}");
+        assert!(!head.to_lowercase().contains("proxy-authorization"), "{head}");
+    }
+}
+
+#[test]
+fn http_through_a_proxy_with_a_password_an_address_and_a_path() {
+    for (url, origin) in [
+        ("http://agent.example/", "http://agent.example/v1/"),
+        ("http://agent.example:8080/below/it/", "http://agent.example:8080/below/it/v1/"),
+        ("http://[2001:db8::1]:9", "http://[2001:db8::1]:9/v1/"),
+    ] {
+        let agent = Agent::out_of_bounds();
+        let proxy = Proxy::answering("HTTP/1.1 404 Not Found\r\ncontent-length: 0\r\nconnection: close\r\n\r\n");
+        let command = at(&agent, url, &["run", "-vv", "-o", "json", "--allow-http", "go"]);
+        let command = command.env("http_proxy", proxy.url_with("us%20er", "hunter2"));
+        let output = command.run().stderr_lacks("hunter2").stderr_lacks("dXMgZXI6aHVudGVyMg==");
+        assert_harmless(
+            &output
+                .stderr
+                .lines()
+                .filter(|line| line.starts_with("sortie"))
+                .fold(String::new(), |all, line| all + line + "\n"),
+        );
+        output.fails("not_found");
+        let [head] = &proxy.heads()[..] else { panic!("{:?}", proxy.heads()) };
+        assert!(head.starts_with(&format!("POST {origin}sessions HTTP/1.1\r\n")), "{head}");
+        assert!(head.contains("\r\nproxy-authorization: Basic dXMgZXI6aHVudGVyMg==\r\n"), "{head}");
+        assert!(head.contains(&format!("\r\nauthorization: Bearer {TOKEN}\r\n")), "{head}");
+    }
+}
+
+#[test]
+fn a_token_as_long_as_may_be_goes_through_a_proxy_too() {
+    let agent = Agent::out_of_bounds();
+    let proxy = Proxy::answering("HTTP/1.1 404 Not Found\r\ncontent-length: 0\r\nconnection: close\r\n\r\n");
+    let token = "t".repeat(16 * 1024);
+    let command = at(&agent, "http://agent.example", &["run", "-o", "json", "--allow-http", "go"]);
+    command.env("SORTIE_TOKEN", &token).env("http_proxy", proxy.url()).run().fails("not_found");
+    assert!(proxy.heads()[0].contains(&token));
+}
+
+#[test]
+fn what_the_server_says_through_a_proxy_is_not_taken_for_the_proxys() {
+    let said = "HTTP/1.1 403 Forbidden\r\ncontent-length: 38\r\nconnection: close\r\n\r\n\
+                {\"error\":\"no\",\"code\":\"unauthorized\"}  ";
+    for (answer, reason) in [
+        (said, "auth"),
+        ("HTTP/1.1 401 Unauthorized\r\ncontent-length: 0\r\n\r\n", "auth"),
+        ("HTTP/1.1 500 Oh\r\ncontent-length: 0\r\n\r\n", "server"),
+        ("HTTP/1.1 403 Forbidden\r\ncontent-length: 0\r\n\r\n", "connection"),
+        ("HTTP/1.1 407 Who\r\ncontent-length: 0\r\n\r\n", "connection"),
+    ] {
+        let agent = Agent::out_of_bounds();
+        let proxy = Proxy::answering(answer);
+        let arguments = ["run", "-o", "json", "--allow-http", "--retry-timeout", "300ms", "go"];
+        let command = at(&agent, "http://agent.example", &arguments).env("http_proxy", proxy.url());
+        let record = command.run().stderr_has("through the proxy").fails(reason);
+        assert_eq!(record["retryable"], reason == "server", "{answer}");
     }
 }
 
