@@ -163,7 +163,7 @@ impl Sortie {
         // Whoever runs the tests in the background may ignore SIGINT, which would go over to sortie.
         let mut words: Vec<OsString> = ["/usr/bin/env", "--default-signal=HUP,INT,TERM"].map(Into::into).into();
         words.extend(self.wrapper);
-        words.push(env!("CARGO_BIN_EXE_sortie").into());
+        words.push(std::env::var_os("SORTIE_BIN").unwrap_or_else(|| env!("CARGO_BIN_EXE_sortie").into()));
         words.extend(self.arguments);
         let mut command = Command::new(&words[0]);
         command.args(&words[1..]).env_clear().envs(self.environment).current_dir(self.home.path());
