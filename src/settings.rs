@@ -152,7 +152,7 @@ fn server(common: &cli::Common, watch: &Watch) -> Result<(client::Options, Optio
         retry_timeout: common.retry_timeout,
     };
     if let Some(outcome) = given(common.rehearse.as_deref()) {
-        let outcome = rehearsed(outcome)?;
+        let outcome = rehearsed(outcome, watch)?;
         let rehearsal = Rehearsal::start(outcome.clone()).context("start the practice server")?;
         let server = Server::parse(rehearsal.url())?;
         return Ok((options(server, None), Some(rehearsal), Some(outcome)));
@@ -160,7 +160,9 @@ fn server(common: &cli::Common, watch: &Watch) -> Result<(client::Options, Optio
     let server = Server::parse(given(common.server.as_deref()).unwrap_or(DEFAULT_SERVER));
     let mut server = server.context("--server or SORTIE_SERVER")?;
     if let Some(path) = common.cacert.as_deref().filter(|path| !path.as_os_str().is_empty()) {
-        server.trust(path)?;
+        // It may be a FIFO that nobody writes to.
+        let path = path.to_owned();
+        server = watch.run(move || server.trust(&path).map(|()| server))??;
     }
     server.use_proxy()?;
     let token = token(common.token_file.as_deref(), watch)?;
@@ -194,11 +196,13 @@ fn server_flags(common: &cli::Common) -> Vec<String> {
 }
 
 /// One of the five outcomes, or a recording.
-fn rehearsed(outcome: &str) -> Result<Outcome> {
+fn rehearsed(outcome: &str, watch: &Watch) -> Result<Outcome> {
     outcome.parse().or_else(|error: String| {
-        let path = Path::new(outcome);
+        let path = PathBuf::from(outcome);
         ensure!(path.exists(), "--rehearse {outcome}: it is {error}, and no file");
-        let recording = std::fs::read_to_string(path).with_context(|| format!("--rehearse {outcome}"))?;
+        // Likewise.
+        let recording = watch.run(move || std::fs::read_to_string(path))?;
+        let recording = recording.with_context(|| format!("--rehearse {outcome}"))?;
         Ok(Outcome::Recorded(recording))
     })
 }

@@ -320,6 +320,22 @@ fn a_recording_into_a_pipe_that_nobody_reads_does_not_hold_us_for_ever() {
 }
 
 #[test]
+fn a_file_that_nobody_writes_to_does_not_hold_us_for_ever_whatever_it_is_for() {
+    let agent = Agent::out_of_bounds();
+    for flag in
+        ["--cacert", "--rehearse", "--token-file", "--prompt-file", "--system-prompt-file", "--context-file=x"]
+    {
+        let given = format!("{flag}=fifo");
+        let mut command = agent.sortie(["run", "-o", "json", "--timeout", "1s", &given]);
+        if flag != "--prompt-file" {
+            command = command.arg("go");
+        }
+        mknodat(CWD, command.path("fifo"), FileType::Fifo, Mode::RUSR | Mode::WUSR, 0).unwrap();
+        command.run().within(std::time::Duration::from_secs(8)).fails("timeout");
+    }
+}
+
+#[test]
 fn a_recording_that_can_no_longer_be_written_is_an_output_failure() {
     let agent = Agent::start();
     let command = agent.sortie(["run", "-o", "json", "--record", "events.sse", "go"]);
