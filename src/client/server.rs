@@ -45,7 +45,10 @@ impl Server {
     /// # Errors
     /// When that is no proxy that we can use.
     pub fn use_proxy(&mut self) -> anyhow::Result<()> {
-        self.proxy = proxy::choose(&self.target(), |name| std::env::var(name).ok())?;
+        self.proxy = proxy::choose(&self.target(), |name| {
+            // What is no text is no proxy either, and is refused as such.
+            std::env::var_os(name).map(|value| value.to_string_lossy().into_owned())
+        })?;
         Ok(())
     }
 

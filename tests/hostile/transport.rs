@@ -450,6 +450,15 @@ fn a_proxy_that_cannot_be_used_is_refused_without_its_password() {
 }
 
 #[test]
+fn a_proxy_that_is_no_text_is_refused_too() {
+    use std::os::unix::ffi::OsStrExt;
+    let agent = Agent::out_of_bounds();
+    let command = at(&agent, "https://agent.example", &["run", "-o", "json", "--retry-timeout", "300ms", "go"]);
+    let command = command.env("https_proxy", std::ffi::OsStr::from_bytes(b"http://hunter2\xff:1"));
+    command.run().stderr_has("https_proxy").stderr_lacks("hunter2").fails("usage");
+}
+
+#[test]
 fn a_proxy_that_is_not_there_is_told_from_a_server_that_is_not() {
     let agent = Agent::out_of_bounds();
     for proxy in ["http://user:hunter2@127.0.0.1:1", "http://user:hunter2@proxy.invalid:1"] {
