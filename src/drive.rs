@@ -223,7 +223,6 @@ impl<'a> Drive<'a> {
                 step.act
             }
             Ok(Item::Gap(gap)) => self.run.step(Input::Gap(gap)).act,
-            Ok(Item::Unknown) => Act::Continue,
             Err(malformed) => self.run.step(Input::Malformed(&malformed.0)).act,
         };
         self.settle(act)

@@ -37,8 +37,6 @@ pub enum Item<'a> {
     Event(Envelope<'a>),
     /// The asked-for id has left the server's ring; nothing is replayed.
     Gap(Gap),
-    /// Something that a newer server may send; passed over.
-    Unknown,
 }
 
 /// The wrapper that the server puts round each event.
@@ -246,7 +244,7 @@ pub struct Malformed(pub String);
 ///
 /// # Errors
 /// [`Malformed`] for an event of the protocol whose data is not what the protocol says. Frames of other names are never
-/// an error: a newer server may send them.
+/// an error, and at worst an unknown event of no run: a newer server may send them.
 pub fn decode<'a>(frame: &'a Frame<'_>) -> Result<Item<'a>, Malformed> {
     let decoded = place_texts(frame.data.as_bytes()).and_then(|()| {
         if frame.event == "gap_detected" {
@@ -257,7 +255,7 @@ pub fn decode<'a>(frame: &'a Frame<'_>) -> Result<Item<'a>, Malformed> {
     });
     match decoded {
         Ok(item) => Ok(item),
-        Err(_) if !NAMES.contains(&frame.event) => Ok(Item::Unknown),
+        Err(_) if !NAMES.contains(&frame.event) => Ok(Item::Event(Envelope { run_id: None, event: Event::Unknown })),
         Err(error) => Err(Malformed(format!("the {} event: {error}", frame.event))),
     }
 }

@@ -223,3 +223,39 @@ fn a_server_that_ends_every_stream_at_once_is_not_hammered() {
     let opened = agent.streams_opened();
     assert!((3..15).contains(&opened), "{opened} streams in 2 s: {}", output.stderr);
 }
+
+#[test]
+fn an_event_of_no_known_shape_is_no_hole() {
+    let agent = Agent::start();
+    let running = agent.sortie(["run", "go"]).spawn();
+    let run = agent.next_run();
+    run.text("Before, ");
+    for data in ["{}", "[1, 2]", "no JSON", "\"a text\""] {
+        run.raw(|id| format!("id: {id}\nevent: hologram_shown\ndata: {data}\n\n").into_bytes());
+    }
+    run.text("and after.");
+    run.complete();
+    running.wait().code(0).stdout("Before, and after.\n").stderr_lacks("reconnecting");
+}
+
+#[test]
+fn half_an_event_is_no_silence() {
+    let agent = Agent::start();
+    let running = agent.sortie(["run", "--heartbeat", "1s", "go"]).spawn();
+    let run = agent.next_run();
+    agent.wait_for_streams(1);
+    run.propose([call("a", "create")]);
+    let event = |id: u64| {
+        let (session, run) = (run.session, run.id);
+        let envelope = json!({ "id": id, "session_id": session, "run_id": run, "event": { "HologramShown": {} } });
+        format!("id: {id}\nevent: hologram_shown\ndata: {envelope}\n\n").into_bytes()
+    };
+    run.raw(|id| event(id)[..20].to_vec());
+    // Longer than the quiet that a decision takes. The rest might say that the call has begun.
+    running.wait_for_stderr("the run goes on");
+    assert!(agent.requests(Route::Decide).is_empty());
+    run.raw(|id| [&event(id - 1)[20..], &event(id)].concat());
+    run.wait_for_decisions(1);
+    run.complete();
+    running.wait().code(0);
+}

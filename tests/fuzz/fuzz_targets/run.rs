@@ -69,7 +69,6 @@ fn follow(mut stream: &[u8]) {
                 run.get_or_insert_with(new).step(Input::Event(id, &envelope)).act
             }
             Ok(Item::Gap(gap)) => run.as_mut().map_or(Act::Continue, |run| run.step(Input::Gap(gap)).act),
-            Ok(Item::Unknown) => Act::Continue,
             Err(malformed) => {
                 run.as_mut().map_or(Act::Continue, |run| run.step(Input::Malformed(&malformed.0)).act)
             }
