@@ -340,11 +340,14 @@ mod tests {
 
     #[test]
     fn after_a_look_away_it_takes_quiet_to_send_even_where_every_call_is_asked_about() {
-        let mut batch = proposed(Asks::Every, &["a"]);
+        let mut batch = proposed(Asks::Every, &["a", "b"]);
         batch.judged("a", Verdict::Accept);
         batch.look_away();
+        assert_eq!(batch.next(Duration::ZERO), Next::Judge(call("b")), "judging goes on");
+        batch.judged("b", Verdict::Accept);
         assert_eq!(batch.next(Duration::ZERO), Next::Wait);
-        assert_eq!(batch.next(SETTLED), Next::Send { decisions: vec![(call("a"), Verdict::Accept)], again: false });
+        let decisions = vec![(call("a"), Verdict::Accept), (call("b"), Verdict::Accept)];
+        assert_eq!(batch.next(SETTLED), Next::Send { decisions, again: false });
         assert_ne!(batch.next(Duration::ZERO), Next::Wait, "and then no more");
     }
 
