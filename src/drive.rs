@@ -206,6 +206,7 @@ impl<'a> Drive<'a> {
     }
 
     fn frame(&mut self, frame: &Frame<'_>) -> Result<Flow, Failure> {
+        self.run.transcript.make_room(frame.data.len());
         let act = match event::decode(frame) {
             Ok(Item::Event(envelope)) => {
                 // Not asked of the clock for each event of many; a policy program may have moved it on since.

@@ -299,6 +299,8 @@ const NO_TEXTS: [&str; 18] = [
     "session",
     "run_status",
 ];
+/// What may be long, and need not be unescaped to be passed over.
+const TEXTS: [&str; 7] = ["arguments", "delta", "text", "result", "message", "reason", "error"];
 /// Deeper than this the protocol has nothing that is read.
 const DEEPEST: u8 = 8;
 
@@ -313,7 +315,7 @@ impl<'de> DeserializeSeed<'de> for Place<'_> {
     type Value = ();
 
     fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
-        if self.depth > DEEPEST {
+        if self.depth > DEEPEST || TEXTS.contains(&self.key) {
             return IgnoredAny::deserialize(deserializer).map(drop);
         }
         deserializer.deserialize_any(self)

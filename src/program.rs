@@ -8,7 +8,7 @@ use crate::outcome::{Exit, Failure};
 use crate::watchdog::Watch;
 use rustix::process::{Pid, Signal, kill_process_group};
 use serde::Serialize;
-use std::io::{Read, Write};
+use std::io::{self, BufWriter, Read, Write};
 use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::mpsc;
@@ -46,10 +46,6 @@ pub fn ask(
         console.error(&format!("--approve-with: the program {why} for the call {call}: it pauses"));
         Ok(Verdict::Pause)
     };
-    let question = match serde_json::to_vec(question) {
-        Ok(question) => question,
-        Err(error) => return pause(&format!("cannot be asked ({error})")),
-    };
     let spawned = Command::new("/bin/sh")
         .args(["-c", command])
         .env_remove("SORTIE_TOKEN")
@@ -62,9 +58,15 @@ pub fn ask(
         Ok(child) => child,
         Err(error) => return pause(&format!("cannot be started ({error})")),
     };
-    if let Some(mut stdin) = child.stdin.take() {
-        // It need not read it.
-        thread::spawn(move || stdin.write_all(&question));
+    if let Some(stdin) = child.stdin.take() {
+        let (session_id, run_id) = (question.session_id.to_owned(), question.run_id.to_owned());
+        let tool_call = question.tool_call.clone();
+        // It need not read it. In pieces: it may be large.
+        thread::spawn(move || {
+            let question = Question { session_id: &session_id, run_id: &run_id, tool_call: &tool_call };
+            let mut stdin = BufWriter::new(stdin);
+            serde_json::to_writer(&mut stdin, &question).map_err(io::Error::from).and_then(|()| stdin.flush())
+        });
     }
     let (sender, said) = mpsc::sync_channel(MAX_PIECES);
     if let Some(mut stdout) = child.stdout.take() {

@@ -17,6 +17,8 @@ pub enum Keep {
 /// As much text as is kept, in bytes. Of a run that says more only the last turn's is kept on, and a turn that says more
 /// is no model's.
 pub const MAX_TEXT: usize = MAX_EVENT;
+/// What is kept and the copies of an event take no more together, in bytes.
+const ROOM: usize = 28 * 1024 * 1024;
 /// What a turn takes beside its text, in bytes, about.
 const TURN: usize = 64;
 
@@ -112,8 +114,41 @@ impl Transcript {
         }
     }
 
+    /// Makes room for an event, of which there are three copies for a moment when it must be unescaped.
+    pub fn make_room(&mut self, event: usize) {
+        let needed = self.held.as_ref().map_or(0, |held| held.size.min(MAX_HELD)) + 3 * event;
+        if self.size > 0 && self.size + needed > ROOM {
+            self.cut();
+        }
+        if self.size > 0 && self.size + needed > ROOM {
+            // One turn said all that: too long, too.
+            self.turns.clear();
+            self.size = if self.keep == Keep::Nothing { 0 } else { MAX_TEXT + 1 };
+        }
+    }
+
+    /// Keeps only the text of the turn that goes on.
+    fn cut(&mut self) {
+        self.is_cut |= self.keep == Keep::Everything;
+        if self.keep == Keep::Everything {
+            self.keep = Keep::LastTurn;
+        }
+        if self.turn_is_empty {
+            self.turns.clear();
+        }
+        self.trim();
+    }
+
     /// Keeps what was said.
     fn keep(&mut self, text: &str) {
+        if self.keep == Keep::Everything && self.size + text.len() + TURN > MAX_TEXT {
+            self.cut();
+        }
+        if self.size + text.len() > MAX_TEXT {
+            // Too long: this is the end.
+            self.size += text.len();
+            return;
+        }
         match self.turns.last_mut().filter(|_| !self.turn_is_empty) {
             Some(turn) => {
                 // It doubles, but not beyond what may be kept.
@@ -128,9 +163,6 @@ impl Transcript {
                 self.turns.push(text.to_owned());
                 self.size += text.len() + TURN;
             }
-        }
-        if self.size > MAX_TEXT && self.keep == Keep::Everything {
-            self.trim();
         }
     }
 

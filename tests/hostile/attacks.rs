@@ -295,6 +295,25 @@ fn an_honest_run_that_says_more_than_is_kept_does_not_fail() {
 }
 
 #[test]
+fn one_large_event_after_another_is_kept_in_little_memory() {
+    let plain = format!(r#""delta":"{}""#, "x".repeat(8 * MIB - ENVELOPE));
+    let second = format!(r#""delta":"{}""#, escaped());
+    for (name, variant, members, reason) in [
+        ("turn_started", "TurnStarted", r#""turn":2"#.to_owned(), None),
+        ("usage_report", "UsageReport", r#""usage":{}"#.to_owned(), Some("protocol")),
+    ] {
+        let (plain, second) = (plain.clone(), second.clone());
+        let trial = Trial::interrupted_by(move |stream, run| {
+            stream.chunk(event(3, run, "text_delta", "TextDelta", &plain).as_bytes());
+            stream.chunk(event(4, run, name, variant, &members).as_bytes());
+            stream.chunk(event(5, run, "text_delta", "TextDelta", &second).as_bytes());
+        });
+        let output = is_small(&trial, trial.sortie(["run", "-o", "json", "--result-file", "record", "go"]).run());
+        assert_eq!(output.record()["reason"].as_str(), reason);
+    }
+}
+
+#[test]
 fn lost_text_is_made_whole_in_little_memory() {
     // All that may be kept has been, when events are lost and the messages say as much again.
     let trial = Trial::new(|exchange, run| {
