@@ -263,7 +263,7 @@ fn a_run_of_very_many_turns_keeps_the_last_ones_text_and_completes() {
         }
         let mut stream = exchange.stream();
         stream.chunk(crate::trial::begun(run).as_bytes());
-        let id = many_turns(&mut stream, run, 200_000);
+        let id = many_turns(&mut stream, run, 140_000);
         stream.chunk(completed(id + 1, run).as_bytes());
         stream.wait_for_close();
         None
