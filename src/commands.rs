@@ -90,6 +90,9 @@ fn start_log(verbose: u8, console: &Console) {
 fn prepare(cli: &Cli, watch: &Watch, console: &Console, output: &mut Output) -> Result<Record, Failure> {
     if let Some(follow) = cli.command.follow() {
         watch.arm(follow.timeout, "--timeout");
+        if follow.record.is_some() && follow.record == follow.result_file {
+            return Err(Failure::new(Reason::Usage, "--record and --result-file name the same file"));
+        }
         if let Some(path) = &follow.result_file {
             output.set_result_file(path).map_err(|error| Failure::usage(&error))?;
         }

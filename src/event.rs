@@ -255,7 +255,9 @@ pub fn decode<'a>(frame: &'a Frame<'_>) -> Result<Item<'a>, Malformed> {
     });
     match decoded {
         Ok(item) => Ok(item),
-        Err(_) if !NAMES.contains(&frame.event) => Ok(Item::Event(Envelope { run_id: None, event: Event::Unknown })),
+        Err(_) if !NAMES.contains(&frame.event) => {
+            Ok(Item::Event(Envelope { run_id: None, event: Event::Unknown }))
+        }
         Err(error) => Err(Malformed(format!("the {} event: {error}", frame.event))),
     }
 }

@@ -421,3 +421,36 @@ fn the_batchs_table() {
 }
 
 mod model;
+
+#[test]
+fn the_past_is_peeked_at_until_it_is_told() {
+    for (start, peeks) in
+        [(Start::Peek, true), (Start::Waiting, false), (Start::Fresh, false), (Start::Over, false)]
+    {
+        let mut run = run(start);
+        assert_eq!(run.is_peeking(), peeks, "{start:?}");
+        tick(&mut run, 250, 0);
+        assert!(!run.is_peeking(), "{start:?}: it has been quiet");
+    }
+}
+
+#[test]
+fn the_record_has_what_was_learnt() {
+    let mut run = run(Start::Fresh);
+    let mut record = Record::new(End::Completed);
+    self::run(Start::Fresh).fill(&mut record);
+    assert_eq!(
+        (record.run_id.as_deref(), record.last_event_id, record.text),
+        (Some(RUN), None, None),
+        "nothing yet"
+    );
+    feed(&mut run, 1, &ours(STARTED));
+    feed(&mut run, 2, &ours(&turn(1)));
+    feed(&mut run, 3, &ours(&delta("Hi")));
+    feed(&mut run, 4, &ours(COMPLETED));
+    let mut record = Record::new(End::Completed);
+    run.fill(&mut record);
+    assert_eq!((record.last_event_id, record.turns), (Some(4), 2));
+    assert_eq!((record.text.as_deref(), record.agent_message.as_deref()), (Some("Hi"), Some("Hi")));
+    assert_eq!(record.stop_reason.as_deref(), Some("completed"));
+}
