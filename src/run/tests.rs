@@ -85,6 +85,8 @@ fn events_move_the_cursor_once_and_only_our_run_is_shown() {
         (12, ours(&delta("hole")), 10, Reconnects),
         (12, ours(&delta("hole")), 12, Holds),
         (1 << 40, ours(&delta("absurd")), 12, Holds),
+        (12 + (1 << 32), ours(&delta("absurd")), 12, Holds),
+        (11 + (1 << 32), ours(&delta("far away")), 12, Reconnects),
         (13, ours(COMPLETED), 13, Ends),
     ];
     let mut run = run(Start::Fresh);
