@@ -1007,3 +1007,17 @@ fn a_mistaken_guess_that_kills_the_run_is_found_as_lost() {
     agent.forgive("trap 2");
     assert_eq!(run.decisions()[..1], accepted(&["a"]));
 }
+
+#[test]
+fn nothing_is_decided_where_the_server_approves_all() {
+    let agent = Agent::with_policy(Policy::All);
+    let running = agent.sortie(["run", "--heartbeat", "1s", "go"]).spawn();
+    let run = agent.next_run();
+    // Between the two calls the server is deaf for longer than the quiet that a decision takes.
+    run.propose([call("a", "view").with_slow_checkpoint(), call("b", "create")]);
+    running.wait_for_stderr("the run goes on");
+    assert!(agent.requests(Route::Decide).is_empty());
+    run.write_checkpoint("a");
+    run.complete();
+    running.wait().code(0);
+}
