@@ -456,3 +456,26 @@ fn the_record_has_what_was_learnt() {
     assert_eq!((record.text.as_deref(), record.agent_message.as_deref()), (Some("Hi"), Some("Hi")));
     assert_eq!(record.stop_reason.as_deref(), Some("completed"));
 }
+
+#[test]
+fn what_shows_that_a_call_does_not_wait_keeps_it_from_being_decided() {
+    let proposal = ours(r#"{"ToolCallsProposed":{"tool_calls":[{"id":"a","name":"p__t"}]}}"#);
+    let tool = r#"{"tool_call_id":"a","tool_name":"p__t"}"#;
+    for (event, waits) in [
+        (r#"{"WaitingForToolApproval":{"pending_tool_call_ids":["a"]}}"#.to_owned(), true),
+        (r#"{"TurnCompleted":{"turn":1,"finish_reason":"cancelled"}}"#.to_owned(), false),
+        (turn(2), false),
+        (format!(r#"{{"ToolExecutionStarted":{tool}}}"#), false),
+        // Its start may have left the server's ring.
+        (format!(r#"{{"ToolExecutionProgress":{tool}}}"#), false),
+        (format!(r#"{{"ToolExecutionCompleted":{tool}}}"#), false),
+        (format!(r#"{{"ToolRejected":{tool}}}"#), false),
+    ] {
+        let mut run = run(Start::Fresh);
+        feed(&mut run, 1, &ours(STARTED));
+        feed(&mut run, 2, &ours(&turn(1)));
+        feed(&mut run, 3, &proposal);
+        feed(&mut run, 4, &ours(&event));
+        assert_eq!(matches!(tick(&mut run, 250, 0), Act::Judge(_)), waits, "{event}");
+    }
+}
