@@ -479,3 +479,24 @@ fn what_shows_that_a_call_does_not_wait_keeps_it_from_being_decided() {
         assert_eq!(matches!(tick(&mut run, 250, 0), Act::Judge(_)), waits, "{event}");
     }
 }
+
+#[test]
+fn usage_and_calls_are_counted_as_they_are_reported() {
+    let mut run = Run::new(Options { fail_on_tool_error: true, ..Options::of(RUN.into(), Asks::Some) });
+    let usage = r#"{"UsageReport":{"usage":{"prompt_tokens":1,"completion_tokens":2,"total_tokens":3}}}"#;
+    let proposal = r#"{"ToolCallsProposed":{"tool_calls":[{"id":"a","name":"t"},{"id":"b","name":"t"},{"id":"c","name":"t"}]}}"#;
+    let started = r#"{"ToolExecutionStarted":{"tool_call_id":"a"}}"#;
+    let failed = r#"{"ToolExecutionCompleted":{"tool_call_id":"a","result":"no","is_error":true}}"#;
+    // Without having begun: it was answered in its place (trap 9).
+    let answered = |id: &str| format!(r#"{{"ToolExecutionCompleted":{{"tool_call_id":"{id}","result":"no"}}}}"#);
+    let events = [STARTED, usage, proposal, started, failed, &answered("b"), &answered("c"), usage];
+    for (event, id) in events.into_iter().zip(1..) {
+        feed(&mut run, id, &ours(event));
+    }
+    assert_eq!(run.usage, Some(Usage { prompt_tokens: 2, completion_tokens: 4, total_tokens: 6 }));
+    assert_eq!(run.tool_calls, ToolCounts { proposed: 3, accepted: 1, rejected: 2, failed: 1 });
+    let Act::End(End::Failed(failure)) = feed(&mut run, 9, &ours(COMPLETED)).2 else {
+        panic!("a tool call failed")
+    };
+    assert!(failure.message.contains("1 tool call failed"), "{failure}");
+}

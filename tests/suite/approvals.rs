@@ -1021,3 +1021,14 @@ fn nothing_is_decided_where_the_server_approves_all() {
     run.complete();
     running.wait().code(0);
 }
+
+#[test]
+fn what_was_decided_is_said() {
+    let agent = Agent::start();
+    let running = agent.sortie(["run", "--deny-tool", "remove", "go"]).spawn();
+    let run = agent.next_run();
+    run.propose([call("a", "create"), call("b", "remove")]);
+    run.complete();
+    let output = running.wait().code(0);
+    output.stderr_has("sortie: accept stakpak__create (a)\n").stderr_has("sortie: reject stakpak__remove (b)\n");
+}
