@@ -547,6 +547,73 @@ mod tests {
         }
     }
 
+    const MIB: usize = 1024 * 1024;
+
+    /// A turn of `first` MiB, then one that goes on, of `second`.
+    fn two_turns(keep: Keep, first: usize, second: usize) -> Transcript {
+        let mut text = Transcript::new(keep);
+        for (letter, size) in [("a", first), ("b", second)] {
+            text.turn();
+            text.delta(&letter.repeat(size * MIB));
+        }
+        text
+    }
+
+    #[test]
+    fn the_bounds_are_the_documented_ones() {
+        assert_eq!([MAX_TEXT, MAX_HELD, ROOM], [8 * MIB, 8 * MIB, 28 * MIB]);
+    }
+
+    #[test]
+    fn room_for_a_large_event_is_made_of_the_turns_that_are_over() {
+        for (first, second) in [(5, 1), (0, 5)] {
+            let mut text = two_turns(Keep::Everything, first, second);
+            let fits = (ROOM - text.size) / 3;
+            text.make_room(fits);
+            assert!(!text.is_cut() && text.size > (first + second) * MIB, "it fits");
+            let mut over = text.clone();
+            over.turn();
+            text.make_room(fits + 1);
+            assert_eq!((text.is_cut(), text.clone().into_all()), (true, None));
+            let goes_on = text.last_turn().map(str::len);
+            assert_eq!(goes_on == Some(second * MIB), first > 0, "{goes_on:?}");
+            assert_eq!(text.is_too_long(), first == 0, "what goes on alone is too much");
+            over.make_room(fits + 1);
+            assert_eq!(over.last_turn(), Some(""), "all of it is over");
+            assert!(over.is_cut() && over.size == 0 && !over.is_too_long());
+        }
+    }
+
+    #[test]
+    fn what_is_held_takes_room_too_and_what_is_not_kept_takes_none() {
+        let mut text = two_turns(Keep::Everything, 0, 4);
+        text.hold();
+        text.turn();
+        assert_eq!(text.complete(&"c".repeat(5 * MIB)), Some(""));
+        let fits = (ROOM - text.size - 5 * MIB - TURN) / 3;
+        text.make_room(fits);
+        assert!(!text.is_cut());
+        text.make_room(fits + 1);
+        assert!(text.is_cut());
+        for keep in [Keep::Nothing, Keep::LastTurn] {
+            let mut text = two_turns(keep, 5, 1);
+            text.make_room(MAX_EVENT);
+            assert!(!text.is_cut() && !text.is_too_long(), "{keep:?}");
+            assert_eq!(text.last_turn().map(str::len), (keep != Keep::Nothing).then_some(MIB));
+        }
+    }
+
+    #[test]
+    fn text_from_the_messages_is_kept_as_far_as_all_is() {
+        for (size, all) in [(MAX_TEXT - 1 - 2 * TURN, true), (MAX_TEXT - 2 * TURN, false)] {
+            let mut text = Transcript::new(Keep::Everything);
+            text.hold();
+            text.heal(vec!["a".repeat(size), "b".to_owned()]);
+            assert_eq!((text.is_cut(), text.last_turn()), (!all, Some("b")), "{size}");
+            assert_eq!(text.into_all().map(|all| all.len()), all.then_some(size + 2));
+        }
+    }
+
     #[test]
     fn text_without_end_is_not_held() {
         let mut text = Transcript::new(Keep::Nothing);
