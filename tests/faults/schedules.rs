@@ -280,6 +280,28 @@ fn after_a_gap_a_call_that_the_server_ran_by_itself_is_not_decided() {
     assert_eq!(decided, [("b".to_owned(), Effect::Applied)]);
 }
 
+#[test]
+fn lost_text_is_waited_for_until_the_messages_are_written_down() {
+    let agent = Agent::with(Options { events_kept: 2, ..Options::default() });
+    agent.lag();
+    let running = agent.sortie(["run", "go"]).spawn();
+    let run = agent.next_run();
+    agent.wait_for_streams(1);
+    run.text("I look.");
+    running.wait_for_stdout("I look.");
+    let gate = agent.next(Route::Events).hold();
+    agent.drop_streams(Ending::Cut);
+    gate.wait_until_reached();
+    run.propose([call("a", "view")]);
+    run.text("Found it.");
+    run.complete();
+    gate.open();
+    // Asked after each of two reconnects, and then until the run's end is written down (protocol trap 8).
+    agent.wait_for(Route::Session, 4);
+    agent.catch_up();
+    running.wait().code(0).stdout("I look.\nFound it.\n").stderr_lacks("may be missing");
+}
+
 // Text that was heard stays in the record, though the messages do not have it (yet).
 
 /// A run that has said one thing before a gap and another after it, both heard.
@@ -304,7 +326,7 @@ fn what_was_heard_before_a_gap_and_a_restart_stays_in_the_record() {
     let running = agent.sortie(["run", "--result-file", "result.json", "go"]).spawn();
     gapped(&agent, &running);
     agent.restart();
-    let output = running.wait().code(1).stdout("I look.\n");
+    let output = running.wait().code(1).stdout("I look.\n").stderr_has("may be missing");
     let record = result_file(&output.home().join("result.json"), 1);
     assert_eq!(record["reason"], "lost");
     assert_eq!(record["text"], "I look.", "{}", output.stderr);
