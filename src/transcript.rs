@@ -585,6 +585,29 @@ mod tests {
     }
 
     #[test]
+    fn exactly_enough_room_is_enough() {
+        const EVENT: usize = 8_000_000;
+        let mut text = Transcript::new(Keep::Everything);
+        text.turn();
+        text.delta(&"a".repeat(ROOM - 3 * EVENT - TURN));
+        text.make_room(EVENT);
+        assert!(!text.is_cut());
+        let mut text = Transcript::new(Keep::Everything);
+        for said in ["a".to_owned(), "b".repeat(ROOM - 3 * EVENT - TURN)] {
+            text.turn();
+            text.delta(&said);
+        }
+        text.make_room(EVENT);
+        assert!(text.is_cut() && !text.is_too_long(), "after the first turn has gone");
+        // Where nothing is kept, nothing can go.
+        let mut text = Transcript::new(Keep::Everything);
+        text.hold();
+        text.complete(&"c".repeat(5 * MIB));
+        text.make_room(MAX_EVENT);
+        assert!(!text.is_cut() && !text.is_too_long());
+    }
+
+    #[test]
     fn what_is_held_takes_room_too_and_what_is_not_kept_takes_none() {
         let mut text = two_turns(Keep::Everything, 0, 4);
         text.hold();
