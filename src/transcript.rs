@@ -585,6 +585,29 @@ mod tests {
     }
 
     #[test]
+    fn text_is_kept_up_to_its_bound_and_a_turn_beyond_it_is_too_long() {
+        for keep in [Keep::Everything, Keep::LastTurn] {
+            let mut text = Transcript::new(keep);
+            text.turn();
+            text.delta("a");
+            text.delta(&"b".repeat(MAX_TEXT - 1 - 2 * TURN));
+            assert!(!text.is_cut() && !text.is_too_long(), "{keep:?}: all of it fits");
+            text.delta(&"c".repeat(TURN));
+            assert_eq!(text.last_turn().map(str::len), Some(MAX_TEXT - TURN), "{keep:?}: so does the last byte");
+            assert!(!text.is_too_long());
+            text.delta("d");
+            assert_eq!(text.last_turn().map(str::len), Some(MAX_TEXT - TURN), "{keep:?}: no more is kept");
+            assert!(text.is_too_long(), "{keep:?}");
+            let mut text = Transcript::new(keep);
+            text.delta(&"e".repeat(MAX_TEXT + 1));
+            assert!(text.is_too_long(), "{keep:?}: at once");
+        }
+        let mut text = Transcript::new(Keep::Everything);
+        text.delta(&"a".repeat(MAX_TEXT - TURN));
+        assert!(!text.is_cut(), "just as much as is kept");
+    }
+
+    #[test]
     fn exactly_enough_room_is_enough() {
         const EVENT: usize = 8_000_000;
         let mut text = Transcript::new(Keep::Everything);

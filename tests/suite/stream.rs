@@ -259,3 +259,16 @@ fn half_an_event_is_no_silence() {
     run.complete();
     running.wait().code(0);
 }
+
+#[test]
+fn a_session_that_is_gone_has_lost_the_run_and_one_whose_state_cannot_be_had_has_not() {
+    for (status, code, reason) in [(404, "not_found", "lost"), (500, "out_of_order", "server")] {
+        let agent = Agent::start();
+        let running = agent.sortie(["run", "-o", "json", "--retry-timeout", "1s", "go"]).spawn();
+        agent.next_run().propose([call("a", "view").held()]);
+        agent.wait_for_streams(1);
+        agent.every(Route::Session).fail(status, code);
+        agent.drop_streams(Ending::Cut);
+        running.wait().fails(reason);
+    }
+}
