@@ -151,11 +151,7 @@ impl Transcript {
         }
         match self.turns.last_mut().filter(|_| !self.turn_is_empty) {
             Some(turn) => {
-                // It doubles, but not beyond what may be kept.
-                if turn.len() + text.len() > turn.capacity() {
-                    let most = MAX_TEXT.max(turn.len() + text.len());
-                    turn.reserve_exact((2 * turn.len()).clamp(turn.len() + text.len(), most) - turn.len());
-                }
+                grow(turn, text.len());
                 turn.push_str(text);
                 self.size += text.len();
             }
@@ -297,6 +293,14 @@ impl Transcript {
     /// The same, for a look on the way.
     pub fn all(&self) -> Option<String> {
         self.clone().into_all()
+    }
+}
+
+/// Makes room for so many bytes more: twice as much as there is, but not beyond what may be kept.
+fn grow(turn: &mut String, more: usize) {
+    let needed = turn.len() + more;
+    if needed > turn.capacity() {
+        turn.reserve_exact((2 * turn.len()).clamp(needed, MAX_TEXT.max(needed)) - turn.len());
     }
 }
 
