@@ -272,3 +272,13 @@ fn a_session_that_is_gone_has_lost_the_run_and_one_whose_state_cannot_be_had_has
         running.wait().fails(reason);
     }
 }
+
+#[test]
+fn a_gap_that_is_none_does_not_mislead_who_looks_for_the_last_run() {
+    let agent = Agent::start();
+    let old = agent.begin_run(agent.session());
+    old.text("Done.");
+    old.complete();
+    old.raw(|_| b"event: gap_detected\ndata: {\"oldest_available_id\":0}\n\n".to_vec());
+    agent.sortie(["attach", &old.session.to_string()]).run().code(0).stdout("Done.\n");
+}
