@@ -1,6 +1,6 @@
 //! The event stream: nothing missed, nothing heard twice, whatever its bytes look like.
 
-use crate::support::agent::{Agent, Fault, Route, call};
+use crate::support::agent::{Agent, Fault, Options, Route, call};
 use crate::support::fixture;
 use crate::support::http::Ending;
 use crate::support::wire::{Wire, answer};
@@ -280,5 +280,30 @@ fn a_gap_that_is_none_does_not_mislead_who_looks_for_the_last_run() {
     old.text("Done.");
     old.complete();
     old.raw(|_| b"event: gap_detected\ndata: {\"oldest_available_id\":0}\n\n".to_vec());
+    agent.sortie(["attach", &old.session.to_string()]).run().code(0).stdout("Done.\n");
+    // Nor is the one before the first event a gap.
+    let wire = Wire::serve(|exchange| {
+        if exchange.is("GET", "/events") {
+            let head = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\n\r\n".as_slice();
+            let gap = b"event: gap_detected\ndata: {\"oldest_available_id\":1}\n\n";
+            let mut connection = exchange.connection;
+            connection.write(&[head, gap].concat());
+            connection.wait_for_close();
+        } else if exchange.is("GET", "/messages") {
+            exchange.json(200, &json!({ "messages": [], "total": 0 }));
+        } else {
+            exchange.json(200, &json!({ "session": { "run_status": { "state": "idle" } } }));
+        }
+    });
+    let session = Uuid::new_v4().to_string();
+    wire.sortie(["attach", "-o", "json", "--timeout", "20s", &session]).run().fails("not_found");
+}
+
+#[test]
+fn of_a_run_only_whose_last_event_is_left_it_is_still_known_how_it_ended() {
+    let agent = Agent::with(Options { events_kept: 1, ..Options::default() });
+    let old = agent.begin_run(agent.session());
+    old.text("Done.");
+    old.complete();
     agent.sortie(["attach", &old.session.to_string()]).run().code(0).stdout("Done.\n");
 }
