@@ -454,6 +454,16 @@ mod tests {
     }
 
     #[test]
+    fn where_the_messages_have_just_what_is_out_nothing_is_missing() {
+        let mut text = Transcript::new(Keep::Everything);
+        text.turn();
+        text.delta("one");
+        text.turn();
+        text.hold();
+        assert_eq!(text.heal(strings(&["one"])), Healed { continues: false, pieces: Vec::new(), complete: true });
+    }
+
+    #[test]
     fn a_turn_that_says_the_same_as_the_one_before_is_not_taken_for_it() {
         let mut text = Transcript::new(Keep::Everything);
         text.turn();

@@ -155,3 +155,37 @@ fn ids_names_and_lists_have_a_most() {
     let error = proposal(MAX_LIST + 1).unwrap_err().to_string();
     assert!(error.contains("invalid length 1025, expected a list of at most 1024"), "{error}");
 }
+
+#[test]
+fn a_long_text_has_its_place() {
+    let nested = |open: &str, times: usize, close: &str| {
+        format!("{}{}{}", open.repeat(times), r#"{"turn":"LONG"}"#, close.repeat(times))
+    };
+    let rows = [
+        (r#""LONG""#.to_owned(), false),
+        (r#"{"event":"LONG"}"#.to_owned(), false),
+        (r#"{"event":{"TextDelta":"LONG"}}"#.to_owned(), false),
+        (r#"{"event":{"TextDelta":{"delta":"LONG"}}}"#.to_owned(), true),
+        (r#"{"event":{"TurnStarted":{"turn":"LONG"}}}"#.to_owned(), false),
+        (r#"{"event":{"ToolCallsProposed":{"tool_calls":"LONG"}}}"#.to_owned(), false),
+        (r#"{"event":{"ToolCallsProposed":{"tool_calls":["LONG"]}}}"#.to_owned(), false),
+        (r#"{"event":{"ToolCallsProposed":{"tool_calls":[{"arguments":{"turn":"LONG"}}]}}}"#.to_owned(), true),
+        (r#"{"messages":["LONG"]}"#.to_owned(), false),
+        (r#"{"messages":[{"content":["LONG"]}]}"#.to_owned(), false),
+        (r#"{"messages":[{"content":"LONG"}]}"#.to_owned(), true),
+        (r#"{"new":["LONG",{"newer":"LONG"}]}"#.to_owned(), true),
+        (r#"{"new":[1,-1,1.5,true,null],"turn":"LONG"}"#.to_owned(), false),
+        // Deeper than this nothing is read.
+        (nested(r#"{"new":"#, 7, "}"), false),
+        (nested(r#"{"new":"#, 8, "}"), true),
+        (nested(r#"{"new":["#, 3, "]}"), false),
+        (nested(r#"{"new":["#, 4, "]}"), true),
+        // What is no JSON at all is told as that.
+        (r#"{"event":"LONG"#.to_owned(), true),
+    ];
+    for (json, fine) in rows {
+        let long = |length| json.replace("LONG", &"x".repeat(length));
+        assert_eq!(place_texts(long(LONG + 1).as_bytes()).is_ok(), fine, "{json}");
+        assert!(place_texts(long(LONG).as_bytes()).is_ok(), "{json}: just not too long");
+    }
+}
