@@ -303,8 +303,12 @@ impl Bench {
         if ours.exit != 0 {
             return Err(format!("a trivial run: exit {}", ours.exit).into());
         }
-        let measured = format!("{:.1} ms, curl {:.1} ms", ours.wall / 1e3, curl.wall / 1e3);
-        self.bar("a trivial run takes no longer than a request of curl's", measured, ours.wall <= curl.wall);
+        // On a busy machine the clock measures who has to wait: CI holds what was worked.
+        let (what, ours, curl) = match self.options.quick {
+            true => ("a trivial run takes no more CPU than a request of curl's", ours.cpu, curl.cpu),
+            false => ("a trivial run takes no longer than a request of curl's", ours.wall, curl.wall),
+        };
+        self.bar(what, format!("{:.1} ms, curl {:.1} ms", ours / 1e3, curl / 1e3), ours <= curl);
         Ok(())
     }
 
