@@ -464,6 +464,16 @@ mod tests {
     }
 
     #[test]
+    fn a_turn_that_ends_its_line_needs_no_newline_more() {
+        let mut text = Transcript::new(Keep::Everything);
+        for said in ["one\n", "two", "three"] {
+            text.turn();
+            text.delta(said);
+        }
+        assert_eq!(text.into_all().as_deref(), Some("one\ntwo\nthree"));
+    }
+
+    #[test]
     fn a_turn_that_says_the_same_as_the_one_before_is_not_taken_for_it() {
         let mut text = Transcript::new(Keep::Everything);
         text.turn();
