@@ -1,7 +1,7 @@
 //! The stream breaks, loses, doubles and swaps events, the server forgets, is started again or fails without a word:
 //! every word of the agent comes out once, and what nobody can know is said.
 
-use crate::support::agent::{Agent, Effect, Fault, Options, Policy, Route, RunHandle, TOKEN, call};
+use crate::support::agent::{Agent, Effect, Fault, Gate, Options, Policy, Route, RunHandle, TOKEN, call};
 use crate::support::http::Ending;
 use crate::support::process::{Running, result_file};
 use crate::support::story;
@@ -179,6 +179,14 @@ const STEPS: [(fn(&RunHandle), &str); 7] = [
     (|run| run.propose([call("b", "view")]), "I look.\nFound it."),
 ];
 
+/// Breaks the stream; until the gate is opened, the client hears nothing.
+fn stop_listening(agent: &Agent) -> Gate {
+    let gate = agent.next(Route::Events).hold();
+    agent.drop_streams(Ending::Cut);
+    gate.wait_until_reached();
+    gate
+}
+
 /// Lets it hear so many steps, and the rest happen while nobody listens.
 fn overtake(agent: &Agent, running: &Running, run: &RunHandle, heard: usize, rest: impl FnOnce()) {
     agent.wait_for_streams(1);
@@ -188,9 +196,7 @@ fn overtake(agent: &Agent, running: &Running, run: &RunHandle, heard: usize, res
     if !STEPS[heard].1.is_empty() {
         running.wait_for_stdout(STEPS[heard].1);
     }
-    let gate = agent.next(Route::Events).hold();
-    agent.drop_streams(Ending::Cut);
-    gate.wait_until_reached();
+    let gate = stop_listening(agent);
     for (step, _) in &STEPS[heard + 1..] {
         step(run);
     }
@@ -239,9 +245,7 @@ fn a_call_whose_proposal_has_left_the_ring_is_decided_all_the_same() {
         agent.wait_for_streams(1);
         run.text("I write.");
         running.wait_for_stdout("I write.");
-        let gate = agent.next(Route::Events).hold();
-        agent.drop_streams(Ending::Cut);
-        gate.wait_until_reached();
+        let gate = stop_listening(&agent);
         run.propose([call("a", "create")]);
         run.write_messages();
         gate.open();
@@ -263,9 +267,7 @@ fn after_a_gap_a_call_that_the_server_ran_by_itself_is_not_decided() {
     agent.wait_for_streams(1);
     run.text("I write.");
     running.wait_for_stdout("I write.");
-    let gate = agent.next(Route::Events).hold();
-    agent.drop_streams(Ending::Cut);
-    gate.wait_until_reached();
+    let gate = stop_listening(&agent);
     run.propose([call("a", "view"), call("b", "create")]);
     // The end of `a` is in the ring, and then not even that.
     run.emit("HologramShown", &[]);
@@ -289,9 +291,7 @@ fn lost_text_is_waited_for_until_the_messages_are_written_down() {
     agent.wait_for_streams(1);
     run.text("I look.");
     running.wait_for_stdout("I look.");
-    let gate = agent.next(Route::Events).hold();
-    agent.drop_streams(Ending::Cut);
-    gate.wait_until_reached();
+    let gate = stop_listening(&agent);
     run.propose([call("a", "view")]);
     run.text("Found it.");
     run.complete();
@@ -310,9 +310,7 @@ fn gapped(agent: &Agent, running: &Running) -> RunHandle {
     agent.wait_for_streams(1);
     run.text("I look.");
     running.wait_for_stdout("I look.");
-    let gate = agent.next(Route::Events).hold();
-    agent.drop_streams(Ending::Cut);
-    gate.wait_until_reached();
+    let gate = stop_listening(agent);
     run.propose([call("a", "view")]);
     gate.open();
     // The gap, and what the server still has.
