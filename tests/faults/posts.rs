@@ -121,7 +121,7 @@ fn what_will_not_pass_is_not_tried_again() {
         agent.every(Route::CreateSession).fail(status, "no");
         // A second try would come within a tenth of one.
         let output = start(&agent, &["--timeout", "3s"]).wait();
-        assert_eq!(output.record()["reason"] == "timeout", false, "{status}: {}", output.stderr);
+        assert_ne!(output.record()["reason"], "timeout", "{status}: {}", output.stderr);
         assert_eq!(agent.requests(Route::CreateSession).len(), 1, "{status}: {}", output.stderr);
     }
 }
