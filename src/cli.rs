@@ -26,7 +26,7 @@ pub struct Cli {
 const AFTER_HELP: &str = "\
 Examples:
   sortie run --rehearse completed \"Check the disks\"    try it: it costs nothing
-  sortie run --timeout 10m --deny-tool remove -w /srv \"Tidy the logs\"
+  sortie run --timeout 10m --pause-on-approval -w /srv \"Tidy the logs\"
   sortie run --pause-on-approval -o json --prompt-file task.md > result.json
 
 Exit codes:

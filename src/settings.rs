@@ -122,7 +122,10 @@ pub fn resolve(cli: &cli::Cli, watch: &Watch) -> Result<Settings> {
             workdir: run.workdir.clone(),
             message: message(run, watch)?,
             detach: detach(run)?,
-            follow: follow(&run.follow, run_default)?,
+            follow: {
+                deny_alone(&run.follow)?;
+                follow(&run.follow, run_default)?
+            },
         })),
         cli::Command::Resume(resume) => Command::Resume {
             session: session(&resume.session)?,
@@ -303,6 +306,20 @@ fn choices(cli: &cli::Resume) -> Result<Choices> {
         bail!("the call {both:?} is given to both --approve and --reject");
     }
     Ok(choices)
+}
+
+/// `run --deny-tool` alone would let every other call run, also those that the server's own policy denies.
+fn deny_alone(follow: &cli::Follow) -> Result<()> {
+    let says_the_rest = !follow.allow_tools.is_empty()
+        || follow.approve_with.is_some()
+        || follow.pause_on_approval
+        || follow.on_approval.is_some();
+    ensure!(
+        follow.deny_tools.is_empty() || says_the_rest,
+        "--deny-tool alone: it takes the place of the server's policy: say what becomes of the other calls with \
+         --on-approval accept, pause or reject, with --allow-tool or with --approve-with"
+    );
+    Ok(())
 }
 
 /// A detached run has nobody to decide its calls or to tell how it ended.

@@ -74,8 +74,8 @@ const FILES: &[(&str, &str)] = &[
 const EXAMPLES: &[(&str, &str)] = &[
     ("Try it, without a server, a key or any cost:", r#"sortie run --rehearse completed "Check the disks""#),
     (
-        "A task for cron, with a bound on its time and a tool that it must not use:",
-        r#"sortie run --timeout 10m --deny-tool remove --workdir /srv "Tidy the logs""#,
+        "A task for cron, with a bound on its time, that pauses where the server asks for approval:",
+        r#"sortie run --timeout 10m --pause-on-approval --workdir /srv "Tidy the logs""#,
     ),
     (
         "A task for a script that tells the three ends apart:",

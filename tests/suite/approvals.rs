@@ -573,7 +573,7 @@ fn tools_that_start_subagents_and_use_slack_run_only_when_they_are_enabled() {
         calls
     };
     // With and without a policy of ours.
-    for base in [&["--deny-tool", "remove"][..], &[]] {
+    for base in [&["--deny-tool", "remove", "--on-approval", "accept"][..], &[]] {
         for (flags, subagent_word, slack_word) in [
             (&[][..], "--enable-subagents", "--enable-slack-tools"),
             (&["--enable-subagents"], "accept", "--enable-slack-tools"),
@@ -612,7 +612,7 @@ fn a_list_that_names_no_tool_is_refused() {
 #[test]
 fn fail_on_tool_error_counts_failures_and_no_refusals() {
     let agent = Agent::start();
-    let (running, run) = start(&agent, &["--fail-on-tool-error", "--deny-tool", "remove"]);
+    let (running, run) = start(&agent, &["--fail-on-tool-error", "--deny-tool", "remove", "--on-approval", "accept"]);
     run.propose([call("a", "remove"), call("b", "create")]);
     run.complete();
     running.wait().code(0);
@@ -730,7 +730,7 @@ fn a_decision_that_is_lost_again_and_again_is_sent_again_each_time_under_a_new_k
 fn a_decision_about_a_whole_batch_that_is_lost_is_sent_again_too() {
     let agent = Agent::start();
     let gate = agent.next(Route::Decide).hold();
-    let (running, run) = start(&agent, &["--deny-tool", "remove"]);
+    let (running, run) = start(&agent, &["--deny-tool", "remove", "--on-approval", "accept"]);
     run.propose([call("a", "create").held(), call("b", "create")]);
     gate.wait_until_reached();
     // Somebody else is quicker, and ours comes while the tool runs (protocol trap 3).
@@ -804,7 +804,7 @@ fn a_decision_whose_answer_is_slow_is_sent_once() {
 fn an_answer_that_comes_when_the_next_calls_wait_is_none_about_them() {
     let agent = Agent::start();
     let gate = agent.next(Route::Decide).hold_answer();
-    let (running, run) = start(&agent, &["--deny-tool", "remove"]);
+    let (running, run) = start(&agent, &["--deny-tool", "remove", "--on-approval", "accept"]);
     run.propose([call("a", "create"), call("b", "create")]);
     gate.wait_until_reached();
     run.propose([call("a", "create"), call("c", "create")]);
@@ -862,7 +862,7 @@ fn a_decision_whose_answer_is_lost_is_repeated_under_its_key() {
         |agent| agent.next(Route::Decide).lose_request(Ending::Reset),
         |agent| agent.next(Route::Decide).fail(503, "busy"),
     ];
-    for (flags, steps) in [(&[][..], 2), (&["--deny-tool", "remove"], 1)] {
+    for (flags, steps) in [(&[][..], 2), (&["--deny-tool", "remove", "--on-approval", "accept"], 1)] {
         let started = mishaps.map(|mishap| {
             let agent = Agent::start();
             mishap(&agent);
@@ -885,7 +885,7 @@ fn a_decision_whose_answer_is_lost_is_repeated_under_its_key() {
 fn a_stream_that_breaks_between_proposal_and_decision_leads_to_one_decision() {
     // After ToolCallsProposed, after WaitingForToolApproval, and in the middle of what follows.
     let faults = [(4, Ending::Cut), (5, Ending::Clean), (5, Ending::Reset), (6, Ending::Cut)];
-    for flags in [&[][..], &["--deny-tool", "remove"]] {
+    for flags in [&[][..], &["--deny-tool", "remove", "--on-approval", "accept"]] {
         let started = faults.map(|(last, ending)| {
             let agent = Agent::start();
             agent.spoil_stream(Fault::none().end_after(last, ending));
@@ -1025,7 +1025,7 @@ fn nothing_is_decided_where_the_server_approves_all() {
 #[test]
 fn what_was_decided_is_said() {
     let agent = Agent::start();
-    let running = agent.sortie(["run", "--deny-tool", "remove", "go"]).spawn();
+    let running = agent.sortie(["run", "--deny-tool", "remove", "--on-approval", "accept", "go"]).spawn();
     let run = agent.next_run();
     run.propose([call("a", "create"), call("b", "remove")]);
     run.complete();

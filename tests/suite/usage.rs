@@ -214,3 +214,18 @@ fn one_file_cannot_take_the_record_and_the_recording() {
     let command = agent.sortie(["run", "--record", "x", "--result-file", "x", "go"]);
     command.run().code(1).stderr_has("--record and --result-file name the same file");
 }
+
+#[test]
+fn denying_a_tool_does_not_say_what_becomes_of_the_others() {
+    let agent = Agent::out_of_bounds();
+    let output = agent.sortie(["run", "-o", "json", "--deny-tool", "remove", "go"]).run();
+    let text = "it takes the place of the server's policy: say what becomes of the other calls";
+    output.stderr_has("--on-approval").stderr_has(text).fails("usage");
+    // Where calls wait unless somebody says otherwise, nothing opens.
+    let session = Uuid::new_v4().to_string();
+    for command in ["resume", "attach"] {
+        let agent = Agent::start();
+        let output = agent.sortie([command, "-o", "json", "--deny-tool", "remove", &session]).run();
+        output.fails("not_found");
+    }
+}
