@@ -286,6 +286,16 @@ impl Record {
         }
     }
 
+    /// What the run did after all, which a failure of ours does not undo: one that completed is not to be repeated.
+    pub fn stopped(&mut self, stop_reason: Option<String>) {
+        let completed = stop_reason.as_deref() == Some("completed");
+        self.stop_reason = stop_reason;
+        if let Some(error) = self.error.as_mut().filter(|_| completed && self.retryable) {
+            error.push_str("; it completed all the same");
+        }
+        self.retryable &= !completed;
+    }
+
     /// The exit code that goes with it.
     pub const fn exit(&self) -> Exit {
         match self.reason {

@@ -221,7 +221,7 @@ impl Run {
         record.agent_message = self.transcript.last_turn().map(str::to_owned);
         record.text = self.transcript.into_all();
         record.turns = self.turns;
-        record.stop_reason = self.stop_reason;
+        record.stopped(self.stop_reason);
         record.usage = self.usage;
         record.tool_calls = self.tool_calls;
         record.last_event_id = Some(self.cursor).filter(|cursor| *cursor > 0);

@@ -71,6 +71,8 @@ fn the_first_cause_wins_even_if_the_run_then_completes() {
     let record = running.wait().fails("interrupted");
     assert_eq!(record["cancel_confirmed"], true, "it has stopped");
     assert_eq!(record["stop_reason"], "completed");
+    assert_eq!(record["retryable"], false, "the work is done");
+    assert!(record["error"].as_str().unwrap().contains("it completed all the same"), "{record:#}");
 }
 
 #[test]
