@@ -102,6 +102,11 @@ pub struct RunStatus {
 }
 
 impl Session {
+    /// Whether the server says that the session's last run failed. It does not name the run (protocol trap 21).
+    pub fn has_failed(&self) -> bool {
+        self.run_status.state == "failed"
+    }
+
     /// The run that the session is busy with.
     pub fn active_run(&self) -> Option<String> {
         let status = &self.run_status;

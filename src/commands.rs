@@ -194,9 +194,14 @@ impl Job<'_> {
     }
 
     fn attach(mut self, session: Uuid, follow: &Follow) -> Result<Record, Failure> {
-        let (run_id, start) = match self.client.session(session)?.active_run() {
+        let state = self.client.session(session)?;
+        let (run_id, start) = match state.active_run() {
             Some(run_id) => (Some(run_id), Start::Fresh),
-            None => (drive::last_run(&self.client, self.watch, session)?, Start::Over),
+            None => match drive::last_run(&self.client, self.watch, session)? {
+                // The run that failed died before its first event: these are an older run's (protocol trap 21).
+                Some((_, true)) if state.has_failed() => return Err(died_unheard()),
+                last => (last.map(|(run_id, _)| run_id), Start::Over),
+            },
         };
         let Some(run_id) = run_id else { return self.attach_to_messages(session) };
         self.console.progress(&format!("attached to run {run_id}"));
@@ -286,6 +291,12 @@ impl Job<'_> {
         self.console.progress(&format!("{} is there, and takes the token", client.url()));
         Ok(Record::new(End::Completed))
     }
+}
+
+/// The session's state is the only sign of a run that failed before its first event.
+fn died_unheard() -> Failure {
+    let message = "the server says that the run failed, and not why; its log may tell";
+    Failure::new(Reason::RunError, message)
 }
 
 impl Follow {

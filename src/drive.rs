@@ -501,8 +501,9 @@ fn run_messages(client: &Client, session: Uuid) -> Result<Vec<api::Message>, Fai
     Ok(newest_first)
 }
 
-/// The run of the session's newest event, if the server still has any, found by reading until the stream falls quiet.
-pub fn last_run(client: &Client, watch: &Watch, session: Uuid) -> Result<Option<String>, Failure> {
+/// The run of the session's newest event, if the server still has any, and whether it completed; found by reading until
+/// the stream falls quiet.
+pub fn last_run(client: &Client, watch: &Watch, session: Uuid) -> Result<Option<(String, bool)>, Failure> {
     let (mut cursor, mut last) = (0, None);
     let mut backoff = Backoff::default();
     let began = Instant::now();
@@ -528,7 +529,9 @@ pub fn last_run(client: &Client, watch: &Watch, session: Uuid) -> Result<Option<
                         quiet = Duration::ZERO;
                         cursor = frame.id.and_then(|id| id.parse().ok()).unwrap_or(cursor);
                         let run = envelope.run_id.and_then(|id| Uuid::parse_str(&id).ok());
-                        last = run.map(|id| id.to_string()).or(last);
+                        let completed =
+                            matches!(&envelope.event, Event::RunCompleted(end) if &*end.stop_reason == "completed");
+                        last = run.map(|id| (id.to_string(), completed)).or(last);
                     }
                     Ok(Item::Gap(gap)) if gap.oldest_available_id.saturating_sub(1) > cursor => {
                         cursor = gap.oldest_available_id - 1;

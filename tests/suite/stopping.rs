@@ -1,6 +1,7 @@
 //! `cancel` in every state of a run; `run --detach` and `attach`, which leave a run and come back to it.
 
 use crate::support::agent::{Agent, Decision, Effect, Fault, Options, Policy, Route, RunHandle, call};
+use crate::support::fixture;
 use crate::support::http::Ending;
 use crate::support::process::{Running, Sortie};
 use crate::support::wire::{Exchange, Wire};
@@ -547,6 +548,30 @@ fn attach_to_a_run_that_waits_and_whose_proposal_has_left_the_ring_pauses() {
     let record = attach(&agent, &run, &["-o", "json"]).wait().code(10).record();
     assert_eq!(record["pause_reason"]["pending_tool_calls"], json!([call("a", "create").json()]));
     assert!(!run.is_cancelled());
+}
+
+#[test]
+fn attach_never_takes_an_older_runs_success_for_that_of_a_run_that_died_unheard() {
+    // Protocol trap 21: yesterday's run completed; today's died before its first event, and only the state tells.
+    let wire = Wire::serve(|exchange| {
+        if exchange.is("GET", "/events") {
+            let mut stream = exchange.stream();
+            stream.chunk(&[fixture("completed-text.sse").as_slice(), b"\n"].concat());
+            stream.wait_for_close();
+        } else if exchange.is("GET", "/messages") {
+            let messages = json!([{ "role": "user", "content": "Today's prompt." }]);
+            exchange.json(200, &json!({ "messages": messages, "total": 1 }));
+        } else {
+            let session = json!({ "id": Uuid::new_v4(), "run_status": { "state": "failed" } });
+            exchange.json(200, &json!({ "session": session, "config": {} }));
+        }
+    });
+    let session = wire.session.to_string();
+    let output = wire.sortie(["attach", "-o", "json", &session]).run();
+    let record = output.stderr_has("the server says that the run failed, and not why").stderr_has("log");
+    let record = record.fails("run_error");
+    assert_eq!((&record["text"], &record["run_id"]), (&Value::Null, &Value::Null));
+    wire.sortie(["attach", &session]).run().code(1).stdout("");
 }
 
 #[test]
