@@ -16,6 +16,8 @@ use crate::settings::Secret;
 use crate::watchdog::Watch;
 use serde::Serialize;
 use serde::de::{DeserializeOwned, Error};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant, SystemTime};
 use ureq::http::HeaderValue;
 use uuid::Uuid;
@@ -48,6 +50,8 @@ pub struct Client {
     agent: ureq::Agent,
     watch: Watch,
     console: Console,
+    /// Whether the server itself has answered a call of this command.
+    spoke: Arc<AtomicBool>,
 }
 
 /// One call: what it is for, in the words of an error, and what is sent.
@@ -66,13 +70,14 @@ impl Client {
         let agent = transport::agent(&options.server);
         let waker = agent.clone();
         watch.on_cause(move || waker.clone().shutdown());
-        Self { options, agent, watch, console }
+        Self { options, agent, watch, console, spoke: Arc::default() }
     }
 
     /// Another client of the same server, under another watch: the first is dead once its watch has a cause.
     pub fn again(&self, watch: Watch) -> Self {
         let connect_timeout = self.options.connect_timeout.min(Duration::from_secs(2));
-        Self::new(Options { connect_timeout, ..self.options.clone() }, watch, self.console.clone())
+        let again = Self::new(Options { connect_timeout, ..self.options.clone() }, watch, self.console.clone());
+        Self { spoke: Arc::clone(&self.spoke), ..again }
     }
 
     /// The server's URL.
@@ -186,7 +191,9 @@ impl Client {
         self.retry(contact, backoff, |patience| {
             let request = self.request(&call.path).header("Accept", "text/event-stream");
             let answer = self.exchange(&call, request.header("Last-Event-ID", cursor), patience)?;
-            Ok(self.stream(&call, answer)?)
+            let stream = self.stream(&call, answer)?;
+            self.spoke.store(true, Ordering::Relaxed);
+            Ok(stream)
         })
     }
 
@@ -323,12 +330,16 @@ impl Client {
             return Ok(answer);
         }
         let status = answer.status().as_u16();
-        let again = RETRIED.contains(&status);
         let wait = header(&answer, "retry-after").and_then(|value| retry_after(&value, SystemTime::now()));
         let failure = self.refusal(call, &mut answer);
+        let is_own = !failure.code.is_empty();
+        if is_own {
+            self.spoke.store(true, Ordering::Relaxed);
+        }
         // Without a word of the server itself, it is a gateway's: what lies behind that may have taken it.
-        let in_doubt = again && failure.code.is_empty();
-        Err(Missed { failure: failure.in_doubt(in_doubt), again, wait })
+        let foreign_again = self.spoke.load(Ordering::Relaxed) && DOUBTED.contains(&status);
+        let again = RETRIED.contains(&status) || !is_own && foreign_again;
+        Err(Missed { failure: failure.in_doubt(again && !is_own), again, wait })
     }
 
     /// The body of a good answer.
@@ -373,7 +384,11 @@ impl Client {
         // Serde takes a list for an object, by the order of the fields.
         let is_object = body.trim_ascii_start().starts_with(b"{");
         let placed = if is_object { place_texts(body) } else { Err(Error::custom("it is no object")) };
-        placed.and_then(|()| serde_json::from_slice(body)).map_err(|error| {
+        let parsed = placed.and_then(|()| serde_json::from_slice(body));
+        if parsed.is_ok() {
+            self.spoke.store(true, Ordering::Relaxed);
+        }
+        parsed.map_err(|error| {
             let got = &body[..body.len().min(MAX_ERROR)];
             let (error, got) = (self.quote(&error.to_string()), self.quote(&String::from_utf8_lossy(got)));
             let message = format!("{}: the answer is not what the protocol says ({error}): {got}", call.doing);
@@ -430,6 +445,8 @@ impl Client {
         let message = format!("{} at {url}{through}: {status}{said}{pointed}{advice}", call.doing);
         let reason = match status.as_u16() {
             _ if is_proxys => Reason::Connection,
+            // A page of something between us and the server is no answer of the server's.
+            403 | 404 | 409 if error.code.is_empty() => Reason::Server,
             401 | 403 => Reason::Auth,
             404 => Reason::NotFound,
             409 => Reason::Conflict,
@@ -459,6 +476,9 @@ impl From<Failure> for Missed {
 
 /// The statuses after which the same call may succeed.
 const RETRIED: [u16; 7] = [408, 425, 429, 500, 502, 503, 504];
+
+/// What only the server's own `code` makes an answer of the server's; a proxy, or another replica, says them too.
+const DOUBTED: [u16; 3] = [403, 404, 409];
 
 /// What a proxy that is asked answers by itself, where it is not in the server's own words.
 const PROXYS: [u16; 4] = [403, 502, 503, 504];

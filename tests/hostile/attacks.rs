@@ -174,7 +174,9 @@ fn ids_and_names_that_are_kept_and_passed_on_have_a_bound() {
     let long = "x".repeat(8 * MIB - ENVELOPE);
     for call in [format!(r#"{{"id":"{long}","name":"x"}}"#), format!(r#"{{"id":"a","name":"{long}"}}"#)] {
         let trial = waiting(format!(r#""tool_calls":[{call}]"#));
-        let output = trial.sortie(["run", "-o", "json", "--deny-tool", "y", "--on-approval", "accept", "--timeout", "9s", "go"]).run();
+        let output = trial
+            .sortie(["run", "-o", "json", "--deny-tool", "y", "--on-approval", "accept", "--timeout", "9s", "go"])
+            .run();
         is_small(&trial, output).fails("protocol");
     }
     let trial = saying("run_completed", "RunCompleted", format!(r#""stop_reason":"{long}""#));

@@ -353,7 +353,9 @@ fn calls_beyond_number_are_not_decided_one_by_one_for_ever() {
     let trial = Trial::streaming(move |stream, run| {
         stream.chunk(event(3, run, "tool_calls_proposed", "ToolCallsProposed", &calls).as_bytes());
     });
-    let output = trial.sortie(["run", "-o", "json", "--deny-tool", "y", "--on-approval", "accept", "--timeout", "3s", "go"]).run();
+    let output = trial
+        .sortie(["run", "-o", "json", "--deny-tool", "y", "--on-approval", "accept", "--timeout", "3s", "go"])
+        .run();
     trial.stayed_small();
     let record = output.within(Duration::from_secs(10)).code(1).record();
     assert!(["protocol", "timeout"].contains(&record["reason"].as_str().unwrap()), "{record:#}");

@@ -55,7 +55,13 @@ fn say_everywhere(run: &RunHandle) {
 
 #[test]
 fn events_are_shown_on_stderr_without_acting_on_it() {
-    for flags in [&[][..], &["-v"], &["-vv"], &["--fail-on-tool-error"], &["--deny-tool", "nothing", "--on-approval", "accept"]] {
+    for flags in [
+        &[][..],
+        &["-v"],
+        &["-vv"],
+        &["--fail-on-tool-error"],
+        &["--deny-tool", "nothing", "--on-approval", "accept"],
+    ] {
         for ending in ["error", "stop_reason", "pause"] {
             let agent = Agent::with_policy(Policy::None);
             agent.script(move |run| {

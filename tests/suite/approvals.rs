@@ -612,7 +612,8 @@ fn a_list_that_names_no_tool_is_refused() {
 #[test]
 fn fail_on_tool_error_counts_failures_and_no_refusals() {
     let agent = Agent::start();
-    let (running, run) = start(&agent, &["--fail-on-tool-error", "--deny-tool", "remove", "--on-approval", "accept"]);
+    let (running, run) =
+        start(&agent, &["--fail-on-tool-error", "--deny-tool", "remove", "--on-approval", "accept"]);
     run.propose([call("a", "remove"), call("b", "create")]);
     run.complete();
     running.wait().code(0);

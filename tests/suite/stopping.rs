@@ -600,3 +600,42 @@ fn attach_ends_the_run_with_its_own_end_unless_it_is_told_not_to() {
         assert_eq!(run.is_over(), cancelled);
     }
 }
+
+/// What a proxy answers by itself: pages of its own, without the server's `code`.
+const PAGE: &str = "<html><head><title>404 Not Found</title></head><body>nginx</body></html>";
+
+#[test]
+fn a_proxys_pages_are_no_sign_that_a_run_has_stopped() {
+    for status in [404, 403, 409] {
+        let agent = Agent::start();
+        let running = agent.sortie(["run", "-o", "json", "go"]).spawn();
+        let run = agent.next_run();
+        run.propose([call("a", "view").held()]);
+        agent.wait_for_streams(1);
+        // The proxy in front is reloaded, and knows no such path any more.
+        for route in [Route::Cancel, Route::Session, Route::Events] {
+            agent.every(route).answer(status, &[("content-type", "text/html")], PAGE);
+        }
+        running.signal(Signal::TERM);
+        let output = running.wait().within(Duration::from_secs(10));
+        let record = output.stderr_lacks("has stopped").fails("interrupted");
+        assert_eq!(record["cancel_confirmed"], false, "{status}");
+        assert_eq!(record["retryable"], false, "{status}");
+    }
+}
+
+#[test]
+fn a_proxys_page_in_answer_to_the_question_for_the_state_is_asked_again() {
+    let agent = Agent::start();
+    let running = agent.sortie(["run", "-o", "json", "go"]).spawn();
+    let run = agent.next_run();
+    run.text("So far");
+    agent.wait_for_streams(1);
+    agent.next(Route::Session).answer(404, &[("content-type", "text/html")], PAGE);
+    agent.drop_streams(Ending::Cut);
+    agent.wait_for(Route::Session, 2);
+    run.text(" and on.");
+    run.complete();
+    let record = running.wait().code(0).record();
+    assert_eq!(record["text"], "So far and on.");
+}
