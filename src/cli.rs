@@ -2,7 +2,7 @@
 
 #![expect(clippy::doc_markdown, reason = "these doc comments are shown to people as they are")]
 
-use crate::approval::OnApproval;
+use crate::run::policy::OnApproval;
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum, ValueHint};
 use std::path::PathBuf;

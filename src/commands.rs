@@ -1,20 +1,20 @@
 //! What each command does, from its settings to its record.
 
-use crate::api::NewSession;
-use crate::approval::{Choices, OnApproval};
-use crate::batch::Asks;
+use crate::agent::calls::NewSession;
+use crate::agent::events::ToolCall;
 use crate::cli::{Cli, Format, PendingFormat, mistake};
 use crate::client::{Client, Options, new_key};
 use crate::console::{Console, Level};
-use crate::drive::{self, Drive};
-use crate::event::ToolCall;
-use crate::mission::{Job, Way, guard, silence_panics};
+use crate::ending::{Job, Way, guard, silence_panics};
+use crate::follow::{self as drive, Drive};
 use crate::outcome::{End, Exit, Failure, Reason, Record};
 use crate::output::{Output, describe};
+use crate::run::batch::Asks;
+use crate::run::policy::{Choices, OnApproval};
+use crate::run::transcript::Transcript;
 use crate::run::{self, Run, Start};
 use crate::settings::{self, Command, Follow, Settings};
 use crate::stop::{Stopped, stop};
-use crate::transcript::Transcript;
 use crate::watchdog::Watch;
 use clap::error::ErrorKind;
 use std::time::{Duration, Instant};
@@ -302,7 +302,7 @@ fn died_unheard() -> Failure {
 impl Follow {
     /// Waits for whatever waits; for `pending`, which decides nothing.
     fn pausing() -> Self {
-        let policy = crate::approval::Policy {
+        let policy = crate::run::policy::Policy {
             on_approval: OnApproval::Pause,
             allow: std::collections::BTreeSet::new(),
             deny: std::collections::BTreeSet::new(),

@@ -9,17 +9,12 @@ pub mod settings;
 
 pub mod client;
 
-pub mod api;
-pub mod event;
-pub mod sse;
+pub mod agent;
 
-pub mod approval;
-pub mod batch;
 pub mod run;
-pub mod transcript;
 
-pub mod drive;
-pub mod mission;
+pub mod ending;
+pub mod follow;
 pub mod program;
 pub mod stop;
 pub mod watchdog;

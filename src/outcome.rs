@@ -1,7 +1,7 @@
 //! How a command ended: the one place that knows the exit codes and the reasons, and the record that tells them to
 //! machines.
 
-use crate::event::ToolCall;
+use crate::agent::events::ToolCall;
 use serde::Serialize;
 use std::fmt;
 use std::process::ExitCode;

@@ -1,14 +1,14 @@
 //! What is said: the agent's answer on stdout in one of four formats, progress on stderr, and at the end one line for
 //! people and one record for machines.
 
-use crate::approval::bare_name;
+use crate::agent::events::{Event, ToolCall};
+use crate::agent::sse::Frame;
 use crate::cli::Format;
 use crate::console::{Console, Pipe, acts, visible_lines, visible_start};
-use crate::event::{Event, ToolCall};
 use crate::outcome::{Exit, Failure, Reason, Record};
 use crate::result_file::ResultFile;
-use crate::sse::Frame;
-use crate::transcript::Keep;
+use crate::run::policy::bare_name;
+use crate::run::transcript::Keep;
 use crate::watchdog::Watch;
 use anyhow::{Context, ensure};
 use serde::Serialize;

@@ -1,10 +1,10 @@
 //! `--approve-with`: a policy as a program, in the product's own language of exit codes. It fails closed: whatever is
 //! not a clear yes or no is a pause.
 
-use crate::approval::Verdict;
+use crate::agent::events::ToolCall;
 use crate::console::Console;
-use crate::event::ToolCall;
 use crate::outcome::{Exit, Failure};
+use crate::run::policy::Verdict;
 use crate::watchdog::Watch;
 use rustix::process::{Pid, Signal, kill_process_group};
 use serde::Serialize;
@@ -129,7 +129,7 @@ fn end(child: &mut Child) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::event::Arguments;
+    use crate::agent::events::Arguments;
 
     #[test]
     fn a_program_that_takes_its_time_is_ended_with_its_children_and_pauses() {

@@ -1,11 +1,11 @@
 //! Flags + environment → validated settings. Every limit of the protocol is checked here, before the first request; each
 //! error names the flag and the limit.
 
-use crate::api::{Context as ContextEntry, NewMessage, Overrides, Priority, UserMessage};
-use crate::approval::{Choices, OnApproval, Policy, bare_name};
+use crate::agent::calls::{Context as ContextEntry, NewMessage, Overrides, Priority, UserMessage};
 use crate::cli::{self, Format, PendingFormat};
 use crate::client::{self, Server};
 use crate::rehearsal::{Outcome, Rehearsal};
+use crate::run::policy::{Choices, OnApproval, Policy, bare_name};
 use crate::watchdog::Watch;
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use std::collections::BTreeSet;

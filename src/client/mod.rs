@@ -7,11 +7,11 @@ mod transport;
 pub use server::Server;
 pub use transport::{Body, Chunk, TICK};
 
-use crate::api;
-use crate::approval::Verdict;
+use crate::agent::calls as api;
+use crate::agent::events::{ToolCall, place_texts};
 use crate::console::{Console, visible_start};
-use crate::event::{ToolCall, place_texts};
 use crate::outcome::{Failure, Reason};
+use crate::run::policy::Verdict;
 use crate::settings::Secret;
 use crate::watchdog::Watch;
 use serde::Serialize;

@@ -1,8 +1,8 @@
 //! The machine's table, row by row, and the machine against a model of the server.
 
 use super::*;
-use crate::event::{Arguments, Item, ToolCall, decode};
-use crate::sse::Parser;
+use crate::agent::events::{Arguments, Item, ToolCall, decode};
+use crate::agent::sse::Parser;
 use Expect::{Continues, Ends, Holds, Reconnects, Says};
 
 const RUN: &str = "11111111-1111-4111-8111-111111111111";

@@ -2,7 +2,7 @@
 //! with random durations every run completes, and nothing runs that the policy does not accept.
 
 use super::*;
-use crate::approval::Verdict;
+use crate::run::policy::Verdict;
 use proptest::prelude::*;
 use std::collections::VecDeque;
 

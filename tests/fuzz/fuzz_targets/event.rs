@@ -2,8 +2,8 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use sortie::event::{Item, decode};
-use sortie::sse::Parser;
+use sortie::agent::events::{Item, decode};
+use sortie::agent::sse::Parser;
 
 fuzz_target!(|stream: &[u8]| {
     let mut parser = Parser::new();

@@ -4,13 +4,13 @@
 
 use arbitrary::{Arbitrary, Unstructured};
 use libfuzzer_sys::fuzz_target;
-use sortie::approval::Verdict;
-use sortie::batch::Asks;
-use sortie::event::{self, Gap, Item};
+use sortie::run::policy::Verdict;
+use sortie::run::batch::Asks;
+use sortie::agent::events::{self, Gap, Item};
 use sortie::outcome::{End, Record};
 use sortie::run::{Act, Input, Options, Run, Start};
-use sortie::sse::Parser;
-use sortie::transcript::Keep;
+use sortie::agent::sse::Parser;
+use sortie::run::transcript::Keep;
 use std::collections::HashSet;
 use std::time::Duration;
 

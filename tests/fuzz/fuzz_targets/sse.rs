@@ -5,7 +5,7 @@
 use std::time::Duration;
 
 use libfuzzer_sys::fuzz_target;
-use sortie::sse::{MAX_EVENT, Parser, TooLarge};
+use sortie::agent::sse::{MAX_EVENT, Parser, TooLarge};
 
 /// A frame's id, event and data, and the last event id at its time.
 type Seen = (Option<String>, String, String, String);

@@ -1,7 +1,7 @@
 //! The wire's types, both directions (`/v1`, server 0.3.88). Answers are read leniently: what we do not use is not there.
 
-use crate::approval::Verdict;
-use crate::event::{MAX_LIST, ToolCall, few};
+use crate::agent::events::{MAX_LIST, ToolCall, few};
+use crate::run::policy::Verdict;
 use serde::de::{Deserializer, Error as _, SeqAccess, Visitor};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;

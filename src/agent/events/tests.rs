@@ -1,7 +1,7 @@
 //! Each event of the protocol as the decoder reads it, and what is none.
 
 use super::*;
-use crate::sse::Parser;
+use crate::agent::sse::Parser;
 
 /// The frame that such a block of lines makes.
 fn with_frame<T>(block: &str, look: impl FnOnce(&Frame<'_>) -> T) -> T {

@@ -1,17 +1,17 @@
 //! One run followed to its end, and nothing left behind that should not be: where the end is ours, the run is cancelled
 //! and watched until it has stopped; where events were lost, the text is made whole.
 
-use crate::approval::Choices;
-use crate::batch::Asks;
 use crate::client::Client;
 use crate::console::Console;
-use crate::drive::Drive;
+use crate::follow::Drive;
 use crate::outcome::{End, Failure, PauseReason, Reason, Record};
 use crate::output::Output;
+use crate::run::batch::Asks;
+use crate::run::policy::Choices;
+use crate::run::transcript::MAX_TEXT;
 use crate::run::{self, Run, Start};
 use crate::settings::{self, Follow};
 use crate::stop::{Stopped, stop};
-use crate::transcript::MAX_TEXT;
 use crate::watchdog::Watch;
 use std::panic::{self, AssertUnwindSafe};
 use std::time::{Duration, Instant};

@@ -1,8 +1,8 @@
 //! A frame of the stream → one event of the protocol. Strings are borrowed from the frame wherever JSON allows it, since
 //! most events are text that goes straight out again.
 
+use crate::agent::sse::Frame;
 use crate::outcome::Usage;
-use crate::sse::Frame;
 use serde::de::{DeserializeSeed, Deserializer, Error, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde::ser::{self, Serializer};
 use serde::{Deserialize, Serialize};

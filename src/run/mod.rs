@@ -18,11 +18,15 @@
 //! | following | state: it is not | doubted | reconnect: its last events were published before (trap 8) |
 //! | doubted | quiet 2 s | – | end: lost (traps 7, 12) |
 
-use crate::approval::Verdict;
-use crate::batch::{Asks, Batch, Next, SETTLED};
-use crate::event::{Completion, Envelope, Event, Gap, RunFailure, ToolCall};
+pub mod batch;
+pub mod policy;
+pub mod transcript;
+
+use crate::agent::events::{Completion, Envelope, Event, Gap, RunFailure, ToolCall};
 use crate::outcome::{End, Failure, Reason, Record, ToolCounts, Usage};
-use crate::transcript::{Keep, MAX_TEXT, Transcript};
+use crate::run::batch::{Asks, Batch, Next, SETTLED};
+use crate::run::policy::Verdict;
+use crate::run::transcript::{Keep, MAX_TEXT, Transcript};
 use std::time::Duration;
 
 /// Without an event for so long, the session is asked whether it still runs our run.

@@ -1,19 +1,19 @@
 //! The loop: the stream goes into the machine, and what the machine wants done is done. Reconnects, and the time that
 //! the machine is told, are here.
 
-use crate::api;
-use crate::approval::{Choices, Judgement, Verdict};
-use crate::batch::{Asks, SETTLED};
+use crate::agent::calls as api;
+use crate::agent::events::{self as event, Event, Item, ToolCall};
+use crate::agent::sse::{Frame, MAX_EVENT, Parser, TooLarge};
 use crate::client::{Backoff, Body, Chunk, Client, TICK};
 use crate::console::{Console, visible};
-use crate::event::{self, Event, Item, ToolCall};
 use crate::outcome::{End, Failure, Reason};
 use crate::output::{Output, seconds};
 use crate::program::{self, PATIENCE, Question};
+use crate::run::batch::{Asks, SETTLED};
+use crate::run::policy::{Choices, Judgement, Verdict};
+use crate::run::transcript::Healed;
 use crate::run::{Act, Input, Run};
 use crate::settings::Follow;
-use crate::sse::{Frame, MAX_EVENT, Parser, TooLarge};
-use crate::transcript::Healed;
 use crate::watchdog::Watch;
 use std::time::{Duration, Instant};
 use uuid::Uuid;

@@ -26,8 +26,8 @@
 //!
 //! A call that has started is never decided: that kills the run (trap 2).
 
-use crate::approval::Verdict;
-use crate::event::{MAX_LIST, MAX_NAME, ToolCall};
+use crate::agent::events::{MAX_LIST, MAX_NAME, ToolCall};
+use crate::run::policy::Verdict;
 use std::time::Duration;
 
 /// A stop is believed after so much quiet; long enough for the server to start a call that it approves by itself.
@@ -276,7 +276,7 @@ impl Batch {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::event::Arguments;
+    use crate::agent::events::Arguments;
 
     fn call(id: &str) -> ToolCall {
         ToolCall { id: id.into(), name: "p__t".into(), arguments: Arguments::default() }

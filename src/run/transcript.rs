@@ -1,7 +1,7 @@
 //! The run's text, turn by turn: what of it may be shown now, what is kept for the record, and how it is made whole
 //! again after events were lost. Pure.
 
-use crate::sse::MAX_EVENT;
+use crate::agent::sse::MAX_EVENT;
 
 /// How much of the text is kept in memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
