@@ -1,6 +1,6 @@
 //! The deadline and the signals become one cause, the first that comes; whoever blocks is woken. A thread waits for
 //! both, so that the main thread may block. It is also the last resort: a second signal, or a main thread that does not
-//! come to its end after a cause, ends the process here, with 1.
+//! come to its end after a cause, ends the process here, with 1. Signals that come close together count as one.
 
 use crate::outcome::{Exit, Failure, Reason};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
@@ -14,6 +14,9 @@ use std::time::{Duration, Instant};
 
 /// How long the main thread may take from a cause to its end: 5 s for a cancel, and some for the rest.
 const LAST_RESORT: Duration = Duration::from_secs(10);
+/// Signals that arrive this soon after the first one are part of it: `timeout(1)`, a closing terminal, make and GNU
+/// parallel send two.
+const SAME_SIGNAL: Duration = Duration::from_secs(2);
 /// How soon a cause is noticed while the main thread waits for a call to be answered.
 const GLANCE: Duration = Duration::from_millis(50);
 
@@ -225,6 +228,7 @@ impl Watch {
     /// The thread.
     fn keep(&self, mut ear: &UnixStream, signal: &AtomicUsize) {
         let mut leave_at: Option<Instant> = None;
+        let mut first_signal: Option<Instant> = None;
         loop {
             let wait = leave_at
                 .or_else(|| self.next_alarm())
@@ -235,8 +239,12 @@ impl Watch {
             let number = signal.swap(0, Ordering::Relaxed);
             let name = SIGNALS.iter().find(|(known, _)| known.unsigned_abs() as usize == number);
             let cause = name.map(|(_, name)| Cause::Signal(name));
+            let is_later = cause.is_some() && first_signal.is_some_and(|first| first.elapsed() >= SAME_SIGNAL);
+            if cause.is_some() {
+                first_signal.get_or_insert_with(Instant::now);
+            }
             if let Some(at) = leave_at {
-                if cause.is_some() || Instant::now() >= at {
+                if is_later || Instant::now() >= at {
                     self.leave();
                 }
             } else if let Some(cause) = cause.or_else(|| self.cause()) {

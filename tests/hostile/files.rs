@@ -293,7 +293,8 @@ fn a_second_signal_leaves_no_temporary_file() {
     let gate = agent.next(Route::Cancel).hold();
     running.signal(Signal::INT);
     gate.wait_until_reached();
-    running.signal(Signal::INT);
+    // Sooner it would be part of the first.
+    running.signal_after(std::time::Duration::from_millis(2_100), Signal::INT);
     let _output = running.wait().code(1);
     gate.open();
     assert_eq!(fs::read_to_string(folder.join("result.json")).unwrap(), "of yesterday");

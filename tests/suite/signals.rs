@@ -76,6 +76,29 @@ fn the_first_cause_wins_even_if_the_run_then_completes() {
 }
 
 #[test]
+fn two_signals_close_together_are_one() {
+    // timeout(1), make, a closing terminal and runuser send two.
+    let gaps = [200, 500, 1_000, 2_000, 5_000, 10_000].map(Duration::from_micros);
+    let started = gaps.map(|gap| {
+        let agent = Agent::start();
+        let running = agent.sortie(["run", "-o", "json", "go"]).spawn();
+        let run = agent.next_run();
+        run.propose([call("a", "view").held()]);
+        agent.wait_for_streams(1);
+        running.signal(Signal::TERM);
+        running.signal_after(gap, Signal::TERM);
+        (gap, agent, running, run)
+    });
+    for (gap, agent, running, run) in started {
+        let output = running.wait().within(Duration::from_secs(10)).stderr_has("failed (interrupted)");
+        assert_eq!(output.stderr.matches("failed (").count(), 1, "one closing line, {gap:?}: {}", output.stderr);
+        assert_eq!(output.fails("interrupted")["cancel_confirmed"], true, "{gap:?}");
+        assert!(run.is_over(), "{gap:?}");
+        agent.only_request(Route::Cancel);
+    }
+}
+
+#[test]
 fn a_second_signal_leaves_at_once() {
     let agent = Agent::start();
     let gate = agent.next(Route::Cancel).hold();
@@ -84,7 +107,8 @@ fn a_second_signal_leaves_at_once() {
     agent.wait_for_streams(1);
     running.signal(Signal::INT);
     gate.wait_until_reached();
-    running.signal(Signal::INT);
+    // Sooner it would be part of the first.
+    running.signal_after(Duration::from_millis(2_100), Signal::INT);
     running.wait().code(1).within(Duration::from_secs(5));
 }
 

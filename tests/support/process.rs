@@ -268,6 +268,12 @@ impl Running {
         kill_process(self.pid, signal).expect("send a signal");
     }
 
+    /// Sends a signal after a pause, for tests of how far apart two signals are. sortie may have ended by then.
+    pub fn signal_after(&self, pause: Duration, signal: Signal) {
+        thread::sleep(pause);
+        let _ = kill_process(self.pid, signal);
+    }
+
     /// Waits until stdout holds this.
     #[track_caller]
     pub fn wait_for_stdout(&self, text: &str) {
