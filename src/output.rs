@@ -162,7 +162,7 @@ impl Output {
     fn event_line(&mut self, id: Option<u64>, frame: &Frame<'_>) -> Result<(), Failure> {
         // Line breaks between tokens are white space, and inside strings JSON allows none.
         let broken = frame.data.contains('\n').then(|| frame.data.replace('\n', " "));
-        if let Ok(data) = serde_json::from_str(broken.as_deref().unwrap_or(&frame.data)) {
+        if let Ok(data) = serde_json::from_str(broken.as_deref().unwrap_or(frame.data)) {
             self.line(&EventLine { r#type: "event", id, event: frame.event, data })?;
         }
         Ok(())

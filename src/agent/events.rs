@@ -245,12 +245,12 @@ pub struct Malformed(pub String);
 /// # Errors
 /// [`Malformed`] for an event of the protocol whose data is not what the protocol says. Frames of other names are never
 /// an error, and at worst an unknown event of no run: a newer server may send them.
-pub fn decode<'a>(frame: &'a Frame<'_>) -> Result<Item<'a>, Malformed> {
+pub fn decode<'a>(frame: &Frame<'a>) -> Result<Item<'a>, Malformed> {
     let decoded = place_texts(frame.data.as_bytes()).and_then(|()| {
         if frame.event == "gap_detected" {
-            serde_json::from_str(&frame.data).map(Item::Gap)
+            serde_json::from_str(frame.data).map(Item::Gap)
         } else {
-            serde_json::from_str(&frame.data).map(Item::Event)
+            serde_json::from_str(frame.data).map(Item::Event)
         }
     });
     match decoded {

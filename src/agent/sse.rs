@@ -1,46 +1,46 @@
-//! Bytes in, frames out: the event stream of WHATWG HTML 9.2.6, the whole grammar, without I/O.
+//! Parses an event stream: bytes in, frames out. It knows the grammar of WHATWG HTML 9.2.6 and does no I/O.
 //!
-//! However the bytes are cut, the frames are the same. Lines are looked at where they lie in the
-//! input: what is kept between two chunks is the value of a known field, never a line.
+//! The frames do not depend on where the bytes are cut into chunks. A whole line is read in the input buffer; between
+//! two chunks the parser keeps the value of a known field, never a whole line.
+//!
+//! The `retry` field is skipped like an unknown one: the client has its own backoff.
 
-use std::borrow::Cow;
 use std::fmt;
 use std::mem;
-use std::time::Duration;
 
 use memchr::memchr2;
 
-/// Upper bound of one event's data, in bytes of UTF-8.
+/// The most data of one event, in bytes of UTF-8.
 pub const MAX_EVENT: usize = 8 * 1024 * 1024;
 
-/// Upper bound of the value of an `event`, `id` or `retry` field, in bytes.
+/// The longest value of an `event` or `id` field, in bytes.
 const MAX_VALUE: usize = 64 * 1024;
 
-/// The longest name that means anything, a BOM before it included: longer ones are unknown fields.
+/// The longest name of a known field, with a BOM before it, in bytes. A longer name is an unknown field.
 const MAX_NAME: usize = BOM.len() + b"event".len();
 
-/// Upper bound of one line, in bytes: as much as `data: ` and the largest data need.
+/// The longest line, in bytes: enough for the name of a field and the largest data.
 const MAX_LINE: usize = MAX_EVENT + MAX_NAME + b": ".len();
 
-/// What the data buffer may keep for the next event, in bytes.
+/// The capacity that the data buffer keeps from one event to the next, in bytes.
 const KEEP: usize = 64 * 1024;
 
-/// The byte order mark that a stream may begin with, in UTF-8.
+/// The byte order mark that may begin a stream, in UTF-8.
 const BOM: &[u8] = b"\xEF\xBB\xBF";
 
-/// One event, as it is dispatched at the blank line that ends its block.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// One event of the stream.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Frame<'a> {
-    /// The `id` field of this very block, if it had one. The inherited id is
-    /// [`Parser::last_event_id`]: an event without an id must not look like a repetition.
+    /// The `id` field of this event, if it has one. The id of an earlier event is not inherited: an event without an id
+    /// must not look like a repetition.
     pub id: Option<&'a str>,
-    /// The event's name; `message` when the block gives none.
+    /// The event's name; `message` if the event has none.
     pub event: &'a str,
-    /// The `data` lines, joined by LF; what is not UTF-8 is replaced by U+FFFD.
-    pub data: Cow<'a, str>,
+    /// The `data` lines, joined by LF. Invalid UTF-8 is replaced by U+FFFD.
+    pub data: &'a str,
 }
 
-/// An event or a line exceeds the bounds; the parser that said so is of no more use.
+/// An event or a line is larger than its bound. The parser that returned this error must not be used any more.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TooLarge;
 
@@ -52,46 +52,45 @@ impl fmt::Display for TooLarge {
 
 impl std::error::Error for TooLarge {}
 
-/// The state between two chunks of one stream. Its memory is bounded by about [`MAX_EVENT`];
-/// a frame whose UTF-8 is broken holds a repaired copy of its data, bounded likewise.
+/// The state between two chunks of one stream. It takes about [`MAX_EVENT`] bytes at most, and twice that for a moment
+/// while it repairs invalid UTF-8.
 #[derive(Debug, Default)]
 pub struct Parser {
-    /// The first line, the only one that a BOM may precede, has ended.
+    /// The first line has ended. Only the first line may begin with a BOM.
     past_first_line: bool,
-    /// The last byte was a CR: an LF right after it belongs to the same line end.
+    /// The last byte was a CR. If the next byte is an LF, it belongs to the same line end.
     after_cr: bool,
-    /// Bytes of the present line so far.
+    /// The length of the current line so far, in bytes.
     line_len: usize,
     place: Place,
-    /// The present line's field name so far.
+    /// The field name of the current line so far.
     name: Vec<u8>,
-    /// The present line's value so far, unless it is data, which goes right into the block.
+    /// The value of the current line so far. The value of a `data` field goes straight into the block.
     value: Vec<u8>,
     block: Block,
-    /// The block has been handed out as a frame, and is to be cleared before the next.
-    dispatched: bool,
-    last_event_id: String,
-    retry: Option<Duration>,
+    /// The block is a complete event. It is cleared before the next byte is read.
+    is_complete: bool,
+    /// The data of the complete event.
+    data: String,
 }
 
-/// Where in a line the parser is.
+/// The parser's position within a line.
 #[derive(Clone, Copy, Debug, Default)]
 enum Place {
     #[default]
     Name,
-    /// Right after the colon, where one space is dropped.
+    /// Right after the colon, where one space is skipped.
     Colon(Field),
     Value(Field),
 }
 
-/// The fields that WHATWG HTML 9.2.6 gives a meaning to.
+/// The fields that this parser reads.
 #[derive(Clone, Copy, Debug)]
 enum Field {
     Data,
     Event,
     Id,
-    Retry,
-    /// An unknown field, or (its name is empty) a comment: skipped.
+    /// Any other field, or a comment, whose name is empty. It is skipped.
     Other,
 }
 
@@ -101,16 +100,15 @@ impl Field {
             b"data" => Self::Data,
             b"event" => Self::Event,
             b"id" => Self::Id,
-            b"retry" => Self::Retry,
             _ => Self::Other,
         }
     }
 }
 
-/// The event being gathered: the buffers of WHATWG HTML 9.2.6.
+/// The event that is being read: the buffers of WHATWG HTML 9.2.6.
 #[derive(Debug, Default)]
 struct Block {
-    /// Every data line, each with an LF after it.
+    /// The data lines, each followed by an LF.
     data: Vec<u8>,
     event: String,
     id: String,
@@ -118,22 +116,24 @@ struct Block {
 }
 
 impl Parser {
-    /// A parser at the beginning of a stream.
+    /// Creates a parser for a new stream.
     #[must_use]
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// Takes bytes from the front of `input` until an event is complete or the input is used up:
-    /// call it again with the rest until it gives `None`.
+    /// Takes bytes from the front of `input` until an event is complete or the input is empty. Returns whether an event
+    /// is complete: then [`frame`](Self::frame) returns that event. Call it again with the rest of the input until it
+    /// returns false.
     ///
-    /// An event that the end of the stream leaves unfinished is never given, as the standard asks.
+    /// An event that the end of the stream leaves unfinished never becomes a frame, as the standard demands.
     ///
     /// # Errors
     ///
-    /// [`TooLarge`] as soon as a line or the event being gathered exceeds its bound.
-    pub fn next<'a>(&'a mut self, input: &mut &[u8]) -> Result<Option<Frame<'a>>, TooLarge> {
-        if mem::take(&mut self.dispatched) {
+    /// [`TooLarge`] as soon as a line or the event exceeds its bound.
+    pub fn advance(&mut self, input: &mut &[u8]) -> Result<bool, TooLarge> {
+        if mem::take(&mut self.is_complete) {
+            self.block.data = mem::take(&mut self.data).into_bytes();
             self.block.clear();
         }
         while let Some(first) = input.first() {
@@ -154,34 +154,41 @@ impl Parser {
                 self.text(text)?;
                 self.end_line()?;
             }
-            if self.dispatched {
-                return self.block.frame(&self.last_event_id).map(Some);
+            if self.is_complete {
+                return Ok(true);
             }
         }
-        Ok(None)
+        Ok(false)
     }
 
-    /// Whether no part of an event has been taken since the last one was given.
+    /// Returns the event that the last [`advance`](Self::advance) completed. Without one, the frame is empty.
+    #[must_use]
+    pub fn frame(&self) -> Frame<'_> {
+        let block = &self.block;
+        Frame {
+            id: block.has_id.then_some(block.id.as_str()),
+            event: if block.event.is_empty() { "message" } else { &block.event },
+            data: &self.data,
+        }
+    }
+
+    /// [`advance`](Self::advance) and [`frame`](Self::frame) in one call; `None` when the input is empty.
+    ///
+    /// # Errors
+    ///
+    /// [`TooLarge`], as `advance`.
+    pub fn next<'a>(&'a mut self, input: &mut &[u8]) -> Result<Option<Frame<'a>>, TooLarge> {
+        Ok(if self.advance(input)? { Some(self.frame()) } else { None })
+    }
+
+    /// Returns whether the stream is between two events: no part of the next event has been read.
     #[must_use]
     pub fn is_between_events(&self) -> bool {
         let block = &self.block;
-        self.line_len == 0 && (self.dispatched || block.data.is_empty() && block.event.is_empty() && !block.has_id)
+        self.line_len == 0 && (self.is_complete || block.data.is_empty() && block.event.is_empty() && !block.has_id)
     }
 
-    /// The id that a reconnection sends as `Last-Event-ID`: the last one of a block that ended,
-    /// with or without data; empty at first.
-    #[must_use]
-    pub fn last_event_id(&self) -> &str {
-        &self.last_event_id
-    }
-
-    /// The reconnection time that the stream's last valid `retry` field asks for.
-    #[must_use]
-    pub fn retry(&self) -> Option<Duration> {
-        self.retry
-    }
-
-    /// Takes a line that lies in the input as a whole, as most do: nothing of it need be kept for a next chunk.
+    /// Reads a line that begins and ends within one chunk, as most lines do.
     fn whole_line(&mut self, line: &[u8]) -> Result<(), TooLarge> {
         if line.len() > MAX_LINE {
             return Err(TooLarge);
@@ -189,8 +196,7 @@ impl Parser {
         let is_first = !mem::replace(&mut self.past_first_line, true);
         let line = line.strip_prefix(BOM).filter(|_| is_first).unwrap_or(line);
         if line.is_empty() {
-            self.end_block();
-            return Ok(());
+            return self.end_block();
         }
         let (name, value) = match line.iter().take(MAX_NAME).position(|&byte| byte == b':') {
             Some(colon) => (&line[..colon], &line[colon + 1..]),
@@ -206,7 +212,7 @@ impl Parser {
         self.end_field(field, value)
     }
 
-    /// Takes a piece of the present line, without its line end.
+    /// Reads a piece of the current line, without the line end.
     fn text(&mut self, text: &[u8]) -> Result<(), TooLarge> {
         self.line_len = self.line_len.saturating_add(text.len());
         if self.line_len > MAX_LINE {
@@ -224,12 +230,12 @@ impl Parser {
         }
         match self.place {
             Place::Value(Field::Data) => self.block.push_data(text),
-            Place::Value(Field::Event | Field::Id | Field::Retry) => self.push_value(text),
+            Place::Value(Field::Event | Field::Id) => self.push_value(text),
             Place::Value(Field::Other) | Place::Colon(_) | Place::Name => Ok(()),
         }
     }
 
-    /// Moves the field name, up to the colon, out of `text`, and returns what follows it.
+    /// Takes the field name, up to the colon, from the front of `text`, and returns the rest.
     fn gather_name<'t>(&mut self, text: &'t [u8]) -> &'t [u8] {
         let room = MAX_NAME - self.name.len();
         let window = &text[..text.len().min(room + 1)];
@@ -246,7 +252,7 @@ impl Parser {
         }
     }
 
-    /// The name gathered, without the stream's BOM.
+    /// Returns the field name without the stream's BOM.
     fn name(&self) -> &[u8] {
         match self.name.strip_prefix(BOM) {
             Some(name) if !self.past_first_line => name,
@@ -262,12 +268,12 @@ impl Parser {
         Ok(())
     }
 
-    /// Interprets the line that has just ended, and makes ready for the next.
+    /// Interprets the line that has just ended, and prepares for the next line.
     fn end_line(&mut self) -> Result<(), TooLarge> {
         let value = mem::take(&mut self.value);
         match self.place {
-            Place::Name if self.name().is_empty() => self.end_block(),
-            // A line without a colon: all of it is the name, and the value is empty.
+            Place::Name if self.name().is_empty() => self.end_block()?,
+            // A line without a colon is a name with an empty value.
             Place::Name => self.end_field(Field::of(self.name()), &value)?,
             Place::Colon(field) | Place::Value(field) => self.end_field(field, &value)?,
         }
@@ -280,7 +286,7 @@ impl Parser {
         Ok(())
     }
 
-    /// The present line's field, with its value; that of data is in the block already.
+    /// Stores the field of the current line. The value of a `data` field is in the block already.
     fn end_field(&mut self, field: Field, value: &[u8]) -> Result<(), TooLarge> {
         match field {
             Field::Data => return self.block.push_data(b"\n"),
@@ -290,27 +296,29 @@ impl Parser {
                 replace(&mut self.block.id, value);
                 self.block.has_id = true;
             }
-            Field::Retry => self.retry = milliseconds(value).or(self.retry),
             Field::Other => {}
         }
         Ok(())
     }
 
-    /// A blank line: an id counts from here on, and a block that has data is an event.
-    fn end_block(&mut self) {
-        if self.block.has_id {
-            mem::swap(&mut self.last_event_id, &mut self.block.id);
-        }
-        if self.block.data.is_empty() {
+    /// Ends the block at a blank line. A block that has data is an event.
+    fn end_block(&mut self) -> Result<(), TooLarge> {
+        // The LF after the last data line is not part of the data.
+        if self.block.data.pop().is_none() {
             self.block.clear();
-        } else {
-            self.dispatched = true;
+            return Ok(());
         }
+        self.data = match String::from_utf8(mem::take(&mut self.block.data)) {
+            Ok(data) => data,
+            Err(error) => repaired(error.as_bytes())?,
+        };
+        self.is_complete = true;
+        Ok(())
     }
 }
 
 impl Block {
-    /// Appends to the data, whose last LF does not count; the buffer doubles, but never beyond.
+    /// Appends to the data. The buffer's capacity doubles, but never exceeds the bound. The last LF does not count.
     fn push_data(&mut self, bytes: &[u8]) -> Result<(), TooLarge> {
         const MOST: usize = MAX_EVENT + b"\n".len();
         let len = self.data.len() + bytes.len();
@@ -325,16 +333,6 @@ impl Block {
         Ok(())
     }
 
-    /// The block as an event; its id, if it had one, has just become the last event id.
-    fn frame<'a>(&'a self, last_event_id: &'a str) -> Result<Frame<'a>, TooLarge> {
-        let event = self.event.as_str();
-        Ok(Frame {
-            id: self.has_id.then_some(last_event_id),
-            event: if event.is_empty() { "message" } else { event },
-            data: decode(self.data.strip_suffix(b"\n").unwrap_or(&self.data))?,
-        })
-    }
-
     fn clear(&mut self) {
         self.data.clear();
         self.data.shrink_to(KEEP);
@@ -344,15 +342,13 @@ impl Block {
     }
 }
 
-/// UTF-8 decode. A broken byte can become three, so the bound is checked before memory is taken.
-fn decode(bytes: &[u8]) -> Result<Cow<'_, str>, TooLarge> {
-    if let Ok(text) = str::from_utf8(bytes) {
-        return Ok(Cow::Borrowed(text));
-    }
+/// Returns the text with invalid UTF-8 replaced. One bad byte becomes three bytes, so the length is checked before the
+/// memory is allocated.
+fn repaired(bytes: &[u8]) -> Result<String, TooLarge> {
     let parts = || {
         bytes.utf8_chunks().flat_map(|chunk| {
-            let broken = !chunk.invalid().is_empty();
-            [chunk.valid(), if broken { "\u{FFFD}" } else { "" }]
+            let is_whole = chunk.invalid().is_empty();
+            [chunk.valid(), if is_whole { "" } else { "\u{FFFD}" }]
         })
     };
     let len = parts().map(str::len).sum();
@@ -361,26 +357,16 @@ fn decode(bytes: &[u8]) -> Result<Cow<'_, str>, TooLarge> {
     }
     let mut text = String::with_capacity(len);
     text.extend(parts());
-    Ok(Cow::Owned(text))
+    Ok(text)
 }
 
-/// Sets `field` to the decoded value, in the memory that it already has.
+/// Sets `field` to the decoded value and reuses its memory.
 fn replace(field: &mut String, value: &[u8]) {
     field.clear();
     match str::from_utf8(value) {
         Ok(value) => field.push_str(value),
         Err(_) => field.push_str(&String::from_utf8_lossy(value)),
     }
-}
-
-/// The value of a `retry` field: ASCII digits and nothing else.
-fn milliseconds(value: &[u8]) -> Option<Duration> {
-    if value.is_empty() || !value.iter().all(u8::is_ascii_digit) {
-        return None;
-    }
-    // Digits fail to parse only when they are too many.
-    let number = str::from_utf8(value).ok()?.parse().unwrap_or(u64::MAX);
-    Some(Duration::from_millis(number))
 }
 
 #[cfg(test)]

@@ -1,4 +1,4 @@
-//! The grammar by table, the cuts by matrix, the bounds to the byte, and a model for the rest.
+//! The grammar by a table, cuts by a matrix, bounds to the byte, and everything else against an independent model.
 
 use proptest::collection::vec;
 use proptest::prelude::*;
@@ -6,70 +6,49 @@ use proptest::sample::{Index, select};
 
 use super::*;
 
-/// A frame that outlives the parser, with the last event id at its time.
-#[derive(Clone, Debug, PartialEq, Eq)]
-struct Seen {
-    id: Option<String>,
-    event: String,
-    data: String,
-    last_event_id: String,
+/// A frame that outlives the parser: id, event, data.
+type Seen = (Option<String>, String, String);
+
+fn seen(frame: Frame<'_>) -> Seen {
+    (frame.id.map(str::to_owned), frame.event.to_owned(), frame.data.to_owned())
 }
 
-/// All that a stream says.
-#[derive(Debug, Default, PartialEq, Eq)]
-struct Story {
-    frames: Vec<Seen>,
-    last_event_id: String,
-    retry: Option<Duration>,
-}
-
-fn parse<'a>(chunks: impl IntoIterator<Item = &'a [u8]>) -> Result<Story, TooLarge> {
+fn parse<'a>(chunks: impl IntoIterator<Item = &'a [u8]>) -> Result<Vec<Seen>, TooLarge> {
     let mut parser = Parser::new();
     let mut frames = Vec::new();
     for mut input in chunks {
-        while let Some(frame) = parser.next(&mut input)? {
-            let (id, event) = (frame.id.map(str::to_owned), frame.event.to_owned());
-            let data = frame.data.into_owned();
-            let last_event_id = parser.last_event_id().to_owned();
-            frames.push(Seen { id, event, data, last_event_id });
+        while parser.advance(&mut input)? {
+            frames.push(seen(parser.frame()));
         }
-        assert!(input.is_empty(), "None means that the input is used up");
+        assert!(input.is_empty(), "false means that the input is used up");
     }
-    let last_event_id = parser.last_event_id().to_owned();
-    Ok(Story { frames, last_event_id, retry: parser.retry() })
+    Ok(frames)
 }
 
-fn whole(stream: &[u8]) -> Story {
+fn whole(stream: &[u8]) -> Vec<Seen> {
     parse([stream]).unwrap()
 }
 
-/// `(id, event, data)` of each frame.
-fn frames(story: &Story) -> Vec<(Option<&str>, &str, &str)> {
-    story.frames.iter().map(|f| (f.id.as_deref(), f.event.as_str(), f.data.as_str())).collect()
+fn borrowed(frames: &[Seen]) -> Vec<(Option<&str>, &str, &str)> {
+    frames.iter().map(|(id, event, data)| (id.as_deref(), event.as_str(), data.as_str())).collect()
 }
 
-/// WHATWG HTML 9.2.6 word for word, on the whole stream at once; shares nothing with the parser.
-fn model(stream: &[u8]) -> Story {
+/// WHATWG HTML 9.2.6 word for word, on the whole stream at once. It shares no code with the parser.
+fn model(stream: &[u8]) -> Vec<Seen> {
     let text = String::from_utf8_lossy(stream);
     let text = text.strip_prefix('\u{FEFF}').unwrap_or(&text);
     let text = text.replace("\r\n", "\n").replace('\r', "\n");
     let mut lines: Vec<&str> = text.split('\n').collect();
     lines.pop(); // What has no line end is not a line.
 
-    let mut story = Story::default();
-    let (mut data, mut event, mut last_id_buffer) = (String::new(), String::new(), String::new());
-    let mut id = None;
+    let mut frames = Vec::new();
+    let (mut data, mut event, mut id) = (String::new(), String::new(), None);
     for line in lines {
         if line.is_empty() {
-            story.last_event_id.clone_from(&last_id_buffer);
             if !data.is_empty() {
                 data.pop(); // The last LF.
-                story.frames.push(Seen {
-                    id: id.clone(),
-                    event: if event.is_empty() { "message".to_owned() } else { event.clone() },
-                    data: data.clone(),
-                    last_event_id: story.last_event_id.clone(),
-                });
+                let event = if event.is_empty() { "message".to_owned() } else { event };
+                frames.push((id, event, data));
             }
             (data, event, id) = (String::new(), String::new(), None);
             continue;
@@ -79,18 +58,11 @@ fn model(stream: &[u8]) -> Story {
         match name {
             "event" => event = value.to_owned(),
             "data" => data = data + value + "\n",
-            "id" if !value.contains('\0') => {
-                last_id_buffer = value.to_owned();
-                id = Some(value.to_owned());
-            }
-            "retry" if !value.is_empty() && value.chars().all(|c| c.is_ascii_digit()) => {
-                let number = value.parse().unwrap_or(u64::MAX);
-                story.retry = Some(Duration::from_millis(number));
-            }
+            "id" if !value.contains('\0') => id = Some(value.to_owned()),
             _ => {}
         }
     }
-    story
+    frames
 }
 
 type Expected = (Option<&'static str>, &'static str, &'static str);
@@ -164,41 +136,16 @@ const GRAMMAR: &[(&str, &str, &[Expected])] = &[
 #[test]
 fn the_grammar() {
     for (about, stream, expected) in GRAMMAR {
-        let story = whole(stream.as_bytes());
-        assert_eq!(frames(&story), *expected, "{about}");
-        assert_eq!(model(stream.as_bytes()), story, "the model: {about}");
-        assert_eq!(parse(stream.as_bytes().chunks(1)).unwrap(), story, "byte by byte: {about}");
+        let frames = whole(stream.as_bytes());
+        assert_eq!(borrowed(&frames), *expected, "{about}");
+        assert_eq!(model(stream.as_bytes()), frames, "the model: {about}");
+        assert_eq!(parse(stream.as_bytes().chunks(1)).unwrap(), frames, "byte by byte: {about}");
     }
-}
-
-#[test]
-fn the_last_event_id_counts_from_the_blank_line_on() {
-    let last_event_id = |stream: &str| whole(stream.as_bytes()).last_event_id;
-    assert_eq!(last_event_id("id: 1\n"), "");
-    assert_eq!(last_event_id("id: 1\n\n"), "1", "data or not");
-    assert_eq!(last_event_id("id: 1\n\ndata\n\n"), "1", "until there is another");
-    assert_eq!(last_event_id("id: 1\n\nid: 2\ndata\n"), "1", "an unfinished event has none");
-    assert_eq!(last_event_id("id: 1\n\nid: 2\0\n\n"), "1");
-    assert_eq!(last_event_id("id: 1\n\nid\n\n"), "");
-}
-
-#[test]
-fn retry_takes_digits_only() {
-    let retry = |stream: &str| whole(stream.as_bytes()).retry.map(|retry| retry.as_millis());
-    assert_eq!(retry(""), None);
-    assert_eq!(retry("retry: 3000\n"), Some(3000), "without waiting for the block's end");
-    assert_eq!(retry("retry:03000\n"), Some(3000));
-    assert_eq!(retry("retry: 0\n"), Some(0));
-    for bad in ["retry: 1000x", "retry: -1", "retry: +1", "retry:  1", "retry: 1.5", "retry: \u{661}", "retry"] {
-        assert_eq!(retry(&format!("retry: 7\n{bad}\n")), Some(7), "{bad}");
-    }
-    assert_eq!(retry("retry: 99999999999999999999\n"), Some(u64::MAX.into()));
-    assert_eq!(retry("retry: 7"), None, "an unfinished line is none");
 }
 
 #[test]
 fn broken_utf8_is_replaced() {
-    let data = |value: &[u8]| whole(&[b"data:", value, b"\n\n"].concat()).frames[0].data.clone();
+    let data = |value: &[u8]| whole(&[b"data:", value, b"\n\n"].concat())[0].2.clone();
     assert_eq!(data("é€😀".as_bytes()), "é€😀");
     assert_eq!(data(b"\xFF"), "\u{FFFD}");
     assert_eq!(data(b"a\xE2\x82b"), "a\u{FFFD}b", "one for a cut sequence");
@@ -206,8 +153,8 @@ fn broken_utf8_is_replaced() {
     assert_eq!(data(b"\xC0\xAF"), "\u{FFFD}\u{FFFD}", "overlong");
     assert_eq!(data(b"\xED\xA0\x80"), "\u{FFFD}\u{FFFD}\u{FFFD}", "a surrogate");
     assert_eq!(data(b"\xE2\ndata:\x82\xAC"), "\u{FFFD}\n\u{FFFD}\u{FFFD}", "not joined over lines");
-    let story = whole(b"id: \xFF\nevent: \xFE\ndata\n\n");
-    assert_eq!(frames(&story), [(Some("\u{FFFD}"), "\u{FFFD}", "")]);
+    let frames = whole(b"id: \xFF\nevent: \xFE\ndata\n\n");
+    assert_eq!(borrowed(&frames), [(Some("\u{FFFD}"), "\u{FFFD}", "")]);
 }
 
 #[test]
@@ -217,17 +164,15 @@ fn however_the_stream_is_cut_its_frames_are_the_same() {
     for line_end in ["\n", "\r", "\r\n"] {
         for bom in ["", "\u{FEFF}"] {
             let stream = format!("{bom}{}", stream.replace('\n', line_end)).into_bytes();
-            let story = whole(&stream);
-            assert_eq!(frames(&story), expected);
-            assert_eq!(story.last_event_id, "2");
-            assert_eq!(story.retry, Some(Duration::from_millis(5)));
+            let frames = whole(&stream);
+            assert_eq!(borrowed(&frames), expected);
             for i in 0..=stream.len() {
                 for j in i..=stream.len() {
                     let chunks = [&stream[..i], &stream[i..j], &stream[j..]];
-                    assert_eq!(parse(chunks).unwrap(), story, "cut at {i} and {j}");
+                    assert_eq!(parse(chunks).unwrap(), frames, "cut at {i} and {j}");
                 }
             }
-            assert_eq!(parse(stream.chunks(1)).unwrap(), story, "byte by byte");
+            assert_eq!(parse(stream.chunks(1)).unwrap(), frames, "byte by byte");
         }
     }
 }
@@ -252,18 +197,18 @@ fn next_stops_after_each_event() {
 }
 
 /// Parses `head`, then `byte` repeated `len` times, then `tail`, in chunks of 64 KiB and all at once.
-fn long(head: &[u8], byte: u8, len: usize, tail: &[u8]) -> Result<Story, TooLarge> {
+fn long(head: &[u8], byte: u8, len: usize, tail: &[u8]) -> Result<Vec<Seen>, TooLarge> {
     let body = vec![byte; len];
-    let story = parse([head].into_iter().chain(body.chunks(64 * 1024)).chain([tail]));
-    assert_eq!(parse([[head, &body, tail].concat().as_slice()]), story);
-    story
+    let frames = parse([head].into_iter().chain(body.chunks(64 * 1024)).chain([tail]));
+    assert_eq!(parse([[head, &body, tail].concat().as_slice()]), frames);
+    frames
 }
 
 #[test]
 fn data_at_the_limit_passes_and_one_byte_more_fails() {
     for head in ["data:", "data: ", "\u{FEFF}data: "] {
-        let story = long(head.as_bytes(), b'x', MAX_EVENT, b"\n\n").unwrap();
-        assert_eq!(story.frames[0].data.len(), MAX_EVENT);
+        let frames = long(head.as_bytes(), b'x', MAX_EVENT, b"\n\n").unwrap();
+        assert_eq!(frames[0].2.len(), MAX_EVENT);
         assert_eq!(long(head.as_bytes(), b'x', MAX_EVENT + 1, b"\n\n"), Err(TooLarge));
     }
 }
@@ -271,7 +216,7 @@ fn data_at_the_limit_passes_and_one_byte_more_fails() {
 #[test]
 fn the_lf_between_data_lines_counts() {
     let fits = long(b"data: ", b'x', MAX_EVENT - 3, b"\ndata\ndata:\ndata: \n\n").unwrap();
-    assert_eq!(fits.frames[0].data.len(), MAX_EVENT);
+    assert_eq!(fits[0].2.len(), MAX_EVENT);
     assert_eq!(long(b"data: ", b'x', MAX_EVENT - 3, b"\ndata\ndata\ndata\ndata\n"), Err(TooLarge));
 }
 
@@ -287,16 +232,16 @@ fn the_limit_holds_for_an_event_not_for_the_stream() {
 #[test]
 fn data_that_replacement_makes_too_long_fails() {
     let fits = long(b"data:xx", 0xFF, MAX_EVENT / 3, b"\n\n").unwrap();
-    assert_eq!(fits.frames[0].data.len(), MAX_EVENT);
+    assert_eq!(fits[0].2.len(), MAX_EVENT);
     assert_eq!(long(b"data:xxx", 0xFF, MAX_EVENT / 3, b"\n\n"), Err(TooLarge));
 }
 
 #[test]
 fn a_line_that_is_skipped_has_a_limit_too() {
-    for head in [":", "unknown: ", "", "xyz"] {
+    for head in [":", "unknown: ", "retry: ", "", "xyz"] {
         let len = MAX_LINE - head.len();
-        let story = long(head.as_bytes(), b'x', len, b"\ndata: 1\n\n").unwrap();
-        assert_eq!(frames(&story), [message("1")]);
+        let frames = long(head.as_bytes(), b'x', len, b"\ndata: 1\n\n").unwrap();
+        assert_eq!(borrowed(&frames), [message("1")]);
         for tail in [&b""[..], b"\n"] {
             assert_eq!(long(head.as_bytes(), b'x', len + 1, tail), Err(TooLarge), "{head}");
         }
@@ -304,8 +249,8 @@ fn a_line_that_is_skipped_has_a_limit_too() {
 }
 
 #[test]
-fn ids_names_and_retries_have_a_limit() {
-    for field in ["id", "event", "retry"] {
+fn ids_and_names_have_a_limit() {
+    for field in ["id", "event"] {
         let head = format!("{field}: ");
         assert!(long(head.as_bytes(), b'1', MAX_VALUE, b"\n\n").is_ok());
         for tail in [&b""[..], b"\n"] {
@@ -316,7 +261,7 @@ fn ids_names_and_retries_have_a_limit() {
 
 #[test]
 fn what_is_skipped_is_not_stored() {
-    for head in [":", "unknown:", "", "\ndata\n:"] {
+    for head in [":", "unknown:", "retry:", "", "\ndata\n:"] {
         let mut parser = Parser::new();
         parser.next(&mut head.as_bytes()).unwrap();
         for _ in 0..10_000 {
@@ -337,7 +282,7 @@ fn memory_stays_bounded_and_is_given_back() {
         assert!(data.capacity() <= (2 * data.len()).min(MAX_EVENT + 1));
     }
     assert!(parser.next(&mut &b"\n\n"[..]).unwrap().is_some());
-    assert!(parser.block.data.capacity() <= MAX_EVENT + 1);
+    assert!(parser.data.capacity() <= MAX_EVENT + 1);
     parser.next(&mut &b""[..]).unwrap();
     assert!(parser.block.data.capacity() <= KEEP);
 }
@@ -355,15 +300,12 @@ fn buffers_are_reused_from_event_to_event() {
     let mut parser = Parser::new();
     let event = b"id: 17\nevent: message\ndata: {\"type\":\"TextDelta\"}\n\n";
     let mut buffers = Vec::new();
-    for _ in 0..4 {
-        let frame = parser.next(&mut event.as_slice()).unwrap().unwrap();
-        assert!(matches!(frame.data, Cow::Borrowed(_)));
+    for _ in 0..3 {
+        assert!(parser.advance(&mut event.as_slice()).unwrap());
         let block = &parser.block;
-        let mut ids = [block.id.as_ptr(), parser.last_event_id.as_ptr()];
-        ids.sort_unstable(); // The two change places.
-        buffers.push((block.data.as_ptr(), block.event.as_ptr(), ids, parser.value.as_ptr()));
+        buffers.push([parser.data.as_ptr(), block.event.as_ptr(), block.id.as_ptr(), parser.value.as_ptr()]);
     }
-    assert_eq!(buffers[2], buffers[3]);
+    assert_eq!(buffers[1], buffers[2]);
 }
 
 #[test]
@@ -412,10 +354,10 @@ proptest! {
         stream in soup(),
         cuts in vec(any::<Index>(), 0..20),
     ) {
-        let story = model(&stream);
-        prop_assert_eq!(&whole(&stream), &story);
-        prop_assert_eq!(&parse(cut(&stream, &cuts)).unwrap(), &story);
-        prop_assert_eq!(&parse(stream.chunks(1)).unwrap(), &story);
+        let frames = model(&stream);
+        prop_assert_eq!(&whole(&stream), &frames);
+        prop_assert_eq!(&parse(cut(&stream, &cuts)).unwrap(), &frames);
+        prop_assert_eq!(&parse(stream.chunks(1)).unwrap(), &frames);
     }
 }
 
