@@ -5,6 +5,7 @@ use crate::agent::events::ToolCall;
 use serde::Serialize;
 use std::fmt;
 use std::process::ExitCode;
+use std::time::Duration;
 
 /// What the process tells its caller. No other code ever leaves it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -18,6 +19,15 @@ pub enum Exit {
 }
 
 impl Exit {
+    /// The record's `outcome`.
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Completed => "completed",
+            Self::Failed => "failed",
+            Self::Paused => "paused",
+        }
+    }
+
     /// The code as a number.
     pub const fn code(self) -> u8 {
         match self {
@@ -41,6 +51,8 @@ pub enum Reason {
     ToolApprovalRequired,
     Cancelled,
     MaxTurns,
+    MaxTokens,
+    MaxToolCalls,
     RunError,
     Timeout,
     IdleTimeout,
@@ -58,13 +70,59 @@ pub enum Reason {
     Internal,
 }
 
+/// What a reason means for the run that it ends. Every rule that depends on a reason asks for its class, so that a new
+/// reason cannot be forgotten.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Class {
+    /// The command was refused before it touched the run: there is nothing to cancel.
+    Refusal,
+    /// The deadline, the idle timeout or a signal ended it: `--no-cancel` leaves the run going.
+    Cause,
+    /// Nothing more can be heard of the run, for a while or for good.
+    Contact,
+    /// The run itself, the server or this program failed.
+    Fault,
+    /// No failure: tool calls wait for approval.
+    Pause,
+}
+
+impl Reason {
+    /// The reason's class.
+    pub const fn class(self) -> Class {
+        match self {
+            Self::ToolApprovalRequired => Class::Pause,
+            Self::Usage | Self::Conflict => Class::Refusal,
+            Self::Timeout | Self::IdleTimeout | Self::Interrupted => Class::Cause,
+            Self::Connection => Class::Contact,
+            Self::Cancelled
+            | Self::MaxTurns
+            | Self::MaxTokens
+            | Self::MaxToolCalls
+            | Self::RunError
+            | Self::Lost
+            | Self::Auth
+            | Self::NotFound
+            | Self::Server
+            | Self::Protocol
+            | Self::Output
+            | Self::ToolError
+            | Self::Internal => Class::Fault,
+        }
+    }
+
+    /// Whether one of the two timeouts is meant, for the record's `timed_out`.
+    const fn is_timeout(self) -> bool {
+        matches!(self, Self::Timeout | Self::IdleTimeout)
+    }
+}
+
 impl fmt::Display for Reason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.serialize(f)
     }
 }
 
-/// A failure's line is cut at so many characters: it may quote what a server said.
+/// A failure's line is cut after this many characters: it may quote what a server said.
 const MAX_MESSAGE: usize = 2048;
 
 /// One failure, in one line: what we were doing, with what, why it failed, and what to do about it where that helps.
@@ -74,27 +132,21 @@ pub struct Failure {
     pub reason: Reason,
     /// The line.
     pub message: String,
-    /// Whether the same command may well succeed when it is simply given again.
-    pub retryable: bool,
-    /// The server's own error code (`session_already_running`, …), empty where there is none.
-    pub code: String,
-    /// Whether the request may have had its effect all the same: its answer was lost, now or at an earlier try.
-    pub in_doubt: bool,
+    /// Whether a failure of this kind passes: the same command may succeed later. [`Fate`] says whether it is safe to
+    /// repeat it.
+    pub passes: bool,
 }
 
 impl Failure {
-    /// A failure that a retry does not mend, except for the reasons that lie with time and the network.
+    /// A failure. It passes where the reason lies with time, a signal or the network.
     pub fn new(reason: Reason, message: impl Into<String>) -> Self {
-        let retryable = matches!(
-            reason,
-            Reason::Timeout | Reason::IdleTimeout | Reason::Interrupted | Reason::Connection | Reason::Lost
-        );
+        let passes = matches!(reason.class(), Class::Cause | Class::Contact);
         let mut message = message.into();
         if let Some((end, _)) = message.char_indices().nth(MAX_MESSAGE) {
             message.truncate(end);
             message.push('…');
         }
-        Self { reason, message, retryable, code: String::new(), in_doubt: false }
+        Self { reason, message, passes }
     }
 
     /// A mistake on the command line, in the environment or in a file that they name.
@@ -102,24 +154,10 @@ impl Failure {
         Self::new(Reason::Usage, format!("{error:#}"))
     }
 
-    /// Sets whether a retry makes sense.
+    /// Sets whether a failure of this kind passes.
     #[must_use]
-    pub fn retryable(mut self, retryable: bool) -> Self {
-        self.retryable = retryable;
-        self
-    }
-
-    /// Sets whether the request may have had its effect.
-    #[must_use]
-    pub fn in_doubt(mut self, in_doubt: bool) -> Self {
-        self.in_doubt = in_doubt;
-        self
-    }
-
-    /// Sets the server's error code.
-    #[must_use]
-    pub fn with_code(mut self, code: impl Into<String>) -> Self {
-        self.code = code.into();
+    pub fn passing(mut self, passes: bool) -> Self {
+        self.passes = passes;
         self
     }
 }
@@ -137,10 +175,20 @@ impl std::error::Error for Failure {}
 pub enum End {
     /// `RunCompleted` with `stop_reason: completed`, or the plain work of a command is done.
     Completed,
-    /// These calls wait, from the one the server is stopped at onward.
-    Paused(Vec<ToolCall>),
+    /// These calls wait for approval.
+    Paused(Waiting),
     /// Anything else.
     Failed(Failure),
+}
+
+/// Tool calls that wait for approval.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Waiting {
+    /// The name of their batch: the first 8 digits of the run's id, a dot, and the event ID of the proposal. `None`
+    /// where the proposal has left the server's ring.
+    pub batch: Option<String>,
+    /// The calls that are not yet decided, from the one the server is stopped at onward.
+    pub calls: Vec<ToolCall>,
 }
 
 impl End {
@@ -159,6 +207,69 @@ impl From<Failure> for End {
         Self::Failed(failure)
     }
 }
+
+/// What is known of the run at the end of the command, on the server's own word. Absence is no proof: what nobody said
+/// is [`Fate::Open`].
+///
+/// | fate | retryable | `cancel_confirmed`, if a cancel was tried | `stop_reason` |
+/// |---|---|---|---|
+/// | `NeverRan` | if the failure passes | – | null |
+/// | `Open` | false | false | null |
+/// | `Completed`, with another word | if the failure passes | true | the word |
+/// | `Completed("completed")` | false | true | `completed` |
+/// | `Errored` | if the failure passes | true | null |
+/// | `StateFailed { tools: false }` | if the failure passes | true | null |
+/// | `StateFailed { tools: true }` | false | true | null |
+/// | `Stopped` | false: it may have completed | true | null |
+/// | `Restarted { answered: false }` | if the failure passes | true | null |
+/// | `Restarted { answered: true }` | false: it may have completed | true | null |
+///
+/// Tasks that may go on beside the run (protocol trap 17) make every row not retryable.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Fate {
+    /// The prompt never left us, or the server refused it.
+    NeverRan,
+    /// The run may be going on, or waits.
+    Open,
+    /// `RunCompleted`, with this stop reason.
+    Completed(String),
+    /// `RunError`.
+    Errored,
+    /// The session's state is `failed` (protocol trap 21), and whether the run had called tools.
+    StateFailed { tools: bool },
+    /// The session's state no longer names the run, and its terminal event cannot be had.
+    Stopped,
+    /// The server was restarted, and whether the messages end with a finished answer to the prompt.
+    Restarted { answered: bool },
+}
+
+impl Fate {
+    /// Whether the run may be going on.
+    pub const fn is_open(&self) -> bool {
+        matches!(self, Self::Open)
+    }
+
+    /// Whether the run never was, or has ended without having completed, so that the same prompt may be sent again.
+    fn may_be_repeated(&self) -> bool {
+        match self {
+            Self::NeverRan | Self::Errored => true,
+            Self::Completed(stop_reason) => stop_reason != COMPLETED,
+            Self::StateFailed { tools } => !tools,
+            Self::Restarted { answered } => !answered,
+            Self::Open | Self::Stopped => false,
+        }
+    }
+
+    fn stop_reason(&self) -> Option<&str> {
+        match self {
+            Self::Completed(stop_reason) => Some(stop_reason),
+            _ => None,
+        }
+    }
+}
+
+/// The stop reason of a run that did what it was asked.
+pub const COMPLETED: &str = "completed";
 
 /// Tokens, as the server counts them.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, serde::Deserialize)]
@@ -191,118 +302,192 @@ pub struct ToolCounts {
     pub failed: u64,
 }
 
-/// The result record: printed last by `json` and `stream-json`, and written to `--result-file`. Every key is always
-/// there; `null` where it does not apply.
-#[derive(Clone, Debug, Serialize)]
-pub struct Record {
-    pub r#type: &'static str,
-    pub outcome: &'static str,
-    pub exit_code: u8,
-    pub reason: Option<Reason>,
-    pub retryable: bool,
-    pub error: Option<String>,
-    pub session_id: Option<String>,
+/// One decision of ours about a tool call, for the record.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Decided {
+    pub tool_call_id: String,
+    pub name: String,
+    /// `accept` or `reject`.
+    pub verdict: &'static str,
+    /// Who decided: `flag` (`resume --approve` and its kin), `policy` or `program`.
+    pub by: &'static str,
+    /// The reason that went to the model.
+    pub reason: Option<String>,
+}
+
+/// A task that a tool call started beside the run (protocol trap 17).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct BackgroundTask {
+    pub tool_call_id: String,
+    pub name: String,
+}
+
+/// What was heard of a run.
+#[derive(Clone, Debug, Default)]
+pub struct RunSummary {
     pub run_id: Option<String>,
+    /// The last turn's text.
     pub agent_message: Option<String>,
+    /// All turns' text.
     pub text: Option<String>,
+    /// The record's `text` is null because the run said more than is kept.
+    pub text_is_cut: bool,
     pub turns: u64,
-    pub stop_reason: Option<String>,
+    pub finish_reason: Option<String>,
     pub usage: Option<Usage>,
     pub tool_calls: ToolCounts,
-    pub timed_out: bool,
-    pub paused: bool,
-    pub pause_reason: Option<PauseReason>,
-    pub resume_hint: Option<String>,
-    pub cancel_confirmed: Option<bool>,
+    pub decisions: Vec<Decided>,
+    pub background_tasks: Vec<BackgroundTask>,
     pub last_event_id: Option<u64>,
-    pub duration_ms: u64,
 }
 
-/// On what a run is paused; also given by an end that leaves it waiting.
-#[derive(Clone, Debug, Serialize)]
-pub struct PauseReason {
-    /// Always `tool_approval_required` today.
-    pub r#type: Reason,
-    /// The calls that are not yet decided, from the one the server is stopped at onward.
-    pub pending_tool_calls: Vec<ToolCall>,
+/// How a command ended, and everything that the record and the closing line say about it.
+#[derive(Clone, Debug)]
+pub struct Report {
+    pub end: End,
+    pub fate: Fate,
+    /// We asked the server to cancel the run.
+    pub cancel_tried: bool,
+    pub session_id: Option<String>,
+    pub run: RunSummary,
+    /// Calls that an end which is no pause leaves waiting.
+    pub left_waiting: Option<Waiting>,
+    /// A command that goes on from here, ready to be pasted into a shell.
+    pub resume_hint: Option<String>,
+    pub duration: Duration,
 }
 
-impl PauseReason {
-    /// These calls wait for approval.
-    pub const fn on(pending_tool_calls: Vec<ToolCall>) -> Self {
-        Self { r#type: Reason::ToolApprovalRequired, pending_tool_calls }
-    }
-}
-
-impl Record {
-    /// The record of an end of which nothing else is known.
+impl Report {
+    /// The report of a command that touched no run.
     pub fn new(end: End) -> Self {
-        let exit = end.exit();
-        let (outcome, reason, retryable, error, pause_reason) = match end {
-            End::Completed => ("completed", None, false, None, None),
-            End::Paused(calls) => {
-                ("paused", Some(Reason::ToolApprovalRequired), false, None, Some(PauseReason::on(calls)))
-            }
-            End::Failed(failure) => {
-                ("failed", Some(failure.reason), failure.retryable, Some(failure.message), None)
-            }
-        };
         Self {
+            end,
+            fate: Fate::NeverRan,
+            cancel_tried: false,
+            session_id: None,
+            run: RunSummary::default(),
+            left_waiting: None,
+            resume_hint: None,
+            duration: Duration::ZERO,
+        }
+    }
+
+    /// A failure after the end. The first cause wins: it changes only an end that was no failure.
+    pub fn fail(&mut self, failure: Failure) {
+        if let End::Paused(waiting) = &mut self.end {
+            self.left_waiting = Some(std::mem::take(waiting));
+        }
+        if !matches!(self.end, End::Failed(_)) {
+            self.end = End::Failed(failure);
+        }
+    }
+
+    /// The failure, if the command failed.
+    pub const fn failure(&self) -> Option<&Failure> {
+        match &self.end {
+            End::Failed(failure) => Some(failure),
+            End::Completed | End::Paused(_) => None,
+        }
+    }
+
+    /// Whether the same command may be given again without doing the work twice: see [`Fate`].
+    pub fn retryable(&self) -> bool {
+        let passes = self.failure().is_some_and(|failure| failure.passes);
+        passes && self.fate.may_be_repeated() && self.run.background_tasks.is_empty()
+    }
+
+    /// Whether the cancel is known to have worked; `None` if none was tried.
+    pub fn cancel_confirmed(&self) -> Option<bool> {
+        self.cancel_tried.then(|| !self.fate.is_open())
+    }
+
+    /// The failure's line.
+    pub fn error(&self) -> Option<String> {
+        let failure = self.failure()?;
+        let completed = self.fate.stop_reason() == Some(COMPLETED) && failure.reason != Reason::ToolError;
+        let suffix = if completed { "; it completed all the same" } else { "" };
+        Some(format!("{failure}{suffix}"))
+    }
+
+    /// The calls that wait for approval now.
+    pub const fn waiting(&self) -> Option<&Waiting> {
+        match &self.end {
+            End::Paused(waiting) => Some(waiting),
+            End::Completed | End::Failed(_) => self.left_waiting.as_ref(),
+        }
+    }
+
+    /// The result record.
+    pub fn record(&self) -> Record<'_> {
+        let exit = self.end.exit();
+        let reason = match &self.end {
+            End::Completed => None,
+            End::Paused(_) => Some(Reason::ToolApprovalRequired),
+            End::Failed(failure) => Some(failure.reason),
+        };
+        Record {
             r#type: "result",
-            outcome,
+            outcome: exit.name(),
             exit_code: exit.code(),
             reason,
-            retryable,
-            error,
-            session_id: None,
-            run_id: None,
-            agent_message: None,
-            text: None,
-            turns: 0,
-            stop_reason: None,
-            usage: None,
-            tool_calls: ToolCounts::default(),
-            timed_out: matches!(reason, Some(Reason::Timeout | Reason::IdleTimeout)),
+            retryable: self.retryable(),
+            error: self.error(),
+            session_id: self.session_id.as_deref(),
+            run_id: self.run.run_id.as_deref(),
+            agent_message: self.run.agent_message.as_deref(),
+            text: self.run.text.as_deref(),
+            turns: self.run.turns,
+            stop_reason: self.fate.stop_reason(),
+            usage: self.run.usage,
+            tool_calls: self.run.tool_calls,
+            timed_out: reason.is_some_and(Reason::is_timeout),
             paused: exit == Exit::Paused,
-            pause_reason,
-            resume_hint: None,
-            cancel_confirmed: None,
-            last_event_id: None,
-            duration_ms: 0,
+            pause_reason: self.waiting().map(PauseReason::on),
+            resume_hint: self.resume_hint.as_deref(),
+            cancel_confirmed: self.cancel_confirmed(),
+            last_event_id: self.run.last_event_id,
+            duration_ms: u64::try_from(self.duration.as_millis()).unwrap_or(u64::MAX),
         }
     }
+}
 
-    /// A failure after the end. The first cause wins: it changes only an end that was none.
-    pub fn fail(&mut self, failure: Failure) {
-        if self.reason.is_none() || self.paused {
-            let failed = Self::new(End::Failed(failure));
-            self.outcome = failed.outcome;
-            self.exit_code = failed.exit_code;
-            self.reason = failed.reason;
-            self.retryable = failed.retryable;
-            self.error = failed.error;
-            self.timed_out = failed.timed_out;
-            self.paused = false;
-        }
-    }
+/// The result record: printed last by `json` and `stream-json`, and written to `--result-file`. Every key is always
+/// there; `null` where it does not apply.
+#[derive(Debug, Serialize)]
+pub struct Record<'a> {
+    r#type: &'static str,
+    outcome: &'static str,
+    exit_code: u8,
+    reason: Option<Reason>,
+    retryable: bool,
+    error: Option<String>,
+    session_id: Option<&'a str>,
+    run_id: Option<&'a str>,
+    agent_message: Option<&'a str>,
+    text: Option<&'a str>,
+    turns: u64,
+    stop_reason: Option<&'a str>,
+    usage: Option<Usage>,
+    tool_calls: ToolCounts,
+    timed_out: bool,
+    paused: bool,
+    pause_reason: Option<PauseReason<'a>>,
+    resume_hint: Option<&'a str>,
+    cancel_confirmed: Option<bool>,
+    last_event_id: Option<u64>,
+    duration_ms: u64,
+}
 
-    /// What the run did after all, which a failure of ours does not undo: one that completed is not to be repeated.
-    pub fn stopped(&mut self, stop_reason: Option<String>) {
-        let completed = stop_reason.as_deref() == Some("completed");
-        self.stop_reason = stop_reason;
-        if let Some(error) = self.error.as_mut().filter(|_| completed && self.retryable) {
-            error.push_str("; it completed all the same");
-        }
-        self.retryable &= !completed;
-    }
+/// What a run waits for; also given by an end that leaves it waiting.
+#[derive(Debug, Serialize)]
+struct PauseReason<'a> {
+    r#type: Reason,
+    pending_tool_calls: &'a [ToolCall],
+}
 
-    /// The exit code that goes with it.
-    pub const fn exit(&self) -> Exit {
-        match self.reason {
-            None => Exit::Completed,
-            Some(_) if self.paused => Exit::Paused,
-            Some(_) => Exit::Failed,
-        }
+impl<'a> PauseReason<'a> {
+    fn on(waiting: &'a Waiting) -> Self {
+        Self { r#type: Reason::ToolApprovalRequired, pending_tool_calls: &waiting.calls }
     }
 }
 
@@ -311,7 +496,8 @@ mod tests {
     use super::*;
 
     fn paused() -> End {
-        End::Paused(vec![ToolCall { id: "a".into(), name: "p__t".into(), arguments: Default::default() }])
+        let calls = vec![ToolCall { id: "a".into(), name: "p__t".into(), arguments: Default::default() }];
+        End::Paused(Waiting { batch: None, calls })
     }
 
     fn failed(reason: Reason) -> End {
@@ -329,19 +515,58 @@ mod tests {
             (failed(Reason::IdleTimeout), 1, "failed", Some(Reason::IdleTimeout), true, Some("why"), true),
             (failed(Reason::Interrupted), 1, "failed", Some(Reason::Interrupted), true, Some("why"), false),
             (failed(Reason::Connection), 1, "failed", Some(Reason::Connection), true, Some("why"), false),
-            (failed(Reason::Lost), 1, "failed", Some(Reason::Lost), true, Some("why"), false),
+            (failed(Reason::Lost), 1, "failed", Some(Reason::Lost), false, Some("why"), false),
             (failed(Reason::Usage), 1, "failed", Some(Reason::Usage), false, Some("why"), false),
         ];
         for (end, code, outcome, reason, retryable, error, timed_out) in rows {
-            assert_eq!(end.exit().code(), code, "{end:?}");
             assert_eq!(ExitCode::from(end.exit()), ExitCode::from(code), "{end:?}");
-            let record = Record::new(end.clone());
-            assert_eq!((record.exit_code, record.exit().code()), (code, code), "{end:?}");
-            let told = (record.outcome, record.reason, record.retryable, record.error.as_deref(), record.timed_out);
-            assert_eq!(told, (outcome, reason, retryable, error, timed_out), "{end:?}");
+            let report = Report::new(end.clone());
+            let record = report.record();
+            let told = (record.exit_code, record.outcome, record.reason, record.retryable);
+            assert_eq!(told, (code, outcome, reason, retryable), "{end:?}");
+            assert_eq!((record.error.as_deref(), record.timed_out), (error, timed_out), "{end:?}");
             assert_eq!((record.paused, record.pause_reason.is_some()), (code == 10, code == 10), "{end:?}");
         }
         assert_eq!(Reason::ToolApprovalRequired.to_string(), "tool_approval_required");
+    }
+
+    /// The table at the head of [`Fate`].
+    #[test]
+    fn what_is_known_of_the_run_decides_what_the_record_claims() {
+        let completed = |word: &str| Fate::Completed(word.into());
+        // fate → retryable, cancel_confirmed, stop_reason
+        let rows = [
+            (Fate::NeverRan, true, true, None),
+            (Fate::Open, false, false, None),
+            (completed("cancelled"), true, true, Some("cancelled")),
+            (completed("completed"), false, true, Some("completed")),
+            (Fate::Errored, true, true, None),
+            (Fate::StateFailed { tools: false }, true, true, None),
+            (Fate::StateFailed { tools: true }, false, true, None),
+            (Fate::Stopped, false, true, None),
+            (Fate::Restarted { answered: false }, true, true, None),
+            (Fate::Restarted { answered: true }, false, true, None),
+        ];
+        for (fate, retryable, confirmed, stop_reason) in rows {
+            for passes in [true, false] {
+                for tasks in [false, true] {
+                    let failure = Failure::new(Reason::Timeout, "late").passing(passes);
+                    let mut report = Report { fate: fate.clone(), ..Report::new(failure.into()) };
+                    if tasks {
+                        let task = BackgroundTask { tool_call_id: "a".into(), name: "p__t".into() };
+                        report.run.background_tasks.push(task);
+                    }
+                    assert_eq!(report.record().cancel_confirmed, None, "{fate:?}: none was tried");
+                    report.cancel_tried = true;
+                    let record = report.record();
+                    let told = (record.retryable, record.cancel_confirmed, record.stop_reason);
+                    let expected = (retryable && passes && !tasks, Some(confirmed), stop_reason);
+                    assert_eq!(told, expected, "{fate:?} {passes} {tasks}");
+                    let says_so = record.error.is_some_and(|error| error.contains("it completed all the same"));
+                    assert_eq!(says_so, stop_reason == Some("completed"), "{fate:?}");
+                }
+            }
+        }
     }
 
     #[test]
@@ -351,10 +576,11 @@ mod tests {
             (paused(), 1, Reason::Output),
             (failed(Reason::Lost), 1, Reason::Lost),
         ] {
-            let mut record = Record::new(end);
-            record.fail(Failure::new(Reason::Output, "full"));
-            assert_eq!((record.exit_code, record.exit().code(), record.reason), (code, code, Some(reason)));
-            assert!(!record.paused);
+            let mut report = Report::new(end.clone());
+            report.fail(Failure::new(Reason::Output, "full"));
+            let record = report.record();
+            assert_eq!((record.exit_code, record.reason, record.paused), (code, Some(reason), false));
+            assert_eq!(record.pause_reason.is_some(), end == paused(), "what waits is told all the same");
         }
     }
 

@@ -9,52 +9,51 @@
 //! | no call | any | any | nothing |
 //! | unknown | undecided | any | learn what it asks about |
 //! | every call | undecided, not judged | any | judge it, and then those behind it up to a pause |
-//! | every call | judged accept or reject | any | send those judged, in one piece |
+//! | every call | judged accept or reject | any | send those judged, in one request |
 //! | every call | judged pause | any | pause |
 //! | some calls | undecided, not judged | 250 ms | judge it |
 //! | some calls | judged accept or reject | 250 ms | send it |
 //! | some calls | judged pause | 2 s | pause |
-//! | every or some | decided, nothing heard | 3 s | reconnect: an event may have been lost |
-//! | some calls | decided, nothing heard, reconnected | 250 ms | it was dropped (trap 3): send it again |
-//! | every call | decided, nothing heard, reconnected | 10 s | likewise; here only somebody else's decision can do that |
+//! | every or some | decided, no event since | 3 s | reconnect: an event may have been lost |
+//! | some calls | decided, no event since, reconnected | 250 ms | the server dropped it (trap 3): send it again |
+//! | every call | decided, no event since, reconnected | 10 s | the same; only another client's decision can cause it |
 //! | any | running | any | nothing |
-//! | every or some | its id is that of a call before it | as for a pause | fail: it cannot be decided |
-//! | every or some | undecided, its proposal lost | 6 s | learn from the messages which calls are over |
+//! | every or some | has the id of a call before it | as for a pause | fail: nobody can decide it |
+//! | every or some | undecided, its proposal was lost | 6 s | learn from the messages which calls are finished |
 //!
-//! Where every call is asked about, quiet is needed too once the stream was not read for a while (a policy program ran):
-//! somebody else may have decided meanwhile.
+//! Where the server asks about every call, quiet is needed too after the stream was not read for a while (a policy
+//! program ran): another client may have decided meanwhile.
 //!
 //! A call that has started is never decided: that kills the run (trap 2).
 
+use super::policy::{Ruling, Verdict};
 use crate::agent::events::{MAX_LIST, MAX_NAME, ToolCall};
-use crate::run::policy::Verdict;
 use std::time::Duration;
 
-/// A stop is believed after so much quiet; long enough for the server to start a call that it approves by itself.
+/// After this much quiet the server is believed to be stopped. It is long enough for the server to start a call that it
+/// approves by itself.
 pub const SETTLED: Duration = Duration::from_millis(250);
-/// A pause is reported after so much quiet: it ends the command, so it must not be a guess.
+/// After this much quiet a pause is reported: it ends the command, so it must not be a guess.
 pub const PAUSED: Duration = Duration::from_secs(2);
-/// A decision that shows no effect for so long may have been dropped.
+/// A decision that shows no effect for this long may have been dropped.
 pub const UNHEARD: Duration = Duration::from_secs(3);
-
-/// What was sent in one piece at the proposal is not dropped, for no tool runs then, unless somebody else was quicker.
-/// A server that is slow to go on with the next call must not get it twice.
+/// Decisions for a whole batch are not dropped, since no tool runs at the proposal, unless another client was quicker.
+/// A server that is slow to go on with the next call must not get them twice.
 pub const STUCK: Duration = Duration::from_secs(10);
-
-/// Which calls of a batch are over stands in the session's messages, and the server writes those down every 5 s.
+/// The session's messages tell which calls of a batch are finished; the server writes them every 5 s.
 pub const WRITTEN: Duration = Duration::from_secs(6);
 
 /// About which calls the server asks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Asks {
-    /// `/v1/config` will tell.
+    /// Not known yet: `/v1/config` tells.
     Unknown,
     /// About every call: `auto_approve: "none"`, sent by us or configured.
-    Every,
-    /// About some: it decides the others by itself and does not say which.
-    Some,
+    EveryCall,
+    /// About some: the server decides the others by itself and does not say which.
+    SomeCalls,
     /// About none.
-    None,
+    NoCall,
 }
 
 /// What is to be done about the batch.
@@ -66,27 +65,24 @@ pub enum Next {
     Learn,
     /// Put this call to the policy.
     Judge(ToolCall),
-    /// Send these decisions.
-    Send {
-        /// The calls and what becomes of them.
-        decisions: Vec<(ToolCall, Verdict)>,
-        /// They were sent before, and dropped.
-        again: bool,
-    },
+    /// Send these decisions; `again` if they were sent before and the server dropped them.
+    Send { decisions: Vec<(ToolCall, Ruling)>, again: bool },
     /// Reconnect from the cursor, to see whether an event was lost.
     Reconnect,
-    /// Ask for the calls that wait, and for the messages: [`Batch::adopt`].
+    /// Ask for the pending calls and for the messages: [`Batch::adopt`].
     Adopt,
-    /// These calls wait for somebody else.
+    /// These calls wait for approval.
     Pause(Vec<ToolCall>),
-    /// This call can be decided by nobody.
+    /// Nobody can decide this call.
     Fail(ToolCall),
 }
 
 #[derive(Clone, Debug, PartialEq)]
 enum State {
-    Undecided(Option<Verdict>),
-    Decided { verdict: Verdict, reconnected: bool },
+    /// Nothing was sent yet; the ruling, once the policy has given one.
+    Undecided(Option<Ruling>),
+    /// A decision was sent; whether we have reconnected since to look for its effect.
+    Decided { ruling: Ruling, reconnected: bool },
     Running,
     Finished,
 }
@@ -94,41 +90,55 @@ enum State {
 /// The calls of the current turn, in the order in which the server takes them.
 #[derive(Clone, Debug)]
 pub struct Batch {
-    /// About which calls the server asks.
-    pub asks: Asks,
+    asks: Asks,
     calls: Vec<(ToolCall, State)>,
-    /// Calls that were heard of before their proposal, which left the server's ring.
+    /// The event ID of the proposal, if it was heard.
+    proposal: Option<u64>,
+    /// Calls whose events came while no proposal was known: the proposal left the server's ring.
     unplaced: Vec<(String, State)>,
     /// The stream was not read for a while.
     looked_away: bool,
-    /// The proposal was lost, and with it perhaps what became of its calls since.
+    /// The batch was taken from the pending list. Which of its calls have finished since is not known yet.
     adopted: bool,
 }
 
 impl Batch {
-    /// No calls.
+    /// Creates an empty batch.
     pub const fn new(asks: Asks) -> Self {
-        Self { asks, calls: Vec::new(), unplaced: Vec::new(), looked_away: false, adopted: false }
+        Self {
+            asks,
+            calls: Vec::new(),
+            proposal: None,
+            unplaced: Vec::new(),
+            looked_away: false,
+            adopted: false,
+        }
     }
 
-    /// The model asks for these calls.
-    pub fn propose(&mut self, calls: Vec<ToolCall>) {
+    /// Sets about which calls the server asks.
+    pub const fn set_asks(&mut self, asks: Asks) {
+        self.asks = asks;
+    }
+
+    /// The model proposes these calls, in the event with this ID.
+    pub fn propose(&mut self, calls: Vec<ToolCall>, event_id: Option<u64>) {
         self.adopted = false;
+        self.proposal = event_id;
         self.calls = calls.into_iter().map(|call| (call, State::Undecided(None))).collect();
         for (id, state) in std::mem::take(&mut self.unplaced) {
             self.set(&id, state);
         }
     }
 
-    /// The proposal was lost: these are the calls, and these of them are over, as far as the messages know it. Asked a
-    /// second time, a while later, they know all.
-    pub fn adopt<'a>(&mut self, calls: Vec<ToolCall>, over: impl Iterator<Item = &'a str>) {
+    /// The proposal was lost: takes the calls from the pending list, and the finished ones among them from the messages.
+    /// The messages may lag behind; when they are asked a second time, 6 s later, they are complete.
+    pub fn adopt(&mut self, calls: Vec<ToolCall>, finished: &[String]) {
         let is_known = self.calls.iter().map(|(call, _)| &call.id).eq(calls.iter().map(|call| &call.id));
         if !is_known {
-            self.propose(calls);
+            self.propose(calls, None);
         }
         self.adopted = !is_known;
-        for id in over {
+        for id in finished {
             self.finished(id);
         }
     }
@@ -156,15 +166,16 @@ impl Batch {
         }
     }
 
-    /// The stream is not being read.
-    pub fn look_away(&mut self) {
+    /// The stream was not read for a while.
+    pub const fn look_away(&mut self) {
         self.looked_away = true;
     }
 
-    /// The turn is over, or what became of it is not known.
+    /// The turn is over, or events that tell what became of it were lost.
     pub fn clear(&mut self) {
         self.calls.clear();
         self.unplaced.clear();
+        self.proposal = None;
     }
 
     /// Whether no calls are known.
@@ -172,34 +183,52 @@ impl Batch {
         self.calls.is_empty()
     }
 
+    /// The event ID of the proposal, if it was heard.
+    pub const fn proposal(&self) -> Option<u64> {
+        self.proposal
+    }
+
     /// Whether the server may be stopped at a call that nobody has decided.
     pub fn may_wait(&self) -> bool {
         let head = self.calls.iter().find(|(_, state)| *state != State::Finished);
-        self.asks != Asks::None && matches!(head, Some((_, State::Undecided(_))))
+        self.asks != Asks::NoCall && matches!(head, Some((_, State::Undecided(_))))
     }
 
-    /// Whether the call is known, and has not begun.
+    /// Whether the call is known, and has neither started nor finished.
     pub fn has_not_begun(&self, id: &str) -> bool {
         let begun = |state: &State| matches!(state, State::Running | State::Finished);
         self.calls.iter().any(|(call, state)| call.id == id && !begun(state))
     }
 
+    /// The decision that we sent for the call, while the server has shown no effect of it.
+    pub fn sent_for(&self, id: &str) -> Option<&Verdict> {
+        self.calls.iter().find_map(|(call, state)| match state {
+            State::Decided { ruling, .. } if call.id == id => Some(&ruling.verdict),
+            _ => None,
+        })
+    }
+
+    /// Whether the call is known and we have sent nothing for it.
+    pub fn is_undecided(&self, id: &str) -> bool {
+        self.undecided().any(|call| call.id == id)
+    }
+
     /// The policy's answer to [`Next::Judge`].
-    pub fn judged(&mut self, id: &str, verdict: Verdict) {
+    pub fn judged(&mut self, id: &str, ruling: Ruling) {
         let unjudged = |(call, state): &&mut (ToolCall, State)| call.id == id && *state == State::Undecided(None);
         if let Some((_, state)) = self.calls.iter_mut().find(unjudged) {
-            *state = State::Undecided(Some(verdict));
+            *state = State::Undecided(Some(ruling));
         }
     }
 
     /// The decisions of [`Next::Send`] have reached the server.
-    pub fn sent(&mut self, decisions: &[(ToolCall, Verdict)]) {
-        for (sent, verdict) in decisions {
+    pub fn sent(&mut self, decisions: &[(ToolCall, Ruling)]) {
+        for (sent, ruling) in decisions {
             let waiting = |(call, state): &&mut (ToolCall, State)| {
                 call.id == sent.id && !matches!(state, State::Running | State::Finished)
             };
             if let Some((_, state)) = self.calls.iter_mut().find(waiting) {
-                *state = State::Decided { verdict: verdict.clone(), reconnected: false };
+                *state = State::Decided { ruling: ruling.clone(), reconnected: false };
             }
         }
     }
@@ -209,7 +238,8 @@ impl Batch {
         self.calls.iter().filter(|(_, state)| matches!(state, State::Undecided(_))).map(|(call, _)| call)
     }
 
-    /// The rule: see the table above. `quiet` is how long reads have blocked since the last byte, send or reconnect.
+    /// Returns what is to be done: the table above. `quiet` is how long reads have blocked since the last byte of an
+    /// event, request or reconnect.
     pub fn next(&mut self, quiet: Duration) -> Next {
         let Some(head) = self.calls.iter().position(|(_, state)| *state != State::Finished) else {
             return Next::Wait;
@@ -217,39 +247,25 @@ impl Batch {
         if quiet >= SETTLED {
             self.looked_away = false;
         }
-        let enough = |needed| self.asks == Asks::Every && !self.looked_away || quiet >= needed;
-        let call = &self.calls[head].0;
-        let is_twin = self.calls[..head].iter().any(|(before, _)| before.id == call.id);
-        let is_asked = matches!(self.asks, Asks::Every | Asks::Some);
-        if is_twin && is_asked && self.calls[head].1 != State::Running {
-            // The server would take a decision for the call before it, which is over: that kills the run (trap 2).
-            return if enough(PAUSED) { Next::Fail(call.clone()) } else { Next::Wait };
+        let every = self.asks == Asks::EveryCall;
+        let enough = |needed| every && !self.looked_away || quiet >= needed;
+        if self.is_twin(head) {
+            // The server would apply a decision to the earlier call, which is finished: that kills the run (trap 2).
+            return if enough(PAUSED) { Next::Fail(self.calls[head].0.clone()) } else { Next::Wait };
         }
         match &self.calls[head].1 {
             State::Running | State::Finished => Next::Wait,
-            State::Decided { reconnected: false, .. } if quiet >= UNHEARD => {
-                if let State::Decided { reconnected, .. } = &mut self.calls[head].1 {
-                    *reconnected = true;
-                }
-                Next::Reconnect
-            }
-            State::Decided { verdict, reconnected: true }
-                if quiet >= if self.asks == Asks::Every { STUCK } else { SETTLED } =>
-            {
-                Next::Send { decisions: vec![(self.calls[head].0.clone(), verdict.clone())], again: true }
-            }
-            State::Decided { .. } => Next::Wait,
-            State::Undecided(_) if self.asks == Asks::None => Next::Wait,
+            State::Decided { ruling, reconnected } => self.decided(head, ruling.clone(), *reconnected, quiet),
+            State::Undecided(_) if self.asks == Asks::NoCall => Next::Wait,
             State::Undecided(_) if self.adopted && quiet >= WRITTEN => Next::Adopt,
             State::Undecided(_) if self.adopted => Next::Wait,
             State::Undecided(_) if self.asks == Asks::Unknown => Next::Learn,
-            State::Undecided(Some(Verdict::Pause)) if enough(PAUSED) => {
-                Next::Pause(self.undecided().cloned().collect())
+            State::Undecided(Some(ruling)) if ruling.verdict == Verdict::Pause => {
+                if enough(PAUSED) { Next::Pause(self.undecided().cloned().collect()) } else { Next::Wait }
             }
-            State::Undecided(Some(Verdict::Pause)) => Next::Wait,
             State::Undecided(_) if enough(SETTLED) => self.judge_or_send(head),
             // Judging goes on meanwhile; only sending waits.
-            State::Undecided(_) if self.asks == Asks::Every => match self.judge_or_send(head) {
+            State::Undecided(_) if every => match self.judge_or_send(head) {
                 judge @ Next::Judge(_) => judge,
                 _ => Next::Wait,
             },
@@ -257,16 +273,36 @@ impl Batch {
         }
     }
 
-    /// Only the head, unless every call is asked about: then all up to the first that pauses.
+    /// Whether a call before this one has the same id, and the server may ask about this one.
+    fn is_twin(&self, head: usize) -> bool {
+        let (call, state) = &self.calls[head];
+        let is_asked = matches!(self.asks, Asks::EveryCall | Asks::SomeCalls);
+        is_asked && *state != State::Running && self.calls[..head].iter().any(|(before, _)| before.id == call.id)
+    }
+
+    /// The head was decided, and no event has shown the effect.
+    fn decided(&mut self, head: usize, ruling: Ruling, reconnected: bool, quiet: Duration) -> Next {
+        let dropped_after = if self.asks == Asks::EveryCall { STUCK } else { SETTLED };
+        if !reconnected && quiet >= UNHEARD {
+            self.calls[head].1 = State::Decided { ruling, reconnected: true };
+            return Next::Reconnect;
+        }
+        if reconnected && quiet >= dropped_after {
+            return Next::Send { decisions: vec![(self.calls[head].0.clone(), ruling)], again: true };
+        }
+        Next::Wait
+    }
+
+    /// Only the head, unless the server asks about every call: then all up to the first that pauses.
     fn judge_or_send(&self, head: usize) -> Next {
         let mut decisions = Vec::new();
-        let reach = if self.asks == Asks::Every { self.calls.len() } else { head + 1 };
+        let reach = if self.asks == Asks::EveryCall { self.calls.len() } else { head + 1 };
         for (call, state) in &self.calls[head..reach] {
             match state {
                 State::Undecided(None) => return Next::Judge(call.clone()),
-                State::Undecided(Some(Verdict::Pause)) => break,
-                State::Undecided(Some(verdict)) => decisions.push((call.clone(), verdict.clone())),
-                _ => {}
+                State::Undecided(Some(ruling)) if ruling.verdict == Verdict::Pause => break,
+                State::Undecided(Some(ruling)) => decisions.push((call.clone(), ruling.clone())),
+                State::Decided { .. } | State::Running | State::Finished => {}
             }
         }
         Next::Send { decisions, again: false }
@@ -288,34 +324,34 @@ mod tests {
 
     fn proposed(asks: Asks, ids: &[&str]) -> Batch {
         let mut batch = Batch::new(asks);
-        batch.propose(calls(ids));
+        batch.propose(calls(ids), None);
         batch
     }
 
     #[test]
     fn a_batch_whose_proposal_was_lost_is_decided_only_when_the_messages_can_tell_what_is_over() {
-        for asks in [Asks::Some, Asks::Every] {
+        for asks in [Asks::SomeCalls, Asks::EveryCall] {
             let mut batch = Batch::new(asks);
-            batch.adopt(calls(&["a", "b"]), std::iter::empty());
+            batch.adopt(calls(&["a", "b"]), &[]);
             assert_eq!(batch.next(Duration::ZERO), Next::Wait);
             assert_eq!(batch.next(WRITTEN - SETTLED), Next::Wait);
             assert_eq!(batch.next(WRITTEN), Next::Adopt);
-            batch.adopt(calls(&["a", "b"]), ["a"].into_iter());
+            batch.adopt(calls(&["a", "b"]), &["a".into()]);
             assert_eq!(batch.next(SETTLED), Next::Judge(call("b")));
         }
-        let mut batch = Batch::new(Asks::None);
-        batch.adopt(calls(&["a"]), std::iter::empty());
+        let mut batch = Batch::new(Asks::NoCall);
+        batch.adopt(calls(&["a"]), &[]);
         assert_eq!(batch.next(WRITTEN), Next::Wait, "nothing is asked about");
     }
 
     #[test]
     fn another_batch_than_the_one_adopted_is_adopted_anew_and_a_proposal_ends_the_doubt() {
-        let mut batch = Batch::new(Asks::Some);
-        batch.adopt(calls(&["a"]), std::iter::empty());
-        batch.adopt(calls(&["b"]), std::iter::empty());
+        let mut batch = Batch::new(Asks::SomeCalls);
+        batch.adopt(calls(&["a"]), &[]);
+        batch.adopt(calls(&["b"]), &[]);
         assert_eq!(batch.next(SETTLED), Next::Wait);
         assert_eq!(batch.next(WRITTEN), Next::Adopt);
-        batch.propose(calls(&["c"]));
+        batch.propose(calls(&["c"]), None);
         assert_eq!(batch.next(SETTLED), Next::Judge(call("c")));
     }
 
@@ -329,10 +365,10 @@ mod tests {
             (0, long(MAX_NAME), true),
             (0, long(MAX_NAME + 1), false),
         ] {
-            let mut batch = Batch::new(Asks::Some);
+            let mut batch = Batch::new(Asks::SomeCalls);
             (0..others).for_each(|number| batch.finished(&number.to_string()));
             batch.started(&id);
-            batch.propose(calls(&[&id, "b"]));
+            batch.propose(calls(&[&id, "b"]), None);
             let next = batch.next(SETTLED);
             assert_eq!(next == Next::Wait, counts, "{others} others, {} bytes: {next:?}", id.len());
         }
@@ -340,45 +376,45 @@ mod tests {
 
     #[test]
     fn after_a_look_away_it_takes_quiet_to_send_even_where_every_call_is_asked_about() {
-        let mut batch = proposed(Asks::Every, &["a", "b"]);
-        batch.judged("a", Verdict::Accept);
+        let mut batch = proposed(Asks::EveryCall, &["a", "b"]);
+        batch.judged("a", Ruling::by_policy(Verdict::Accept));
         batch.look_away();
         assert_eq!(batch.next(Duration::ZERO), Next::Judge(call("b")), "judging goes on");
-        batch.judged("b", Verdict::Accept);
+        batch.judged("b", Ruling::by_policy(Verdict::Accept));
         assert_eq!(batch.next(Duration::ZERO), Next::Wait);
-        let decisions = vec![(call("a"), Verdict::Accept), (call("b"), Verdict::Accept)];
+        let decisions = vec![(call("a"), Ruling::by_policy(Verdict::Accept)), (call("b"), Ruling::by_policy(Verdict::Accept))];
         assert_eq!(batch.next(SETTLED), Next::Send { decisions, again: false });
         assert_ne!(batch.next(Duration::ZERO), Next::Wait, "and then no more");
     }
 
     #[test]
     fn a_cleared_batch_knows_nothing() {
-        let mut batch = proposed(Asks::Some, &["a"]);
+        let mut batch = proposed(Asks::SomeCalls, &["a"]);
         assert!(!batch.is_empty());
         batch.clear();
         assert!(batch.is_empty() && batch.undecided().next().is_none());
         batch.finished("a");
         batch.clear();
-        batch.propose(calls(&["a"]));
+        batch.propose(calls(&["a"]), None);
         assert_eq!(batch.next(SETTLED), Next::Judge(call("a")));
     }
 
     #[test]
     fn a_verdict_is_the_named_calls_and_the_first_one_stays() {
-        let mut batch = proposed(Asks::Every, &["a", "b"]);
-        batch.judged("b", Verdict::Accept);
+        let mut batch = proposed(Asks::EveryCall, &["a", "b"]);
+        batch.judged("b", Ruling::by_policy(Verdict::Accept));
         assert_eq!(batch.next(Duration::ZERO), Next::Judge(call("a")));
-        batch.judged("a", Verdict::Reject(None));
-        batch.judged("a", Verdict::Accept);
-        let decisions = vec![(call("a"), Verdict::Reject(None)), (call("b"), Verdict::Accept)];
+        batch.judged("a", Ruling::by_policy(Verdict::Reject(None)));
+        batch.judged("a", Ruling::by_policy(Verdict::Accept));
+        let decisions = vec![(call("a"), Ruling::by_policy(Verdict::Reject(None))), (call("b"), Ruling::by_policy(Verdict::Accept))];
         assert_eq!(batch.next(Duration::ZERO), Next::Send { decisions, again: false });
     }
 
     #[test]
     fn a_call_has_not_begun_until_it_runs_or_is_over() {
-        let mut batch = proposed(Asks::Some, &["a", "b"]);
+        let mut batch = proposed(Asks::SomeCalls, &["a", "b"]);
         assert!(batch.has_not_begun("a") && !batch.has_not_begun("z"));
-        batch.sent(&[(call("a"), Verdict::Accept)]);
+        batch.sent(&[(call("a"), Ruling::by_policy(Verdict::Accept))]);
         assert!(batch.has_not_begun("a"));
         batch.started("a");
         assert!(!batch.has_not_begun("a") && batch.has_not_begun("b"));

@@ -13,6 +13,42 @@ pub enum Verdict {
     Pause,
 }
 
+/// Who decided a call, in the record's word.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum By {
+    /// `resume --approve` and its kin.
+    Flag,
+    /// The policy flags.
+    Policy,
+    /// The program of `--approve-with`.
+    Program,
+}
+
+impl By {
+    /// The record's word.
+    pub const fn word(self) -> &'static str {
+        match self {
+            Self::Flag => "flag",
+            Self::Policy => "policy",
+            Self::Program => "program",
+        }
+    }
+}
+
+/// A verdict, and who gave it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Ruling {
+    pub verdict: Verdict,
+    pub by: By,
+}
+
+impl Ruling {
+    /// A ruling of the policy flags.
+    pub const fn by_policy(verdict: Verdict) -> Self {
+        Self { verdict, by: By::Policy }
+    }
+}
+
 /// What happens to a call that nothing else decides.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub enum OnApproval {
