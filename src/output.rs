@@ -3,11 +3,11 @@
 
 use crate::agent::events::{Event, ToolCall};
 use crate::agent::sse::Frame;
+use crate::agent::tools::bare_name;
 use crate::cli::Format;
 use crate::console::{Console, Pipe, acts, visible_lines, visible_start};
 use crate::outcome::{Exit, Failure, Reason, Record};
 use crate::result_file::ResultFile;
-use crate::run::policy::bare_name;
 use crate::run::transcript::Keep;
 use crate::watchdog::Watch;
 use anyhow::{Context, ensure};

@@ -22,8 +22,8 @@ pub mod batch;
 pub mod policy;
 pub mod transcript;
 
-use crate::agent::events::{Completion, Envelope, Event, Gap, RunFailure, ToolCall};
-use crate::outcome::{End, Failure, Reason, Record, ToolCounts, Usage};
+use crate::agent::events::{Completion, Envelope, Event, Gap, RunFailure, ToolCall, Usage};
+use crate::outcome::{End, Failure, Reason, Record, ToolCounts};
 use crate::run::batch::{Asks, Batch, Next, SETTLED};
 use crate::run::policy::Verdict;
 use crate::run::transcript::{Keep, MAX_TEXT, Transcript};

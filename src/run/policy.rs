@@ -1,5 +1,7 @@
 //! The policy: tool call → accept, reject or pause. Pure; the policy program itself is run elsewhere.
 
+use crate::agent::calls::Decision;
+use crate::agent::tools::{bare_name, is_slack_tool, is_subagent_tool};
 use std::collections::BTreeSet;
 
 /// What is to become of a call.
@@ -11,6 +13,21 @@ pub enum Verdict {
     Reject(Option<String>),
     /// Somebody else must say.
     Pause,
+}
+
+impl Decision {
+    /// Returns what the server is told about a call with this verdict, or `None` for a pause. The reason of a rejection
+    /// becomes the call's result, since the server ignores the content of a plain rejection (protocol trap 9).
+    pub fn of(verdict: &Verdict) -> Option<Self> {
+        match verdict {
+            Verdict::Accept => Some(Self::Accept),
+            Verdict::Reject(None) => Some(Self::Reject),
+            Verdict::Reject(Some(reason)) => {
+                Some(Self::CustomResult { content: format!("Tool call rejected: {reason}") })
+            }
+            Verdict::Pause => None,
+        }
+    }
 }
 
 /// What happens to a call that nothing else decides.
@@ -64,10 +81,10 @@ impl Policy {
         if listed(&self.deny) {
             return reject(format!("the tool {name} is denied (--deny-tool)"));
         }
-        if SUBAGENT_TOOLS.contains(&name) && !self.subagents {
+        if is_subagent_tool(tool) && !self.subagents {
             return reject(format!("the tool {name} needs --enable-subagents"));
         }
-        if SLACK_TOOLS.contains(&name) && !self.slack {
+        if is_slack_tool(tool) && !self.slack {
             return reject(format!("the tool {name} needs --enable-slack-tools"));
         }
         if !self.allow.is_empty() && !listed(&self.allow) {
@@ -88,16 +105,6 @@ impl Policy {
             OnApproval::Reject => Verdict::Reject(None),
         })
     }
-}
-
-/// Protocol trap 14.
-const SUBAGENT_TOOLS: [&str; 2] = ["dynamic_subagent_task", "resume_subagent_task"];
-/// Protocol trap 14.
-const SLACK_TOOLS: [&str; 3] = ["slack_read_messages", "slack_read_replies", "slack_send_message"];
-
-/// A tool's name without the server's prefix: what stands after the first `__` (protocol trap 14).
-pub fn bare_name(tool: &str) -> &str {
-    tool.split_once("__").map_or(tool, |(_, name)| name)
 }
 
 /// Whether a name given to us means this tool: either may lack the server's prefix, but not have another.
