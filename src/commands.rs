@@ -1,31 +1,25 @@
-//! What each command does, from its settings to its record.
+//! What each command does, from its settings to its report.
 
-use crate::agent::calls::NewSession;
+use crate::agent::calls::{NewSession, SessionState};
 use crate::agent::events::ToolCall;
 use crate::cli::{Cli, Format, PendingFormat, mistake};
 use crate::client::{Client, Options, new_key};
 use crate::console::{Console, Level};
-use crate::ending::{Job, Way, guard, silence_panics};
-use crate::follow::{self as drive, Drive};
-use crate::outcome::{End, Exit, Failure, Reason, Record};
+use crate::ending::{self, Cancel, announce, command, guard, silence_panics};
+use crate::follow::{Context, Follower, session_state};
+use crate::history::{self, LastRun};
+use crate::outcome::{Class, End, Exit, Failure, Fate, Reason, Report};
 use crate::output::{Output, describe};
 use crate::run::batch::Asks;
-use crate::run::policy::{Choices, OnApproval};
+use crate::run::choices::Choices;
 use crate::run::transcript::Transcript;
-use crate::run::{self, Run, Start};
+use crate::run::{self, Start, State};
+use crate::send::{Prompt, Unsent};
 use crate::settings::{self, Command, Follow, Settings};
-use crate::stop::{Stopped, stop};
 use crate::watchdog::Watch;
 use clap::error::ErrorKind;
 use std::time::{Duration, Instant};
 use uuid::Uuid;
-
-/// After a run has ended its session may refuse a new message for so long (protocol trap 8).
-const SETTLING: Duration = Duration::from_secs(2);
-/// A send whose answer was lost may still be at work for so long.
-const LOST_ANSWER: Duration = Duration::from_secs(5);
-/// Between two tries at a session that is busy.
-const BUSY: Duration = Duration::from_millis(100);
 
 /// Executes a command line that could be read: the record is written from here on, whatever happens.
 pub fn execute(cli: &Cli, watch: &Watch, console: &Console) -> Exit {
@@ -44,10 +38,10 @@ pub fn execute(cli: &Cli, watch: &Watch, console: &Console) -> Exit {
             return Exit::Failed;
         }
     };
-    let mut record =
-        guard(|| prepare(cli, watch, console, &mut output)).unwrap_or_else(|failure| Record::new(failure.into()));
-    record.duration_ms = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
-    output.finish(record)
+    let mut report =
+        guard(|| prepare(cli, watch, console, &mut output)).unwrap_or_else(|failure| Report::new(failure.into()));
+    report.duration = began.elapsed();
+    output.finish(report)
 }
 
 /// Explains a command line that could not be read; help and the version are no failure.
@@ -87,7 +81,7 @@ fn start_log(verbose: u8, console: &Console) {
         .try_init();
 }
 
-fn prepare(cli: &Cli, watch: &Watch, console: &Console, output: &mut Output) -> Result<Record, Failure> {
+fn prepare(cli: &Cli, watch: &Watch, console: &Console, output: &mut Output) -> Result<Report, Failure> {
     if let Some(follow) = cli.command.follow() {
         watch.arm(follow.timeout, "--timeout");
         if follow.record.is_some() && follow.record == follow.result_file {
@@ -108,52 +102,54 @@ fn prepare(cli: &Cli, watch: &Watch, console: &Console, output: &mut Output) -> 
         let outcome = cli.command.common().rehearse.as_deref().unwrap_or_default();
         console.error(&format!("REHEARSAL ({outcome}): a practice server plays a recorded run; nothing is real"));
     }
-    let job = Job { client: Client::new(client.clone(), watch.clone(), console.clone()), watch, console, output };
+    let context =
+        Context { client: Client::new(client.clone(), watch.clone(), console.clone()), watch, console, output };
     let session_id = command.session().map(|session| session.to_string());
     let done = match command {
-        Command::Run(settings) => job.run(&settings),
-        Command::Resume { session, choices, follow } => job.resume(session, choices, &follow),
-        Command::Attach { session, follow } => job.attach(session, &follow),
-        Command::Cancel { session, timeout } => job.cancel(session, timeout),
-        Command::Pending { session, format } => job.pending(session, format),
-        Command::Ping { wait } => job.ping(client, wait),
+        Command::Run(settings) => context.run(&settings),
+        Command::Resume { session, choices, follow } => context.resume(session, choices, &follow),
+        Command::Attach { session, follow } => context.attach(session, &follow),
+        Command::Cancel { session, timeout } => context.cancel(session, timeout),
+        Command::Pending { session, format } => context.pending(session, format),
+        Command::Ping { wait } => context.ping(client, wait),
     };
-    done.or_else(|failure| Ok(Record { session_id, ..Record::new(failure.into()) }))
+    done.or_else(|failure| Ok(Report { session_id, ..Report::new(failure.into()) }))
 }
 
 /// What `pending -o json` prints.
 #[derive(serde::Serialize)]
-struct Waiting<'a> {
+struct Pending<'a> {
     session_id: Uuid,
     run_id: Option<String>,
     tool_calls: &'a [ToolCall],
 }
 
-impl Job<'_> {
-    fn run(mut self, settings: &settings::Run) -> Result<Record, Failure> {
+impl Context<'_> {
+    fn run(mut self, settings: &settings::Run) -> Result<Report, Failure> {
         self.announce_policy(&settings.follow);
-        let session = match settings.session {
-            Some(session) => session,
+        let (session, is_new_session) = match settings.session {
+            Some(session) => (session, false),
             None => {
                 self.console.progress(&format!("creating a session at {}", self.client.url()));
                 let new = NewSession { title: &settings.title, cwd: settings.workdir.as_deref() };
-                self.client.create_session(&new)?
+                (self.client.create_session(&new)?, true)
             }
         };
         self.console.progress(&format!("session {session}"));
-        let key = new_key();
-        let run_id = match self.send(session, settings, &key) {
+        let prompt = Prompt { session, is_new_session, message: &settings.message, key: new_key() };
+        let sent_at = Instant::now();
+        let run_id = match prompt.send(&self.client, self.watch) {
             Ok(run_id) => run_id.to_string(),
-            Err(failure) => return Ok(self.unsent(session, settings, &key, failure)),
+            Err(unsent) => return Ok(self.unsent(&prompt, &settings.follow, unsent)),
         };
         self.console.progress(&format!("run {run_id}"));
         if settings.detach {
             self.output.answer(&session.to_string())?;
-            return Ok(Record { session_id: Some(session.to_string()), ..Record::new(End::Completed) });
+            return Ok(Report { session_id: Some(session.to_string()), ..Report::new(End::Completed) });
         }
-        let asks = if settings.follow.policy.replaces_servers() { Asks::Every } else { Asks::Unknown };
-        let way = Way { run_id, asks, start: Start::Fresh, choices: None };
-        Ok(self.follow(session, way, &settings.follow))
+        let asks = if settings.follow.policy.replaces_servers() { Asks::EveryCall } else { Asks::Unknown };
+        let options = self.options(run_id, asks, Start::Fresh, &settings.follow);
+        Ok(Follower::new(&mut self, &settings.follow, session, options, Some(sent_at)).run(None))
     }
 
     fn announce_policy(&self, follow: &Follow) {
@@ -162,126 +158,219 @@ impl Job<'_> {
         }
     }
 
-    /// Sends the prompt. A session that is busy is asked again for a while: its last run may just have ended (protocol
-    /// trap 8), or our own first try, whose answer was lost, may still be at work.
-    fn send(&self, session: Uuid, settings: &settings::Run, key: &str) -> Result<Uuid, Failure> {
-        let (mut busy_since, mut in_doubt) = (None, false);
-        loop {
-            let failure = match self.client.send(session, &settings.message, key) {
-                Ok(run_id) => return Ok(run_id),
-                Err(failure) => failure,
-            };
-            let is_busy = failure.code == "session_already_running";
-            // Whoever keeps a session of our own busy was sent by us.
-            in_doubt |= failure.in_doubt || is_busy && settings.session.is_none();
-            let since: &mut Instant = busy_since.get_or_insert_with(Instant::now);
-            if !is_busy || since.elapsed() >= if in_doubt { LOST_ANSWER } else { SETTLING } {
-                return Err(failure.in_doubt(in_doubt));
-            }
-            self.watch.sleep(BUSY).map_err(|cause| cause.in_doubt(in_doubt))?;
+    fn options(&self, run_id: String, asks: Asks, start: Start, follow: &Follow) -> run::Options {
+        run::Options {
+            run_id,
+            asks,
+            keep: self.output.keep(),
+            start,
+            policy: follow.policy.clone(),
+            choices: None,
+            fail_on_tool_error: follow.fail_on_tool_error,
+            max_tokens: None,
+            max_tool_calls: None,
         }
     }
 
-    fn resume(mut self, session: Uuid, choices: Choices, follow: &Follow) -> Result<Record, Failure> {
+    /// The prompt was refused, or it is in doubt: then a run may be going on that nobody follows.
+    fn unsent(&mut self, prompt: &Prompt<'_>, follow: &Follow, unsent: Unsent) -> Report {
+        let session = prompt.session;
+        let class = unsent.failure.reason.class();
+        let mut report = Report::new(unsent.failure.into());
+        report.session_id = Some(session.to_string());
+        if !unsent.in_doubt {
+            return report;
+        }
+        report.fate = Fate::Open;
+        if follow.cancel || class != Class::Cause {
+            let watch = self.watch.last_calls(ending::LAST_CALLS);
+            let client = self.client.with_watch(watch.clone());
+            if let Some(run) = prompt.find_run(&client, &watch) {
+                report.run.run_id = Some(run.to_string());
+                report.cancel_tried = true;
+                let options = self.options(run.to_string(), Asks::Unknown, Start::Peek, follow);
+                let mut follower = Follower::new(self, follow, session, options, None);
+                let cancel = follower.stop(&client, &watch);
+                report.fate = follower.fate().clone();
+                announce(self.console, &cancel);
+                return report;
+            }
+        }
+        let command = command("attach", session, follow, &[]);
+        self.console.error(&format!("nobody knows whether the prompt arrived; to look: {command}"));
+        report.resume_hint = Some(command);
+        report
+    }
+
+    fn resume(mut self, session: Uuid, choices: Choices, follow: &Follow) -> Result<Report, Failure> {
         let Some(run_id) = self.client.session(session)?.active_run() else {
-            let message =
-                format!("resume the session {session}: no run is going on in it; sortie attach shows the last");
-            return Err(Failure::new(Reason::Conflict, message));
+            return Err(self.nothing_to_resume(session));
         };
+        let active_since = Instant::now();
         self.console.progress(&format!("resuming run {run_id}"));
-        let way = Way { run_id, asks: Asks::Some, start: Start::Waiting, choices: Some(choices) };
-        Ok(self.follow(session, way, follow))
+        let options = self.options(run_id.to_string(), Asks::SomeCalls, Start::Waiting, follow);
+        let options = run::Options { choices: Some(choices), ..options };
+        Ok(Follower::new(&mut self, follow, session, options, Some(active_since)).run(None))
     }
 
-    fn attach(mut self, session: Uuid, follow: &Follow) -> Result<Record, Failure> {
-        let state = self.client.session(session)?;
-        let (run_id, start) = match state.active_run() {
-            Some(run_id) => (Some(run_id), Start::Fresh),
-            None => match drive::last_run(&self.client, self.watch, session)? {
+    fn nothing_to_resume(&self, session: Uuid) -> Failure {
+        if let Some(failure) = self.swallowed_pause(session) {
+            return failure;
+        }
+        let message =
+            format!("cannot resume session {session}: no run is going on in it; sortie attach shows the last one");
+        Failure::new(Reason::Conflict, message)
+    }
+
+    /// A pause that a restart of the server swallowed: nothing runs, the events are gone, and the messages end with a tool
+    /// call without a result (protocol trap 23).
+    fn swallowed_pause(&self, session: Uuid) -> Option<Failure> {
+        let history = history::read(&self.client, session).ok()?;
+        let no_events = || history::last_run(&self.client, session).is_ok_and(|last| last.is_none());
+        (history.ends_with_open_call && no_events()).then(|| {
+            let message = format!(
+                "the server was restarted while tool calls of session {session} were pending: the run is gone; on the \
+                 server's own machine, stakpak -a -s {session} --approve-all can finish it"
+            );
+            Failure::new(Reason::Lost, message).passing(false)
+        })
+    }
+
+    fn attach(mut self, session: Uuid, run: Option<Uuid>, follow: &Follow) -> Result<Report, Failure> {
+        let found = self.client.session(session)?;
+        let active = found.active_run().filter(|active| run.is_none_or(|run| run == *active));
+        let (run_id, known, active_since) = match active {
+            Some(run_id) => (run_id, None, Some(Instant::now())),
+            None => {
+                let last = match run {
+                    Some(run) => history::run_with_id(&self.client, session, run)?,
+                    None => history::last_run(&self.client, session)?,
+                };
+                let Some(LastRun { id, ended }) = last else {
+                    return self.attach_to_messages(session, run, &found.state());
+                };
                 // The run that failed died before its first event: these are an older run's (protocol trap 21).
-                Some((_, true)) if state.has_failed() => return Err(died_unheard()),
-                last => (last.map(|(run_id, _)| run_id), Start::Over),
-            },
+                if run.is_none() && found.state() == SessionState::Failed && ended == Some(true) {
+                    return Ok(self.died_unheard(session));
+                }
+                (id, Some(session_state(&found)), None)
+            }
         };
-        let Some(run_id) = run_id else { return self.attach_to_messages(session) };
         self.console.progress(&format!("attached to run {run_id}"));
-        let way = Way { run_id, asks: Asks::Some, start, choices: None };
-        Ok(self.follow(session, way, follow))
+        let options = self.options(run_id.to_string(), Asks::SomeCalls, Start::Fresh, follow);
+        Ok(Follower::new(&mut self, follow, session, options, active_since).run(known))
     }
 
-    /// The server has no events of this session any more: the text is all that is left.
-    fn attach_to_messages(self, session: Uuid) -> Result<Record, Failure> {
-        let turns = drive::run_texts(&self.client, session)?;
-        if turns.is_empty() {
-            let message = format!("attach to the session {session}: it has had no run that said anything");
+    /// The session's state is the only sign of a run that failed before its first event.
+    fn died_unheard(&self, session: Uuid) -> Report {
+        let history = history::read(&self.client, session).unwrap_or_default();
+        let failure = Failure::new(Reason::RunError, run::STATE_FAILED).passing(true);
+        Report {
+            fate: Fate::StateFailed { tools: !history.known || history.called_tools },
+            session_id: Some(session.to_string()),
+            ..Report::new(failure.into())
+        }
+    }
+
+    /// The server has no events of the run any more: the text of the session's last run is all that is left.
+    fn attach_to_messages(
+        self,
+        session: Uuid,
+        run: Option<Uuid>,
+        state: &SessionState,
+    ) -> Result<Report, Failure> {
+        if !history::has_prompt(&self.client, session)? {
+            let message = format!("cannot attach to session {session}: it never had a prompt");
             return Err(Failure::new(Reason::NotFound, message));
         }
-        let mut transcript = Transcript::new(self.output.keep());
-        drive::show(self.output, transcript.heal(turns))?;
-        let message = "the server has no events of the run any more: nobody can say how it ended";
-        let mut record = Record::new(Failure::new(Reason::Lost, message).into());
-        record.session_id = Some(session.to_string());
-        record.agent_message = transcript.last_turn().map(str::to_owned);
-        record.text = transcript.into_all();
-        Ok(record)
+        if *state == SessionState::Failed && run.is_none() {
+            return Ok(self.died_unheard(session));
+        }
+        if let Some(failure) = self.swallowed_pause(session) {
+            return Err(failure);
+        }
+        let mut report = Report::new(
+            Failure::new(Reason::Lost, "the server has no events of the run any more: nobody can say how it ended")
+                .into(),
+        );
+        report.fate = Fate::Stopped;
+        report.session_id = Some(session.to_string());
+        if run.is_none() {
+            let mut transcript = Transcript::new(self.output.keep());
+            self.output.healed(transcript.heal(history::read(&self.client, session)?.texts))?;
+            report.run.agent_message = transcript.last_turn().map(str::to_owned);
+            report.run.text = transcript.into_all();
+        }
+        Ok(report)
     }
 
-    fn cancel(self, session: Uuid, timeout: Duration) -> Result<Record, Failure> {
+    fn cancel(mut self, session: Uuid, timeout: Duration) -> Result<Report, Failure> {
         self.watch.arm(timeout, "--timeout");
         let Some(run_id) = self.client.session(session)?.active_run() else {
             self.console.progress("no run is going on in the session");
-            return Ok(Record::new(End::Completed));
+            return Ok(Report::new(End::Completed));
         };
-        match stop(&self.client, session, &run_id, self.watch) {
-            Stopped::Confirmed => {
+        let follow = Follow::default();
+        let options = self.options(run_id.to_string(), Asks::SomeCalls, Start::Peek, &follow);
+        let (client, watch) = (self.client.with_watch(self.watch.clone()), self.watch.clone());
+        let mut follower = Follower::new(&mut self, &follow, session, options, None);
+        match follower.stop(&client, &watch) {
+            Cancel::Ended => {
                 self.console.progress(&format!("run {run_id} has stopped"));
-                Ok(Record::new(End::Completed))
+                Ok(Report::new(End::Completed))
             }
-            Stopped::Failed(failure) => Err(failure),
-            Stopped::Accepted => {
-                self.console.error("the cancel was accepted; the run stops when the model answers");
+            Cancel::Accepted => {
+                announce(self.console, &Cancel::Accepted);
                 self.watch.check()?;
                 Err(Failure::new(Reason::Timeout, "the run still goes on"))
+            }
+            Cancel::NotTaken(why) => {
+                self.watch.check().map_err(|cause| Failure::new(cause.reason, format!("{cause}: {why}")))?;
+                Err(Failure::new(Reason::Server, why))
             }
         }
     }
 
-    fn pending(self, session: Uuid, format: PendingFormat) -> Result<Record, Failure> {
+    fn pending(mut self, session: Uuid, format: PendingFormat) -> Result<Report, Failure> {
         self.watch.arm(self.client.retry_timeout(), "--retry-timeout");
         let active = self.client.session(session)?.active_run();
         let batch = self.client.pending(session)?;
         let mut end = End::Completed;
-        if let Some(run_id) = active.clone().filter(|_| !batch.tool_calls.is_empty()) {
-            let run = Run::new(run::Options { start: Start::Peek, ..run::Options::of(run_id, Asks::Some) });
-            let follow = Follow::pausing();
-            let mut drive = Drive::new(&self.client, self.watch, self.console, self.output, &follow, session, run);
-            end = drive.follow()?;
+        if let Some(run_id) = active.filter(|_| !batch.tool_calls.is_empty()) {
+            let follow = Follow::default();
+            let options = self.options(run_id.to_string(), Asks::SomeCalls, Start::Peek, &follow);
+            let mut follower = Follower::new(&mut self, &follow, session, options, Some(Instant::now()));
+            end = follower.follow(None)?;
             if let End::Failed(failure) = &end
-                && drive.run.may_be_running()
+                && follower.fate().is_open()
             {
                 return Err(failure.clone());
             }
+        } else if active.is_none()
+            && let Some(failure) = self.swallowed_pause(session)
+        {
+            return Err(failure);
         }
-        let waiting = match &end {
-            End::Paused(calls) => calls.as_slice(),
-            _ => &[],
+        let calls = match &end {
+            End::Paused(waiting) => waiting.calls.as_slice(),
+            End::Completed | End::Failed(_) => &[],
         };
         match format {
             PendingFormat::Text => {
-                for call in waiting {
+                for call in calls {
                     self.output.answer(&describe(call))?;
                 }
             }
             PendingFormat::Json => {
-                let run_id = active.filter(|_| !waiting.is_empty());
-                self.output.json(&Waiting { session_id: session, run_id, tool_calls: waiting })?;
+                let run_id = active.filter(|_| !calls.is_empty()).map(|run| run.to_string());
+                self.output.json(&Pending { session_id: session, run_id, tool_calls: calls })?;
             }
         }
         // A run that failed meanwhile waits for nothing either.
-        Ok(Record::new(if waiting.is_empty() { End::Completed } else { end }))
+        Ok(Report::new(if calls.is_empty() { End::Completed } else { end }))
     }
 
-    fn ping(self, options: Options, wait: Option<Duration>) -> Result<Record, Failure> {
+    fn ping(self, options: Options, wait: Option<Duration>) -> Result<Report, Failure> {
         let wait = wait.unwrap_or_default();
         self.watch.arm(wait.saturating_add(options.connect_timeout), "--wait and --connect-timeout");
         let options = Options { retry_timeout: wait, ..options };
@@ -289,37 +378,6 @@ impl Job<'_> {
         client.health()?;
         client.config()?;
         self.console.progress(&format!("{} is there, and takes the token", client.url()));
-        Ok(Record::new(End::Completed))
-    }
-}
-
-/// The session's state is the only sign of a run that failed before its first event.
-fn died_unheard() -> Failure {
-    let message = "the server says that the run failed, and not why; its log may tell";
-    Failure::new(Reason::RunError, message)
-}
-
-impl Follow {
-    /// Waits for whatever waits; for `pending`, which decides nothing.
-    fn pausing() -> Self {
-        let policy = crate::run::policy::Policy {
-            on_approval: OnApproval::Pause,
-            allow: std::collections::BTreeSet::new(),
-            deny: std::collections::BTreeSet::new(),
-            program: false,
-            subagents: true,
-            slack: true,
-        };
-        Self {
-            timeout: Duration::MAX,
-            idle_timeout: None,
-            cancel: false,
-            heartbeat: Duration::MAX,
-            policy,
-            program: None,
-            fail_on_tool_error: false,
-            policy_flags: Vec::new(),
-            server_flags: Vec::new(),
-        }
+        Ok(Report::new(End::Completed))
     }
 }

@@ -1,188 +1,215 @@
-//! One run followed to its end, and nothing left behind that should not be: where the end is ours, the run is cancelled
-//! and watched until it has stopped; where events were lost, the text is made whole.
+//! The one way out of a run: leave nothing running, find out how it ended, and say it. Where the end is ours, the run is
+//! cancelled and watched until it has stopped; where events were lost, the text is made complete.
 
-use crate::client::Client;
+use crate::agent::events::decode;
+use crate::client::{Client, EventStream, Heard};
 use crate::console::Console;
-use crate::follow::Drive;
-use crate::outcome::{End, Failure, PauseReason, Reason, Record};
-use crate::output::Output;
-use crate::run::batch::Asks;
-use crate::run::policy::Choices;
+use crate::follow::{Follower, session_state};
+use crate::history;
+use crate::outcome::{Class, End, Failure, Reason, Report};
 use crate::run::transcript::MAX_TEXT;
-use crate::run::{self, Run, Start};
-use crate::settings::{self, Follow};
-use crate::stop::{Stopped, stop};
+use crate::run::{History, Input, Machine, State};
+use crate::settings::Follow;
 use crate::watchdog::Watch;
 use std::panic::{self, AssertUnwindSafe};
 use std::time::{Duration, Instant};
 use uuid::Uuid;
 
 /// The most time spent on stopping a run that we leave.
-const LAST_CALLS: Duration = Duration::from_secs(5);
-/// The most time spent after that on how the run ended and on lost text: the messages are written down up to 2 s after
-/// the last event (protocol trap 8).
+pub const LAST_CALLS: Duration = Duration::from_secs(5);
+/// The most time spent after that on how the run ended and on lost text: the messages are written up to 2 s after the
+/// last event (protocol trap 8).
 const LAST_LOOK: Duration = Duration::from_secs(3);
-/// The same where there is a cause to end.
+/// The same after a deadline or a signal.
 const LAST_GLANCE: Duration = Duration::from_secs(1);
-/// For an error, should that not be enough.
-const STOPPING: &str = "the most for stopping a run";
-/// A prompt may arrive so long after we have given up on it.
-const LATE: Duration = Duration::from_secs(2);
+/// Between two questions for the state of a run that is being stopped: at first, and at most.
+const FIRST_NAP: Duration = Duration::from_millis(20);
+const LONGEST_NAP: Duration = Duration::from_millis(250);
 
-/// What a command works with.
-pub struct Job<'a> {
-    /// The server.
-    pub client: Client,
-    /// When to stop waiting.
-    pub watch: &'a Watch,
-    /// stderr.
-    pub console: &'a Console,
-    /// stdout and the record.
-    pub output: &'a mut Output,
+/// What came of asking the server to cancel the run.
+pub enum Cancel {
+    /// The run is known to have ended.
+    Ended,
+    /// The server took the request, but the run goes on: the server cannot interrupt the model (protocol trap 6).
+    Accepted,
+    /// The server did not take the request: why.
+    NotTaken(String),
 }
 
-/// How a run came to be followed.
-pub struct Way {
-    /// Which run.
-    pub run_id: String,
-    /// About which calls the server asks.
-    pub asks: Asks,
-    /// What is known of it.
-    pub start: Start,
-    /// What was said of the calls that wait.
-    pub choices: Option<Choices>,
-}
-
-impl Job<'_> {
-    /// Follows a run to its end.
-    pub fn follow(&mut self, session: Uuid, way: Way, follow: &Follow) -> Record {
-        let run = Run::new(run::Options {
-            run_id: way.run_id,
-            asks: way.asks,
-            keep: self.output.keep(),
-            start: way.start,
-            fail_on_tool_error: follow.fail_on_tool_error,
-        });
-        let mut drive = Drive::new(&self.client, self.watch, self.console, self.output, follow, session, run);
-        if let Some(choices) = way.choices {
-            drive.choose(choices);
-        }
-        let followed = guard(|| drive.follow());
-        self.watch.arm_idle(None);
-        let mut end = match (followed, self.watch.cause()) {
+impl Follower<'_> {
+    /// Follows the run to its end and leaves nothing running. Returns how it ended. `known`: what the server has said
+    /// about the session so far.
+    pub fn run(mut self, known: Option<State>) -> Report {
+        let followed = guard(|| self.follow(known));
+        let end = match (followed, self.watch.cause()) {
             // Everything breaks at a cause: it is the cause that counts.
             (Err(failure), Some(cause)) if failure.reason != Reason::Internal => End::Failed(cause.into()),
             (result, _) => result.unwrap_or_else(End::Failed),
         };
-        let mut hint = None;
-        let mut confirmed = None;
-        match &mut end {
-            End::Failed(failure) if drive.run.may_be_running() && !is_refusal(failure) => {
-                if follow.cancel || !is_cause(failure) {
-                    let watch = Watch::until(LAST_CALLS, STOPPING);
-                    confirmed = Some(stop_run(&self.client, self.console, session, drive.run.id(), &watch));
-                } else {
-                    let command = command("attach", session, follow, &[]);
-                    self.console.error(&format!("the run goes on (--no-cancel); to follow it: {command}"));
-                    hint = Some(command);
-                }
-                failure.retryable &= confirmed == Some(true);
+        let (resume_hint, cancel_tried) = self.leave(&end);
+        let healed = guard(|| self.last_look());
+        self.say_what_else_is_known();
+        let mut report = Report {
+            fate: self.machine.fate().clone(),
+            cancel_tried,
+            session_id: Some(self.session.to_string()),
+            left_waiting: self.machine.left_waiting().filter(|_| matches!(end, End::Failed(_))),
+            resume_hint,
+            run: self.machine.summary(),
+            ..Report::new(end)
+        };
+        if let Err(failure) = healed {
+            report.fail(failure);
+        }
+        report
+    }
+
+    /// Cancels a run that would go on without us, unless it is to be left. Returns a command that goes on from here, and
+    /// whether a cancel was tried.
+    fn leave(&mut self, end: &End) -> (Option<String>, bool) {
+        let class = match end {
+            End::Completed => return (None, false),
+            End::Paused(_) => return (Some(command("resume", self.session, self.settings, &["--approve-all"])), false),
+            End::Failed(failure) => failure.reason.class(),
+        };
+        if !self.machine.fate().is_open() || class == Class::Refusal {
+            return (None, false);
+        }
+        if self.settings.cancel || class != Class::Cause {
+            let watch = self.watch.last_calls(LAST_CALLS);
+            let client = self.client.with_watch(watch.clone());
+            let cancel = guard(|| Ok(self.stop(&client, &watch)));
+            let cancel = cancel.unwrap_or_else(|failure| Cancel::NotTaken(failure.message));
+            announce(self.console, &cancel);
+            if !matches!(cancel, Cancel::Ended) && watch.later_signal().is_some() {
+                let command = command("cancel", self.session, self.settings, &[]);
+                self.console.error(&format!("to cancel the run: {command}"));
             }
-            End::Paused(_) => hint = Some(command("resume", session, follow, &["--approve-all"])),
-            _ => {}
+            return (None, true);
+        }
+        let command = command("attach", self.session, self.settings, &[]);
+        self.console.error(&format!("the run goes on (--no-cancel); to follow it: {command}"));
+        (Some(command), false)
+    }
+
+    /// Asks the server to cancel the run, and watches it until it is known to have ended or `watch` ends.
+    ///
+    /// | known so far | answer | then |
+    /// |---|---|---|
+    /// | request not taken | cancel: taken | send an empty decision (trap 5) |
+    /// | request not taken | cancel: a refusal of the server's | ask for the state, and cancel again |
+    /// | any | a word of something between, or nothing | the client asks again until `watch` ends |
+    /// | any | the terminal event | ended, also while a sandbox is torn down (trap 20) |
+    /// | any | state: our run | wait, at most 250 ms |
+    /// | any | state: nothing, another run, failed | ended; its terminal event may still come |
+    pub fn stop(&mut self, client: &Client, watch: &Watch) -> Cancel {
+        let run = self.machine.run_id().to_owned();
+        let (mut refusal, mut taken, mut woken) = (String::new(), false, false);
+        let mut nap = FIRST_NAP;
+        loop {
+            if !taken {
+                match client.cancel(self.session, &run) {
+                    Ok(()) => taken = true,
+                    Err(error) => refusal = error.message,
+                }
+            }
+            // Protocol trap 5: a run that waits for approval does not hear a cancel. An empty decision wakes it, and does
+            // nothing to a run that is awake.
+            if taken && !woken {
+                woken = client.decide(self.session, &run, Vec::new()).is_ok();
+            }
+            hear_rest(&mut self.stream, &mut self.machine, Instant::now() + nap);
+            if !self.machine.fate().is_open() {
+                return Cancel::Ended;
+            }
+            if client.session(self.session).is_ok_and(|session| self.machine.has_stopped(&session_state(&session))) {
+                self.find_terminal_event(client);
+                return Cancel::Ended;
+            }
+            if watch.check().is_err() {
+                // What has arrived counts.
+                hear_rest(&mut self.stream, &mut self.machine, Instant::now());
+                return match (self.machine.fate().is_open(), taken) {
+                    (false, _) => Cancel::Ended,
+                    (true, true) => Cancel::Accepted,
+                    (true, false) => Cancel::NotTaken(refusal),
+                };
+            }
+            nap = (nap * 2).min(LONGEST_NAP);
+        }
+    }
+
+    /// The state says that the run has ended. The server published its last events before (protocol trap 8).
+    fn find_terminal_event(&mut self, client: &Client) {
+        let until = Instant::now() + LAST_GLANCE;
+        let mut stream = EventStream::new(client, self.session, self.stream.cursor());
+        while !self.machine.has_terminal_event() && Instant::now() < until {
+            if !hear_rest(&mut stream, &mut self.machine, until) {
+                return;
+            }
+        }
+    }
+
+    /// Makes the text complete from the session's messages where events were lost, and learns what they tell of the end.
+    fn last_look(&mut self) -> Result<(), Failure> {
+        if !self.machine.needs_messages() {
+            return Ok(());
         }
         let time = if self.watch.cause().is_some() { LAST_GLANCE } else { LAST_LOOK };
-        let watch = Watch::until(time, "the most for a last look");
-        let client = self.client.again(watch.clone());
-        if confirmed == Some(true) {
-            // For the stop reason and the totals; what it lacks the record leaves out.
-            let _ = guard(|| drive.read_rest(&client, &watch));
-        }
-        let healed = guard(|| drive.heal(&client, &watch));
-        let run = drive.run;
-        if run.transcript.is_cut() {
-            self.console.error(&format!(
-                "the run said more than {MAX_TEXT} bytes: the record has its last turn's text alone"
-            ));
-        }
-        let mut record = Record::new(end);
-        if run.batch.may_wait() && run.may_be_running() && confirmed != Some(true) {
-            record.pause_reason = Some(PauseReason::on(run.batch.undecided().cloned().collect()));
-        }
-        record.session_id = Some(session.to_string());
-        record.cancel_confirmed = confirmed;
-        record.resume_hint = hint;
-        run.fill(&mut record);
-        if let Err(failure) = healed {
-            record.fail(failure);
-        }
-        record
+        let watch = self.watch.last_calls(time);
+        let client = self.client.with_watch(watch.clone());
+        // The messages are written after the run's last event (protocol trap 8).
+        let is_active = |client: &Client| {
+            client.session(self.session).is_ok_and(|session| session.is_running(self.machine.run_id()))
+        };
+        while !self.machine.fate().is_open() && is_active(&client) && watch.sleep(LONGEST_NAP).is_ok() {}
+        let history = history::read(&client, self.session).unwrap_or_else(|error| {
+            self.console.error(&format!("events were lost, and the session's messages cannot be read: {error}"));
+            History::default()
+        });
+        self.take(Input::Messages(history)).map(drop)
     }
 
-    /// The prompt was refused, or nobody knows whether it arrived: then a run may be going on unattended.
-    pub fn unsent(&self, session: Uuid, settings: &settings::Run, key: &str, mut failure: Failure) -> Record {
-        let mut record = Record::new(End::Completed);
-        if failure.in_doubt {
-            if settings.follow.cancel || !is_cause(&failure) {
-                let watch = Watch::until(LAST_CALLS, STOPPING);
-                record.run_id = self.find_run(session, settings, key, &watch);
-                let run = record.run_id.as_deref();
-                record.cancel_confirmed = run.map(|run| stop_run(&self.client, self.console, session, run, &watch));
-            }
-            if record.run_id.is_none() {
-                let command = command("attach", session, &settings.follow, &[]);
-                self.console.error(&format!("nobody knows whether the prompt arrived; to look: {command}"));
-                record.resume_hint = Some(command);
-            }
-            failure.retryable &= record.cancel_confirmed == Some(true);
+    /// Lines about what the record says too, and what a person must know.
+    fn say_what_else_is_known(&self) {
+        if self.machine.text_is_cut() {
+            let text = format!("the run said more than {MAX_TEXT} bytes: the record has no text");
+            self.console.error(&text);
         }
-        record.session_id = Some(session.to_string());
-        record.fail(failure);
-        record
     }
+}
 
-    /// The run of a prompt whose answer was lost, if there is one. What lies between us and the server may deliver the
-    /// prompt a moment after we have given up.
-    fn find_run(&self, session: Uuid, settings: &settings::Run, key: &str, watch: &Watch) -> Option<String> {
-        let client = self.client.again(watch.clone());
-        let began = Instant::now();
-        loop {
-            match client.session(session).map(|state| state.active_run()) {
-                // Whose is it? Under the same key the server tells, without starting another.
-                Ok(Some(_)) if settings.session.is_some() => {
-                    return client.send(session, &settings.message, key).ok().map(|id| id.to_string());
+/// Hears what the stream brings until `until`, without showing it. Returns whether the stream can bring more.
+fn hear_rest(stream: &mut EventStream<'_>, machine: &mut Machine, until: Instant) -> bool {
+    loop {
+        match stream.next(Some(until)) {
+            Ok(Heard::Event { id, frame }) => {
+                if let Ok(envelope) = decode(&frame) {
+                    machine.step(Input::Event(id, &envelope));
                 }
-                Ok(Some(run)) => return Some(run),
-                _ if began.elapsed() > LATE => return None,
-                _ => watch.sleep(Duration::from_millis(100)).ok()?,
             }
+            Ok(Heard::Lost { newest }) => {
+                machine.step(Input::Lost { newest });
+            }
+            Ok(Heard::Drained | Heard::Reconnected) => {}
+            Ok(Heard::Quiet(_)) if Instant::now() < until && !machine.has_terminal_event() => {}
+            Ok(Heard::Quiet(_)) => return true,
+            Err(_) => return false,
         }
     }
 }
 
-/// Refused before anything was sent: the run is none of our business.
-fn is_refusal(failure: &Failure) -> bool {
-    matches!(failure.reason, Reason::Usage | Reason::Conflict)
-}
-
-/// What `--no-cancel` speaks of.
-fn is_cause(failure: &Failure) -> bool {
-    matches!(failure.reason, Reason::Timeout | Reason::IdleTimeout | Reason::Interrupted)
-}
-
-/// Stops a run that we leave; whether it is known to have stopped.
-fn stop_run(client: &Client, console: &Console, session: Uuid, run: &str, watch: &Watch) -> bool {
-    let stopped = stop(&client.again(watch.clone()), session, run, watch);
-    match &stopped {
-        Stopped::Confirmed => console.progress("the run has stopped on the server"),
-        Stopped::Accepted => console.error("the cancel was accepted; the run stops when the model answers"),
-        Stopped::Failed(failure) => console.error(&format!("the run may still be going on: {failure}")),
+/// Says what came of a cancel.
+pub fn announce(console: &Console, cancel: &Cancel) {
+    match cancel {
+        Cancel::Ended => console.progress("the run has stopped on the server"),
+        Cancel::Accepted => console.error("the cancel was accepted; it stops when the model answers"),
+        Cancel::NotTaken(why) => console.error(&format!("the run may still be going on: {why}")),
     }
-    matches!(stopped, Stopped::Confirmed)
 }
 
 /// A command line that goes on from here, ready to be pasted into a shell.
-fn command(name: &str, session: Uuid, follow: &Follow, flags: &[&str]) -> String {
+pub fn command(name: &str, session: Uuid, follow: &Follow, flags: &[&str]) -> String {
     let mut words = vec!["sortie".to_owned(), name.to_owned(), session.to_string()];
     words.extend(flags.iter().map(ToString::to_string));
     words.extend(follow.policy_flags.iter().chain(&follow.server_flags).cloned());

@@ -13,8 +13,10 @@ pub mod agent;
 
 pub mod run;
 
-pub mod ending;
+pub mod send;
 pub mod follow;
+pub mod ending;
+pub mod history;
 pub mod program;
 pub mod stop;
 pub mod watchdog;

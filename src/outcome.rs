@@ -1,7 +1,7 @@
 //! How a command ended: the one place that knows the exit codes and the reasons, and the record that tells them to
 //! machines.
 
-use crate::agent::events::ToolCall;
+use crate::agent::events::{ToolCall, Usage};
 use serde::Serialize;
 use std::fmt;
 use std::process::ExitCode;
@@ -270,24 +270,6 @@ impl Fate {
 
 /// The stop reason of a run that did what it was asked.
 pub const COMPLETED: &str = "completed";
-
-/// Tokens, as the server counts them.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, serde::Deserialize)]
-#[serde(default)]
-pub struct Usage {
-    pub prompt_tokens: u64,
-    pub completion_tokens: u64,
-    pub total_tokens: u64,
-}
-
-impl Usage {
-    /// Adds a turn's.
-    pub fn add(&mut self, turn: Self) {
-        self.prompt_tokens = self.prompt_tokens.saturating_add(turn.prompt_tokens);
-        self.completion_tokens = self.completion_tokens.saturating_add(turn.completion_tokens);
-        self.total_tokens = self.total_tokens.saturating_add(turn.total_tokens);
-    }
-}
 
 /// What became of the run's tool calls.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
@@ -591,13 +573,5 @@ mod tests {
         let just = Failure::new(Reason::RunError, "é".repeat(MAX_MESSAGE));
         assert_eq!(just.message.chars().count(), MAX_MESSAGE);
         assert_eq!(just.to_string(), just.message);
-    }
-
-    #[test]
-    fn usage_adds_up_and_does_not_overflow() {
-        let mut usage = Usage::default();
-        usage.add(Usage { prompt_tokens: 1, completion_tokens: 2, total_tokens: 3 });
-        usage.add(Usage { prompt_tokens: 10, completion_tokens: 20, total_tokens: u64::MAX });
-        assert_eq!(usage, Usage { prompt_tokens: 11, completion_tokens: 22, total_tokens: u64::MAX });
     }
 }

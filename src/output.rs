@@ -3,12 +3,12 @@
 
 use crate::agent::events::{Event, ToolCall};
 use crate::agent::sse::Frame;
+use crate::agent::tools::bare_name;
 use crate::cli::Format;
 use crate::console::{Console, Pipe, acts, visible_lines, visible_start};
-use crate::outcome::{Exit, Failure, Reason, Record};
+use crate::outcome::{End, Exit, Failure, Reason, Report, Waiting};
 use crate::result_file::ResultFile;
-use crate::run::policy::bare_name;
-use crate::run::transcript::Keep;
+use crate::run::transcript::{Healed, Keep};
 use crate::watchdog::Watch;
 use anyhow::{Context, ensure};
 use serde::Serialize;
@@ -192,16 +192,8 @@ impl Output {
         self.mid_line && (!self.is_terminal() || !self.buffer.is_empty() || self.console.is_mid_line())
     }
 
-    /// Whether what comes is of a turn that begins: that starts on a line of its own.
-    pub fn set_turn_begun(&mut self, begun: bool) {
-        self.turn_begun = begun;
-    }
-
     /// Text of the agent, as it comes: only one format shows it.
-    ///
-    /// # Errors
-    /// `Output` when stdout cannot be written.
-    pub fn text(&mut self, text: &str) -> Result<(), Failure> {
+    fn text(&mut self, text: &str) -> Result<(), Failure> {
         if self.format == Format::Text { self.write_text(text) } else { Ok(()) }
     }
 
@@ -227,6 +219,21 @@ impl Output {
             rest = after;
         }
         Ok(())
+    }
+
+    /// Shows text that was held back while events were missing.
+    ///
+    /// # Errors
+    /// `Output` when stdout cannot be written.
+    pub fn healed(&mut self, healed: Healed) -> Result<(), Failure> {
+        if healed.continues {
+            self.turn_begun = false;
+        }
+        for text in healed.pieces {
+            self.text(&text)?;
+            self.turn_begun = true;
+        }
+        self.flush()
     }
 
     /// A line of ours on stdout: a session's id, the calls that wait.
@@ -274,71 +281,80 @@ impl Output {
         })
     }
 
-    /// The end: the rest of stdout, the result file, the closing line. Gives back the exit code, which is 1 where any
+    /// Writes the end: the rest of stdout, the result file, the closing line. Returns the exit code, which is 1 where any
     /// of these could not be written.
-    pub fn finish(&mut self, mut record: Record) -> Exit {
-        if self.format == Format::Final
-            && let Some(text) = &record.agent_message
-            && let Err(failure) = self.write_text(text)
+    pub fn finish(&mut self, mut report: Report) -> Exit {
+        let written = self.finish_text(&report);
+        fail_with(&mut report, written);
+        let recorded = self.finish_recording();
+        fail_with(&mut report, recorded);
+        let kept = self.write_result_file(&report);
+        fail_with(&mut report, kept);
+        if matches!(self.format, Format::Json | Format::StreamJson)
+            && let Err(failure) = self.line(&report.record()).and_then(|()| self.flush())
         {
-            record.fail(failure);
+            report.fail(failure);
+            let kept = self.write_result_file(&report);
+            fail_with(&mut report, kept);
+        }
+        self.close(&report);
+        report.end.exit()
+    }
+
+    fn finish_text(&mut self, report: &Report) -> Result<(), Failure> {
+        if self.format == Format::Final
+            && let Some(text) = &report.run.agent_message
+        {
+            self.write_text(text)?;
         }
         if self.is_mid_line() {
             self.buffer.push(b'\n');
             self.mid_line = false;
         }
-        if let Err(failure) = self.flush() {
-            record.fail(failure);
-        }
-        if let Some((path, mut file)) = self.recording.take()
-            && let Err(error) = file.flush()
-        {
-            record.fail(unrecorded(&path, &error));
-        }
-        self.write_result_file(&mut record);
-        if matches!(self.format, Format::Json | Format::StreamJson)
-            && let Err(failure) = self.line(&record).and_then(|()| self.flush())
-        {
-            record.fail(failure);
-            self.write_result_file(&mut record);
-        }
-        self.close(&record);
-        record.exit()
+        self.flush()
     }
 
-    fn write_result_file(&mut self, record: &mut Record) {
-        if let Some(file) = &self.result_file
-            && let Err(error) = file.write(record)
-        {
-            record.fail(Failure::new(Reason::Output, format!("{error:#}")));
-        }
+    fn finish_recording(&mut self) -> Result<(), Failure> {
+        let Some((path, mut file)) = self.recording.take() else { return Ok(()) };
+        file.flush().map_err(|error| unrecorded(&path, &error))
+    }
+
+    fn write_result_file(&self, report: &Report) -> Result<(), Failure> {
+        let Some(file) = &self.result_file else { return Ok(()) };
+        file.write(&report.record()).map_err(|error| Failure::new(Reason::Output, format!("{error:#}")))
     }
 
     /// The closing line.
-    fn close(&self, record: &Record) {
-        let time = seconds(Duration::from_millis(record.duration_ms));
-        if let Some(error) = &record.error {
-            let reason = record.reason.map(|reason| format!(" ({reason})")).unwrap_or_default();
-            // A mistake on the command line took no time that anybody would want to know.
-            let after = if record.reason == Some(Reason::Usage) { String::new() } else { format!(" after {time}") };
-            self.console.error(&format!("failed{reason}{after}: {error}"));
-            for call in record.pause_reason.iter().flat_map(|pause| &pause.pending_tool_calls) {
-                self.console.error(&format!("still waiting for approval: {}", describe(call)));
+    fn close(&self, report: &Report) {
+        let time = seconds(report.duration);
+        match &report.end {
+            End::Failed(failure) => {
+                // A mistake on the command line took no time that anybody would want to know.
+                let is_usage = failure.reason == Reason::Usage;
+                let after = if is_usage { String::new() } else { format!(" after {time}") };
+                let error = report.error().unwrap_or_default();
+                self.console.error(&format!("failed ({}){after}: {error}", failure.reason));
+                for call in report.waiting().iter().flat_map(|waiting| &waiting.calls) {
+                    self.console.error(&format!("still waiting for approval: {}", describe(call)));
+                }
             }
-        } else if let Some(pause) = &record.pause_reason {
-            let calls = &pause.pending_tool_calls;
-            let waiting = if calls.len() == 1 { "tool call waits" } else { "tool calls wait" };
-            self.console.error(&format!("paused after {time}: {} {waiting} for approval", calls.len()));
-            for call in calls {
-                self.console.progress(&describe(call));
+            End::Paused(Waiting { calls, .. }) => {
+                let waiting = if calls.len() == 1 { "tool call waits" } else { "tool calls wait" };
+                self.console.error(&format!("paused after {time}: {} {waiting} for approval", calls.len()));
+                for call in calls {
+                    self.console.progress(&describe(call));
+                }
+                if let Some(hint) = &report.resume_hint {
+                    self.console.progress(&format!("to go on: {hint}"));
+                }
             }
-            if let Some(hint) = &record.resume_hint {
-                self.console.progress(&format!("to go on: {hint}"));
+            End::Completed if report.run.run_id.is_some() => {
+                let run = &report.run;
+                let tokens = run.usage.map(|usage| format!(", {} tokens", usage.total_tokens)).unwrap_or_default();
+                let turns = if run.turns == 1 { "turn" } else { "turns" };
+                self.console.progress(&format!("completed after {time}: {} {turns}{tokens}", run.turns));
             }
-        } else if record.run_id.is_some() {
-            let tokens = record.usage.map(|usage| format!(", {} tokens", usage.total_tokens)).unwrap_or_default();
-            let turns = if record.turns == 1 { "turn" } else { "turns" };
-            self.console.progress(&format!("completed after {time}: {} {turns}{tokens}", record.turns));
+            End::Completed => {}
         }
     }
 
@@ -463,6 +479,13 @@ pub fn seconds(time: Duration) -> String {
         format!("{:.1}s", time.as_secs_f64())
     } else {
         humantime::format_duration(Duration::from_secs(time.as_secs())).to_string()
+    }
+}
+
+/// The first failure counts: see [`Report::fail`].
+fn fail_with(report: &mut Report, result: Result<(), Failure>) {
+    if let Err(failure) = result {
+        report.fail(failure);
     }
 }
 

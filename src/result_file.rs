@@ -54,7 +54,7 @@ impl ResultFile {
     ///
     /// # Errors
     /// Why it could not be written; what was there before is untouched then.
-    pub fn write(&self, record: &Record) -> Result<()> {
+    pub fn write(&self, record: &Record<'_>) -> Result<()> {
         let doing = || format!("write the result to {}", self.name.display());
         let temporary = self.make_temporary().with_context(doing)?;
         // In pieces: the record may be large.

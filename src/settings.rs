@@ -2,10 +2,11 @@
 //! error names the flag and the limit.
 
 use crate::agent::calls::{Context as ContextEntry, NewMessage, Overrides, Priority, UserMessage};
+use crate::agent::tools::bare_name;
 use crate::cli::{self, Format, PendingFormat};
 use crate::client::{self, Server};
 use crate::rehearsal::{Outcome, Rehearsal};
-use crate::run::policy::{Choices, OnApproval, Policy, bare_name};
+use crate::run::policy::{Choices, OnApproval, Policy};
 use crate::watchdog::Watch;
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use std::collections::BTreeSet;

@@ -1,7 +1,6 @@
 //! The wire's types, both directions (`/v1`, server 0.3.88). Answers are read leniently: what we do not use is not there.
 
 use crate::agent::events::{MAX_LIST, ToolCall, few};
-use crate::run::policy::Verdict;
 use serde::de::{Deserializer, Error as _, SeqAccess, Visitor};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -236,21 +235,6 @@ pub enum Decision {
     Accept,
     Reject,
     CustomResult { content: String },
-}
-
-impl Decision {
-    /// What a verdict says to the server; a pause says nothing. A reason goes as the call's result, since the server
-    /// drops the content of a plain rejection (protocol trap 9).
-    pub fn of(verdict: &Verdict) -> Option<Self> {
-        match verdict {
-            Verdict::Accept => Some(Self::Accept),
-            Verdict::Reject(None) => Some(Self::Reject),
-            Verdict::Reject(Some(reason)) => {
-                Some(Self::CustomResult { content: format!("Tool call rejected: {reason}") })
-            }
-            Verdict::Pause => None,
-        }
-    }
 }
 
 /// `POST /v1/sessions/{id}/cancel`.

@@ -2,7 +2,6 @@
 //! most events are text that goes straight out again.
 
 use crate::agent::sse::Frame;
-use crate::outcome::Usage;
 use serde::de::{DeserializeSeed, Deserializer, Error, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde::ser::{self, Serializer};
 use serde::{Deserialize, Serialize};
@@ -216,6 +215,24 @@ pub struct Retry<'a> {
 #[derive(Debug, PartialEq, Eq, Deserialize)]
 pub struct Report {
     pub usage: Usage,
+}
+
+/// Token counts, as the server reports them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Usage {
+    pub prompt_tokens: u64,
+    pub completion_tokens: u64,
+    pub total_tokens: u64,
+}
+
+impl Usage {
+    /// Adds the counts of another turn. A sum that would overflow stays at the maximum.
+    pub fn add(&mut self, turn: Self) {
+        self.prompt_tokens = self.prompt_tokens.saturating_add(turn.prompt_tokens);
+        self.completion_tokens = self.completion_tokens.saturating_add(turn.completion_tokens);
+        self.total_tokens = self.total_tokens.saturating_add(turn.total_tokens);
+    }
 }
 
 #[derive(Debug, PartialEq, Eq, Deserialize)]

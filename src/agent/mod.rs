@@ -1,5 +1,6 @@
-//! What the agent server says and is told: the one folder with the protocol's words.
+//! The agent server's protocol. Only this folder knows the names that the server uses.
 
 pub mod calls;
 pub mod events;
 pub mod sse;
+pub mod tools;

@@ -1,5 +1,7 @@
 //! The policy: tool call → accept, reject or pause. Pure; the policy program itself is run elsewhere.
 
+use crate::agent::calls::Decision;
+use crate::agent::tools::{bare_name, is_slack_tool, is_subagent_tool};
 use std::collections::BTreeSet;
 
 /// What is to become of a call.
@@ -31,6 +33,21 @@ impl By {
             Self::Flag => "flag",
             Self::Policy => "policy",
             Self::Program => "program",
+        }
+    }
+}
+
+impl Decision {
+    /// Returns what the server is told about a call with this verdict, or `None` for a pause. The reason of a rejection
+    /// becomes the call's result, since the server ignores the content of a plain rejection (protocol trap 9).
+    pub fn of(verdict: &Verdict) -> Option<Self> {
+        match verdict {
+            Verdict::Accept => Some(Self::Accept),
+            Verdict::Reject(None) => Some(Self::Reject),
+            Verdict::Reject(Some(reason)) => {
+                Some(Self::CustomResult { content: format!("Tool call rejected: {reason}") })
+            }
+            Verdict::Pause => None,
         }
     }
 }
@@ -92,6 +109,11 @@ impl Policy {
         self.program || !self.allow.is_empty() || !self.deny.is_empty()
     }
 
+    /// The entries of either list.
+    pub fn listed(&self) -> impl Iterator<Item = &String> {
+        self.allow.iter().chain(&self.deny)
+    }
+
     /// Judges a call by its tool's name, with or without the server's prefix.
     pub fn judge(&self, tool: &str) -> Judgement {
         let name = bare_name(tool);
@@ -100,10 +122,10 @@ impl Policy {
         if listed(&self.deny) {
             return reject(format!("the tool {name} is denied (--deny-tool)"));
         }
-        if SUBAGENT_TOOLS.contains(&name) && !self.subagents {
+        if is_subagent_tool(tool) && !self.subagents {
             return reject(format!("the tool {name} needs --enable-subagents"));
         }
-        if SLACK_TOOLS.contains(&name) && !self.slack {
+        if is_slack_tool(tool) && !self.slack {
             return reject(format!("the tool {name} needs --enable-slack-tools"));
         }
         if !self.allow.is_empty() && !listed(&self.allow) {
@@ -126,54 +148,9 @@ impl Policy {
     }
 }
 
-/// Protocol trap 14.
-const SUBAGENT_TOOLS: [&str; 2] = ["dynamic_subagent_task", "resume_subagent_task"];
-/// Protocol trap 14.
-const SLACK_TOOLS: [&str; 3] = ["slack_read_messages", "slack_read_replies", "slack_send_message"];
-
-/// A tool's name without the server's prefix: what stands after the first `__` (protocol trap 14).
-pub fn bare_name(tool: &str) -> &str {
-    tool.split_once("__").map_or(tool, |(_, name)| name)
-}
-
 /// Whether a name given to us means this tool: either may lack the server's prefix, but not have another.
-fn names(given: &str, tool: &str) -> bool {
+pub fn names(given: &str, tool: &str) -> bool {
     given == tool || given == bare_name(tool) || bare_name(given) == tool
-}
-
-/// What `resume` was told of the calls that wait now, by id. It says nothing of any later batch: a yes to one call is
-/// never a yes to the next.
-#[derive(Clone, Debug, Default)]
-pub struct Choices {
-    /// `--approve`.
-    pub approve: BTreeSet<String>,
-    /// `--reject`.
-    pub reject: BTreeSet<String>,
-    /// `--approve-all`.
-    pub approve_all: bool,
-    /// `--reject-all`.
-    pub reject_all: bool,
-}
-
-impl Choices {
-    /// The verdict on a call of the waiting batch, or `None` where no choice was given at all. A call that none of the
-    /// given choices names is rejected.
-    pub fn verdict(&self, id: &str) -> Option<Verdict> {
-        if self.reject.contains(id) {
-            Some(Verdict::Reject(None))
-        } else if self.approve.contains(id) || self.approve_all {
-            Some(Verdict::Accept)
-        } else if self.reject_all || self.named().next().is_some() {
-            Some(Verdict::Reject(None))
-        } else {
-            None
-        }
-    }
-
-    /// The ids that were named.
-    pub fn named(&self) -> impl Iterator<Item = &str> {
-        self.approve.iter().chain(&self.reject).map(String::as_str)
-    }
 }
 
 #[cfg(test)]
@@ -249,23 +226,5 @@ mod tests {
         assert!(policy(&["view"], &[], false, OnApproval::Pause).replaces_servers());
         assert!(policy(&[], &["view"], false, OnApproval::Pause).replaces_servers());
         assert!(policy(&[], &[], true, OnApproval::Pause).replaces_servers());
-    }
-
-    #[test]
-    fn choices_reject_what_they_do_not_name_and_say_nothing_when_none_is_given() {
-        let choose = |approve: &[&str], reject: &[&str], approve_all, reject_all| Choices {
-            approve: set(approve),
-            reject: set(reject),
-            approve_all,
-            reject_all,
-        };
-        let no = Some(Verdict::Reject(None));
-        assert_eq!(choose(&[], &[], false, false).verdict("a"), None);
-        assert_eq!(choose(&["a"], &[], false, false).verdict("a"), Some(Verdict::Accept));
-        assert_eq!(choose(&["a"], &[], false, false).verdict("b"), no);
-        assert_eq!(choose(&[], &["a"], true, false).verdict("a"), no);
-        assert_eq!(choose(&[], &["a"], true, false).verdict("b"), Some(Verdict::Accept));
-        assert_eq!(choose(&["a"], &[], false, true).verdict("a"), Some(Verdict::Accept));
-        assert_eq!(choose(&["a"], &[], false, true).verdict("b"), no);
     }
 }

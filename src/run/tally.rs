@@ -1,16 +1,13 @@
 //! What a run has used and done so far: turns, tokens, tool calls, tasks beside the run. Pure; part of the run's machine.
 
-use crate::agent::events::{Completion, Tool, Usage, bare_name};
+use crate::agent::events::{Completion, Tool, Usage};
+use crate::agent::tools::is_background_task;
 use crate::outcome::{BackgroundTask, ToolCounts};
 
 /// This many background tasks are named in the record.
 const MAX_TASKS: usize = 1000;
 /// After this many compactions in a row within one turn the server is taken to loop (protocol trap 15).
 const MAX_COMPACTIONS: u32 = 5;
-
-/// Tools that start something which goes on beside the run (protocol trap 17).
-const TASK_TOOLS: [&str; 4] =
-    ["run_command_task", "run_remote_command_task", "dynamic_subagent_task", "resume_subagent_task"];
 
 /// See the module.
 #[derive(Debug, Default)]
@@ -49,7 +46,7 @@ impl Tally {
             (true, _) => self.tool_calls.failed += 1,
             (false, _) if !begun => self.tool_calls.rejected += 1,
             // The result only says that the task was started.
-            (false, _) if TASK_TOOLS.contains(&bare_name(&tool.tool_name)) => self.task(tool),
+            (false, _) if is_background_task(&tool.tool_name) => self.task(tool),
             (false, _) => {}
         }
     }

@@ -189,3 +189,11 @@ fn a_long_text_has_its_place() {
         assert!(place_texts(long(LONG).as_bytes()).is_ok(), "{json}: just not too long");
     }
 }
+
+#[test]
+fn usage_adds_up_and_does_not_overflow() {
+    let mut usage = Usage::default();
+    usage.add(Usage { prompt_tokens: 1, completion_tokens: 2, total_tokens: 3 });
+    usage.add(Usage { prompt_tokens: 10, completion_tokens: 20, total_tokens: u64::MAX });
+    assert_eq!(usage, Usage { prompt_tokens: 11, completion_tokens: 22, total_tokens: u64::MAX });
+}

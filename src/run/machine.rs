@@ -1,0 +1,557 @@
+//! The machine itself: events, and what the batch of tool calls needs. What happens when the server says that the run is
+//! over, and never told how, is in [`super::doubt`].
+
+use super::batch::{Asks, Batch, Next, SETTLED};
+use super::choices::Choices;
+use super::doubt::Doubt;
+use super::policy::{By, Judgement, Ruling, Verdict, names};
+use super::tally::Tally;
+use super::transcript::Transcript;
+use super::{Effect, History, Input, Options, Quiet, Start, Step};
+use crate::agent::events::{Completion, Envelope, Event, RunFailure, Tool, ToolCall};
+use crate::outcome::{COMPLETED, Decided, End, Failure, Fate, Reason, RunSummary, Waiting};
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+/// A stop reason is one word; longer ones are cut after this many characters.
+const MAX_STOP_REASON: usize = 100;
+/// This many decisions are named in the record.
+const MAX_DECISIONS: usize = 1000;
+/// Before the command follows a run, it hears the run's past: until the stream is quiet, or for this long.
+const CATCH_UP: Duration = Duration::from_secs(5);
+
+/// Where the machine is: see the table at the head of the module.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) enum Phase {
+    CatchingUp,
+    Following,
+    Doubting(Doubt),
+}
+
+/// See the module.
+#[derive(Debug)]
+pub struct Machine {
+    pub(super) options: Options,
+    pub(super) phase: Phase,
+    pub(super) transcript: Transcript,
+    pub(super) batch: Batch,
+    pub(super) tally: Tally,
+    pub(super) fate: Fate,
+    pub(super) quiet: Quiet,
+    /// Our run has been heard of.
+    pub(super) begun: bool,
+    /// Every event of our run so far has been heard.
+    pub(super) complete: bool,
+    /// When the session's state was asked for last.
+    pub(super) asked_at: Option<Duration>,
+    pub(super) last_id: Option<u64>,
+    /// The replay is over with this event.
+    pub(super) replay_ends: Option<u64>,
+    /// What `resume` was told, as long as the batch that it is about is pending.
+    choices: Option<Choices>,
+    /// What is being sent.
+    sending: Vec<(ToolCall, Ruling)>,
+    decisions: Vec<Decided>,
+    /// The entries of the policy's lists that no call of the run has matched.
+    unmatched: BTreeSet<String>,
+    over_budget: Option<Failure>,
+}
+
+impl Machine {
+    /// Creates a machine that has heard nothing yet.
+    pub fn new(mut options: Options) -> Self {
+        let phase = match options.start {
+            Start::Fresh => Phase::Following,
+            Start::Waiting | Start::Peek => Phase::CatchingUp,
+        };
+        Self {
+            phase,
+            transcript: Transcript::new(options.keep),
+            batch: Batch::new(options.asks),
+            tally: Tally::default(),
+            fate: Fate::Open,
+            quiet: Quiet::default(),
+            begun: false,
+            complete: true,
+            asked_at: None,
+            last_id: None,
+            replay_ends: None,
+            choices: options.choices.take(),
+            sending: Vec::new(),
+            decisions: Vec::new(),
+            unmatched: options.policy.listed().cloned().collect(),
+            over_budget: None,
+            options,
+        }
+    }
+
+    /// The run's ID.
+    pub fn run_id(&self) -> &str {
+        &self.options.run_id
+    }
+
+    /// What is known of the run's end.
+    pub const fn fate(&self) -> &Fate {
+        &self.fate
+    }
+
+    /// Whether the run's own last event was heard.
+    pub const fn has_terminal_event(&self) -> bool {
+        matches!(self.fate, Fate::Completed(_) | Fate::Errored)
+    }
+
+    /// The current turn's number, for the heartbeat.
+    pub const fn turn(&self) -> u64 {
+        self.tally.turns
+    }
+
+    /// Whether the session's messages can tell what the events did not.
+    pub fn needs_messages(&self) -> bool {
+        self.transcript.is_held()
+            || matches!(self.fate, Fate::Restarted { .. })
+            || matches!(self.fate, Fate::StateFailed { .. }) && !self.complete
+    }
+
+    /// Some text was more than is kept for the record.
+    pub const fn text_is_cut(&self) -> bool {
+        self.transcript.is_cut()
+    }
+
+    /// The calls that the run is left waiting for, as far as is known.
+    pub fn left_waiting(&self) -> Option<Waiting> {
+        (self.fate.is_open() && self.batch.may_wait()).then(|| self.waiting())
+    }
+
+    /// The entries of the policy's lists that no call of the run matched; none where the run called no tool.
+    pub fn unmatched(&self) -> impl Iterator<Item = &String> {
+        self.unmatched.iter().filter(|_| self.tally.tool_calls.proposed > 0)
+    }
+
+    /// What was heard of the run.
+    pub fn summary(self) -> RunSummary {
+        RunSummary {
+            run_id: Some(self.options.run_id),
+            agent_message: self.transcript.last_turn().map(str::to_owned),
+            text_is_cut: self.transcript.is_cut(),
+            text: self.transcript.into_all(),
+            turns: self.tally.turns,
+            finish_reason: self.tally.finish_reason,
+            usage: self.tally.usage,
+            tool_calls: self.tally.tool_calls,
+            decisions: self.decisions,
+            background_tasks: self.tally.tasks,
+            last_event_id: self.last_id,
+        }
+    }
+
+    /// Takes one input: see the table at the head of the module.
+    pub fn step<'a>(&mut self, input: Input<'a>) -> Step<'a> {
+        match input {
+            Input::Event(id, envelope) => return self.event(id, envelope),
+            Input::Messages(history) => return self.messages(history),
+            Input::Lost { newest } => self.lost_events(newest),
+            Input::Reconnected => self.reconnected(),
+            Input::Quiet(quiet) => self.quiet(quiet),
+            Input::State(state) => self.state(state),
+            Input::Health(uptime) => self.health(uptime),
+            Input::Asks(asks) => {
+                self.batch.set_asks(asks);
+                self.disturbed();
+                self.batch_effect()
+            }
+            Input::Judged { call_id, verdict } => {
+                self.batch.judged(call_id, Ruling { verdict, by: By::Program });
+                self.batch.look_away();
+                self.disturbed();
+                self.batch_effect()
+            }
+            Input::Sent => self.sent(),
+            Input::Refused => self.ask_state(),
+            Input::Pending { calls, finished } => self.pending(calls, &finished),
+        }
+        .into()
+    }
+
+    /// A request was made, or the stream was not read for a while: the quiet so far proves nothing.
+    const fn disturbed(&mut self) {
+        self.quiet.quiet = Duration::ZERO;
+    }
+
+    fn event<'a>(&mut self, id: Option<u64>, envelope: &'a Envelope<'a>) -> Step<'a> {
+        self.disturbed();
+        self.last_id = id.or(self.last_id);
+        let replay_is_over = self.replay_ends.is_some_and(|newest| self.last_id >= Some(newest));
+        if envelope.run_id.as_deref() != Some(self.run_id()) {
+            return if replay_is_over { self.replay_is_over().into() } else { Effect::Continue.into() };
+        }
+        if !self.begun {
+            self.begun = true;
+            if envelope.event != Event::RunStarted {
+                self.complete = false;
+                self.transcript.hold();
+            }
+        }
+        let fresh = self.phase != Phase::CatchingUp && self.options.start != Start::Peek;
+        let notice = if fresh { self.watch_choices(&envelope.event) } else { None };
+        let mut step = self.dispatch(id, &envelope.event);
+        step.fresh = fresh;
+        step.notice = step.notice.or(notice);
+        if !fresh {
+            step.text = "";
+        }
+        if replay_is_over && step.effect == Effect::Continue {
+            step.effect = self.replay_is_over();
+        }
+        step
+    }
+
+    fn dispatch<'a>(&mut self, id: Option<u64>, event: &'a Event<'a>) -> Step<'a> {
+        if !matches!(event, Event::CompactionStarted | Event::CompactionCompleted) {
+            self.tally.progress();
+        }
+        let mut effect = Effect::Continue;
+        match event {
+            Event::TextDelta(delta) => {
+                let text = self.transcript.delta(&delta.delta);
+                return Step { text, ..Effect::Continue.into() };
+            }
+            Event::TextComplete(whole) => return self.text_complete(&whole.text),
+            Event::TurnStarted(turn) => {
+                self.tally.turn_started(turn.turn);
+                self.transcript.turn();
+                self.batch.clear();
+            }
+            Event::TurnCompleted(_) => self.batch.clear(),
+            Event::ToolCallsProposed(proposal) => effect = self.proposed(id, &proposal.tool_calls),
+            Event::ToolExecutionStarted(tool) => {
+                self.tally.started();
+                self.batch.started(&tool.tool_call_id);
+            }
+            // The event of its start may have left the ring.
+            Event::ToolExecutionProgress(tool) => self.batch.started(&tool.tool_call_id),
+            Event::ToolExecutionCompleted(tool) => {
+                self.tally.finished(tool, !self.batch.has_not_begun(&tool.tool_call_id));
+                self.batch.finished(&tool.tool_call_id);
+            }
+            Event::ToolRejected(tool) => {
+                self.tally.rejected();
+                self.batch.finished(&tool.tool_call_id);
+            }
+            Event::UsageReport(report) => {
+                self.tally.used(report.usage);
+                self.check_tokens();
+            }
+            Event::RunCompleted(completion) => effect = Effect::End(self.completed(completion)),
+            Event::RunError(failure) => effect = Effect::End(self.failed(failure)),
+            Event::CompactionStarted => effect = self.compaction(""),
+            Event::RunStarted
+            | Event::ThinkingDelta
+            | Event::WaitingForToolApproval
+            | Event::RetryAttempt(_)
+            | Event::CompactionCompleted
+            | Event::Unknown => {}
+        }
+        effect.into()
+    }
+
+    fn text_complete<'a>(&mut self, whole: &'a str) -> Step<'a> {
+        match self.transcript.complete(whole) {
+            Some(text) => Step { text, ..Effect::Continue.into() },
+            None => Step {
+                notice: Some(
+                    "the server's final text for this turn differs from what it streamed; the record has the final \
+                     text"
+                        .into(),
+                ),
+                ..Effect::Continue.into()
+            },
+        }
+    }
+
+    fn proposed(&mut self, id: Option<u64>, calls: &[ToolCall]) -> Effect {
+        self.tally.proposed(calls.len() as u64);
+        if !self.unmatched.is_empty() {
+            self.unmatched.retain(|listed| !calls.iter().any(|call| names(listed, &call.name)));
+        }
+        self.batch.propose(calls.to_vec(), id);
+        let used = self.tally.tool_calls.proposed;
+        if let Some(limit) = self.options.max_tool_calls.filter(|limit| used > *limit) {
+            let message = format!("the run proposed {used} tool calls, and --max-tool-calls allows {limit}");
+            self.over_budget.get_or_insert(Failure::new(Reason::MaxToolCalls, message));
+        }
+        self.batch_effect()
+    }
+
+    fn check_tokens(&mut self) {
+        let used = self.tally.tokens();
+        if let Some(limit) = self.options.max_tokens.filter(|limit| used > *limit) {
+            let message = format!("the run used {used} tokens, and --max-tokens allows {limit}");
+            self.over_budget.get_or_insert(Failure::new(Reason::MaxTokens, message));
+        }
+    }
+
+    /// Protocol trap 15: an error of the model's provider that speaks of limits is taken for a full context, again and
+    /// again.
+    fn compaction(&mut self, reason: &str) -> Effect {
+        if !self.tally.compaction() {
+            return Effect::Continue;
+        }
+        let message = format!("the server compacts the same turn again and again: {reason}");
+        Effect::End(Failure::new(Reason::RunError, message).passing(true).into())
+    }
+
+    fn completed(&mut self, completion: &Completion<'_>) -> End {
+        self.tally.completed(completion);
+        self.fate = Fate::Completed(completion.stop_reason.chars().take(MAX_STOP_REASON).collect());
+        let failed = self.tally.tool_calls.failed;
+        let (reason, message) = match &*completion.stop_reason {
+            COMPLETED if self.options.fail_on_tool_error && failed > 0 => {
+                let calls = if failed == 1 { "tool call" } else { "tool calls" };
+                (
+                    Reason::ToolError,
+                    format!("the run completed, but {failed} {calls} failed (--fail-on-tool-error)"),
+                )
+            }
+            COMPLETED => return End::Completed,
+            "cancelled" => (Reason::Cancelled, "the run was cancelled on the server".into()),
+            "max_turns" => (Reason::MaxTurns, format!("the run used up its turns ({})", self.tally.turns)),
+            "error" => (Reason::RunError, "the run ended with an error".into()),
+            other => (Reason::RunError, format!("the run ended with an unknown stop reason: {other}")),
+        };
+        Failure::new(reason, message).into()
+    }
+
+    fn failed(&mut self, failure: &RunFailure<'_>) -> End {
+        self.fate = Fate::Errored;
+        let message = format!("the run failed: {}", &*failure.error);
+        Failure::new(Reason::RunError, message).passing(failure.retryable).into()
+    }
+
+    /// Events are lost for good. That matters only if our run had begun.
+    fn lost_events(&mut self, newest: Option<u64>) -> Effect {
+        self.replay_ends = newest.or(self.replay_ends);
+        if self.begun {
+            self.complete = false;
+            self.transcript.hold();
+            self.batch.clear();
+            // What was lost may have been the end of the batch that the choices are about.
+            self.choices = None;
+        }
+        Effect::Continue
+    }
+
+    fn quiet(&mut self, quiet: Quiet) -> Effect {
+        self.quiet = quiet;
+        match &self.phase {
+            Phase::Doubting(_) => self.doubt_quietly(),
+            Phase::CatchingUp if quiet.quiet < SETTLED && quiet.now < CATCH_UP => Effect::Continue,
+            Phase::CatchingUp => self.caught_up(),
+            Phase::Following => self.follow_quietly(),
+        }
+    }
+
+    fn follow_quietly(&mut self) -> Effect {
+        if let Some(failure) = self.over_budget.take() {
+            return Effect::End(failure.into());
+        }
+        if self.options.start == Start::Peek && !self.batch.may_wait() {
+            return Effect::End(End::Completed);
+        }
+        match self.batch_effect() {
+            Effect::Continue if self.is_time_to_ask() => self.ask_state(),
+            effect => effect,
+        }
+    }
+
+    /// All of the past that can be heard is known: completes it where it has holes, then checks the choices. Nothing has
+    /// been sent yet.
+    fn caught_up(&mut self) -> Effect {
+        if self.transcript.is_held() {
+            return Effect::AskMessages;
+        }
+        if self.batch.is_empty() {
+            return Effect::AskPending;
+        }
+        self.follow_on()
+    }
+
+    fn follow_on(&mut self) -> Effect {
+        self.phase = Phase::Following;
+        match self.check_choices() {
+            Some(failure) => Effect::End(failure.into()),
+            None => self.follow_quietly(),
+        }
+    }
+
+    /// Do the choices fit what is pending now?
+    fn check_choices(&self) -> Option<Failure> {
+        let choices = self.choices.as_ref()?;
+        let pending = || {
+            let calls: Vec<_> = self.batch.undecided().map(|call| format!("{} {}", call.id, call.name)).collect();
+            if calls.is_empty() { "nothing".into() } else { calls.join(", ") }
+        };
+        if let Some(batch) = &choices.batch {
+            let now = self.batch_name();
+            if now.as_ref() != Some(batch) {
+                let now = now.map_or_else(|| "a batch whose proposal is lost".into(), |now| format!("batch {now}"));
+                let message =
+                    format!("batch {batch} is not pending; pending now: {now}: {}; nothing was sent", pending());
+                return Some(Failure::new(Reason::Conflict, message));
+            }
+        }
+        if choices.any() && self.batch.undecided().next().is_none() {
+            let message = format!("no tool call is pending in run {}; nothing was sent", self.run_id());
+            return Some(Failure::new(Reason::Conflict, message));
+        }
+        let unknown = choices.named().find(|id| !self.batch.is_undecided(id))?;
+        let message = format!("no call {unknown} is pending; pending now: {}; nothing was sent", pending());
+        Some(Failure::new(Reason::Usage, message))
+    }
+
+    /// Notices the end of the batch that the choices are about, and what somebody else did about its calls.
+    fn watch_choices(&mut self, event: &Event<'_>) -> Option<String> {
+        let choices = self.choices.as_ref()?;
+        let ran = |tool: &Tool<'_>| {
+            let id = &*tool.tool_call_id;
+            match choices.verdict(id)? {
+                Verdict::Reject(_) => {
+                    Some(format!("the server ran call {id}, which was to be rejected: our decision did not count"))
+                }
+                _ if self.batch.is_undecided(id) => {
+                    Some(format!("call {id} was approved elsewhere: our decision was not the one that counted"))
+                }
+                _ => None,
+            }
+        };
+        let refused = |tool: &Tool<'_>| {
+            let id = &*tool.tool_call_id;
+            let accepted = choices.verdict(id)? == Verdict::Accept && self.batch.has_not_begun(id);
+            let line = format!("call {id} was rejected elsewhere: our decision was not the one that counted");
+            accepted.then_some(line)
+        };
+        match event {
+            Event::ToolExecutionStarted(tool) => ran(tool),
+            Event::ToolExecutionCompleted(tool) | Event::ToolRejected(tool) => refused(tool),
+            Event::TurnCompleted(_) | Event::TurnStarted(_) | Event::ToolCallsProposed(_) => {
+                self.choices = None;
+                None
+            }
+            Event::RunStarted
+            | Event::TextDelta(_)
+            | Event::ThinkingDelta
+            | Event::TextComplete(_)
+            | Event::WaitingForToolApproval
+            | Event::ToolExecutionProgress(_)
+            | Event::RetryAttempt(_)
+            | Event::CompactionStarted
+            | Event::CompactionCompleted
+            | Event::UsageReport(_)
+            | Event::RunCompleted(_)
+            | Event::RunError(_)
+            | Event::Unknown => None,
+        }
+    }
+
+    /// What the batch needs.
+    pub(super) fn batch_effect(&mut self) -> Effect {
+        if self.phase != Phase::Following || self.over_budget.is_some() {
+            return Effect::Continue;
+        }
+        loop {
+            return match self.batch.next(self.quiet.quiet) {
+                Next::Wait => Effect::Continue,
+                Next::Learn => Effect::AskConfig,
+                Next::Judge(call) => match self.judge(&call) {
+                    Some(ruling) => {
+                        self.batch.judged(&call.id, ruling);
+                        continue;
+                    }
+                    None => Effect::AskProgram(call),
+                },
+                Next::Send { decisions, again } => {
+                    self.sending.clone_from(&decisions);
+                    Effect::Send { decisions, again }
+                }
+                Next::Reconnect => Effect::Reconnect("a decision shows no effect"),
+                Next::Adopt => Effect::AskPending,
+                Next::Pause(_) => Effect::End(End::Paused(self.waiting())),
+                Next::Fail(call) => {
+                    let id = call.id;
+                    let message =
+                        format!("two tool calls of one turn have the id {id}: the second cannot be decided");
+                    Effect::End(Failure::new(Reason::Protocol, message).into())
+                }
+            };
+        }
+    }
+
+    /// The ruling of the choices or of the policy; `None` if the program must say.
+    fn judge(&self, call: &ToolCall) -> Option<Ruling> {
+        let choice = self.choices.as_ref().and_then(|choices| choices.verdict(&call.id));
+        if let Some(verdict) = choice {
+            return Some(Ruling { verdict, by: By::Flag });
+        }
+        match self.options.policy.judge(&call.name) {
+            Judgement::Verdict(verdict) => Some(Ruling::by_policy(verdict)),
+            Judgement::AskProgram => None,
+        }
+    }
+
+    fn sent(&mut self) -> Effect {
+        self.disturbed();
+        let sent = std::mem::take(&mut self.sending);
+        self.batch.sent(&sent);
+        for (call, ruling) in sent {
+            let (verdict, reason) = match ruling.verdict {
+                Verdict::Accept => ("accept", None),
+                Verdict::Reject(reason) => ("reject", reason),
+                Verdict::Pause => continue,
+            };
+            let is_known = self.decisions.iter().any(|decided| decided.tool_call_id == call.id);
+            if self.decisions.len() < MAX_DECISIONS && !is_known {
+                let by = ruling.by.word();
+                self.decisions.push(Decided { tool_call_id: call.id, name: call.name, verdict, by, reason });
+            }
+        }
+        Effect::Continue
+    }
+
+    fn pending(&mut self, calls: Vec<ToolCall>, finished: &[String]) -> Effect {
+        self.disturbed();
+        if !calls.is_empty() {
+            self.batch.adopt(calls, finished);
+        }
+        if self.phase == Phase::CatchingUp { self.follow_on() } else { Effect::Continue }
+    }
+
+    fn messages<'a>(&mut self, history: History) -> Step<'a> {
+        self.told_by_messages(&history);
+        if !self.transcript.is_held() {
+            return Effect::Continue.into();
+        }
+        let healed = self.transcript.heal(history.texts);
+        if self.phase == Phase::CatchingUp {
+            // The past is no news.
+            return self.caught_up().into();
+        }
+        let notice = (!healed.complete).then(|| {
+            "some text may be missing: events were lost, and the session's messages lack it too".to_owned()
+        });
+        Step { healed: Some(healed), notice, ..Effect::Continue.into() }
+    }
+
+    fn waiting(&self) -> Waiting {
+        Waiting { batch: self.batch_name(), calls: self.batch.undecided().cloned().collect() }
+    }
+
+    /// The first 8 digits of the run's ID, a dot, and the event ID of the proposal.
+    fn batch_name(&self) -> Option<String> {
+        let run: String = self.run_id().chars().take(8).collect();
+        self.batch.proposal().map(|proposal| format!("{run}.{proposal}"))
+    }
+
+    /// Whether the server asks about every call, as far as is known.
+    pub fn knows_that_all_are_asked_about(&self) -> bool {
+        self.options.asks == Asks::EveryCall
+    }
+}
