@@ -49,20 +49,57 @@ pub struct Envelope<'a> {
     pub event: Event<'a>,
 }
 
-/// `gap_detected`, the one event without an envelope.
-#[derive(Debug, PartialEq, Eq, Deserialize)]
+/// `gap_detected`, the only event without an envelope.
+#[derive(Debug, Default, PartialEq, Eq, Deserialize)]
 pub struct Gap {
-    /// The oldest id that the server still has; ask for what follows the one before it.
+    /// The oldest event ID that the server still has. To replay from it, ask for the events after the ID before it.
     pub oldest_available_id: u64,
+    /// The newest event ID at this time: with this event a replay is over.
+    #[serde(default)]
+    pub newest_available_id: Option<u64>,
 }
 
-/// The events of protocol 0.3.88, with the fields that we use. A variant that we do not know is [`Event::Unknown`]. The
-/// largest, which are rare, are boxed: text deltas are moved a few times each.
-#[derive(Debug, PartialEq)]
-pub enum Event<'a> {
+/// Declares the protocol's events from one list: the variants of [`Event`] with their payloads, the variant names in the
+/// JSON, and the `event:` names of the frames, which are the same names in snake case.
+macro_rules! events {
+    ($($variant:ident $(($payload:ty))?,)*) => {
+        /// One event of a run, with the fields that we use.
+        #[derive(Debug, PartialEq)]
+        pub enum Event<'a> {
+            $($variant $(($payload))?,)*
+            /// A variant that this version does not know.
+            Unknown,
+        }
+
+        const VARIANTS: &[&str] = &[$(stringify!($variant)),*];
+
+        #[derive(Deserialize)]
+        #[serde(field_identifier)]
+        enum Variant {
+            $($variant,)*
+            #[serde(other)]
+            Unknown,
+        }
+
+        impl Variant {
+            /// Reads the payload of this variant.
+            fn read<'a, A: MapAccess<'a>>(self, map: &mut A) -> Result<Event<'a>, A::Error> {
+                match self {
+                    $(Self::$variant => events!(@read map $variant $($payload)?),)*
+                    Self::Unknown => events!(@read map Unknown),
+                }
+            }
+        }
+    };
+    (@read $map:ident $variant:ident $payload:ty) => { $map.next_value().map(Event::$variant) };
+    (@read $map:ident $variant:ident) => { $map.next_value().map(|IgnoredAny| Event::$variant) };
+}
+
+// The events of protocol 0.3.88. The large payloads are rare and boxed, since text deltas are moved a few times each.
+events! {
     RunStarted,
     TurnStarted(Turn),
-    TurnCompleted(Turn),
+    TurnCompleted(TurnEnd<'a>),
     TextDelta(Delta<'a>),
     ThinkingDelta,
     TextComplete(Complete<'a>),
@@ -73,17 +110,24 @@ pub enum Event<'a> {
     ToolExecutionCompleted(Box<Tool<'a>>),
     ToolRejected(Box<Tool<'a>>),
     RetryAttempt(Retry<'a>),
-    CompactionStarted,
-    CompactionCompleted,
+    CompactionStarted(Compaction<'a>),
+    CompactionCompleted(Compacted),
     UsageReport(Report),
     RunCompleted(Completion<'a>),
     RunError(RunFailure<'a>),
-    Unknown,
 }
 
 #[derive(Debug, PartialEq, Eq, Deserialize)]
 pub struct Turn {
+    /// The number of the turn, from 1.
     pub turn: u64,
+}
+
+#[derive(Debug, PartialEq, Eq, Deserialize)]
+pub struct TurnEnd<'a> {
+    /// `stop`, `tool_calls`, `max_output_tokens` (the answer is cut), `cancelled` or `error`.
+    #[serde(borrow, default)]
+    pub finish_reason: Option<Text<'a>>,
 }
 
 #[derive(Debug, PartialEq, Eq, Deserialize)]
@@ -213,6 +257,22 @@ pub struct Retry<'a> {
 }
 
 #[derive(Debug, PartialEq, Eq, Deserialize)]
+pub struct Compaction<'a> {
+    /// Why the server shortens the conversation; often the model provider's error.
+    #[serde(borrow, default)]
+    pub reason: Text<'a>,
+}
+
+#[derive(Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(default)]
+pub struct Compacted {
+    pub tokens_before: Option<u64>,
+    pub tokens_after: Option<u64>,
+    /// Messages were dropped, not summarized.
+    pub truncated: bool,
+}
+
+#[derive(Debug, PartialEq, Eq, Deserialize)]
 pub struct Report {
     pub usage: Usage,
 }
@@ -272,9 +332,7 @@ pub fn decode<'a>(frame: &Frame<'a>) -> Result<Item<'a>, Malformed> {
     });
     match decoded {
         Ok(item) => Ok(item),
-        Err(_) if !NAMES.contains(&frame.event) => {
-            Ok(Item::Event(Envelope { run_id: None, event: Event::Unknown }))
-        }
+        Err(_) if !is_known(frame.event) => Ok(Item::Event(Envelope { run_id: None, event: Event::Unknown })),
         Err(error) => Err(Malformed(format!("the {} event: {error}", frame.event))),
     }
 }
@@ -390,56 +448,24 @@ impl<'de> Visitor<'de> for Place<'_> {
     }
 }
 
-/// The `event:` names of the frames that must have the protocol's shape.
-const NAMES: [&str; 20] = [
-    "message",
-    "gap_detected",
-    "run_started",
-    "turn_started",
-    "turn_completed",
-    "text_delta",
-    "thinking_delta",
-    "text_complete",
-    "tool_calls_proposed",
-    "waiting_for_tool_approval",
-    "tool_execution_started",
-    "tool_execution_progress",
-    "tool_execution_completed",
-    "tool_rejected",
-    "retry_attempt",
-    "compaction_started",
-    "compaction_completed",
-    "usage_report",
-    "run_completed",
-    "run_error",
-];
-
-#[derive(Deserialize)]
-#[serde(field_identifier)]
-enum Variant {
-    RunStarted,
-    TurnStarted,
-    TurnCompleted,
-    TextDelta,
-    ThinkingDelta,
-    TextComplete,
-    ToolCallsProposed,
-    WaitingForToolApproval,
-    ToolExecutionStarted,
-    ToolExecutionProgress,
-    ToolExecutionCompleted,
-    ToolRejected,
-    RetryAttempt,
-    CompactionStarted,
-    CompactionCompleted,
-    UsageReport,
-    RunCompleted,
-    RunError,
-    #[serde(other)]
-    Unknown,
+/// Returns whether the frame's name is one of the protocol's, so that its data must have the protocol's shape.
+fn is_known(name: &str) -> bool {
+    ["message", "gap_detected"].contains(&name) || VARIANTS.iter().any(|variant| snake_case(variant) == name)
 }
 
-/// By hand, since serde's derive makes an unknown variant an error.
+/// Returns `TextDelta` as `text_delta`.
+fn snake_case(variant: &str) -> String {
+    let mut name = String::new();
+    for c in variant.chars() {
+        if c.is_ascii_uppercase() && !name.is_empty() {
+            name.push('_');
+        }
+        name.push(c.to_ascii_lowercase());
+    }
+    name
+}
+
+/// By hand: serde's derive makes an unknown variant an error, and newer servers may send one.
 impl<'de: 'a, 'a> Deserialize<'de> for Event<'a> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         struct EventVisitor;
@@ -451,39 +477,14 @@ impl<'de: 'a, 'a> Deserialize<'de> for Event<'a> {
                 f.write_str("an event: {\"Variant\":{…}}")
             }
 
-            /// A variant without a payload is a bare string; none that we use is.
+            /// A variant without a payload is a string. All variants that we know have a payload.
             fn visit_str<E>(self, _: &str) -> Result<Self::Value, E> {
                 Ok(Event::Unknown)
             }
 
             fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
                 let Some(variant) = map.next_key::<Variant>()? else { return Ok(Event::Unknown) };
-                let event = match variant {
-                    Variant::TextDelta => Event::TextDelta(map.next_value()?),
-                    Variant::TextComplete => Event::TextComplete(map.next_value()?),
-                    Variant::TurnStarted => Event::TurnStarted(map.next_value()?),
-                    Variant::TurnCompleted => Event::TurnCompleted(map.next_value()?),
-                    Variant::ToolCallsProposed => Event::ToolCallsProposed(map.next_value()?),
-                    Variant::ToolExecutionStarted => Event::ToolExecutionStarted(map.next_value()?),
-                    Variant::ToolExecutionProgress => Event::ToolExecutionProgress(map.next_value()?),
-                    Variant::ToolExecutionCompleted => Event::ToolExecutionCompleted(map.next_value()?),
-                    Variant::ToolRejected => Event::ToolRejected(map.next_value()?),
-                    Variant::RetryAttempt => Event::RetryAttempt(map.next_value()?),
-                    Variant::UsageReport => Event::UsageReport(map.next_value()?),
-                    Variant::RunCompleted => Event::RunCompleted(map.next_value()?),
-                    Variant::RunError => Event::RunError(map.next_value()?),
-                    bare => {
-                        map.next_value::<IgnoredAny>()?;
-                        match bare {
-                            Variant::RunStarted => Event::RunStarted,
-                            Variant::ThinkingDelta => Event::ThinkingDelta,
-                            Variant::WaitingForToolApproval => Event::WaitingForToolApproval,
-                            Variant::CompactionStarted => Event::CompactionStarted,
-                            Variant::CompactionCompleted => Event::CompactionCompleted,
-                            _ => Event::Unknown,
-                        }
-                    }
-                };
+                let event = variant.read(&mut map)?;
                 while map.next_entry::<IgnoredAny, IgnoredAny>()?.is_some() {}
                 Ok(event)
             }

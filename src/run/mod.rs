@@ -330,7 +330,13 @@ impl Run {
             }
             Event::RunCompleted(completion) => return ("", Act::End(self.completed(completion))),
             Event::RunError(failure) => return ("", Act::End(self.failed(failure))),
-            _ => {}
+            Event::RunStarted
+            | Event::ThinkingDelta
+            | Event::WaitingForToolApproval
+            | Event::RetryAttempt(_)
+            | Event::CompactionStarted(_)
+            | Event::CompactionCompleted(_)
+            | Event::Unknown => {}
         }
         ("", Act::Continue)
     }
