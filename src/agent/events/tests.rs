@@ -199,37 +199,28 @@ fn ids_names_and_lists_have_a_most() {
 }
 
 #[test]
-fn a_long_text_has_its_place() {
-    let nested = |open: &str, times: usize, close: &str| {
-        format!("{}{}{}", open.repeat(times), r#"{"turn":"LONG"}"#, close.repeat(times))
-    };
-    let rows = [
-        (r#""LONG""#.to_owned(), false),
-        (r#"{"event":"LONG"}"#.to_owned(), false),
-        (r#"{"event":{"TextDelta":"LONG"}}"#.to_owned(), false),
-        (r#"{"event":{"TextDelta":{"delta":"LONG"}}}"#.to_owned(), true),
-        (r#"{"event":{"TurnStarted":{"turn":"LONG"}}}"#.to_owned(), false),
-        (r#"{"event":{"ToolCallsProposed":{"tool_calls":"LONG"}}}"#.to_owned(), false),
-        (r#"{"event":{"ToolCallsProposed":{"tool_calls":["LONG"]}}}"#.to_owned(), false),
-        (r#"{"event":{"ToolCallsProposed":{"tool_calls":[{"arguments":{"turn":"LONG"}}]}}}"#.to_owned(), true),
-        (r#"{"messages":["LONG"]}"#.to_owned(), false),
-        (r#"{"messages":[{"content":["LONG"]}]}"#.to_owned(), false),
-        (r#"{"messages":[{"content":"LONG"}]}"#.to_owned(), true),
-        (r#"{"new":["LONG",{"newer":"LONG"}]}"#.to_owned(), true),
-        (r#"{"new":[1,-1,1.5,true,null],"turn":"LONG"}"#.to_owned(), false),
-        // Deeper than this nothing is read.
-        (nested(r#"{"new":"#, 7, "}"), false),
-        (nested(r#"{"new":"#, 8, "}"), true),
-        (nested(r#"{"new":["#, 3, "]}"), false),
-        (nested(r#"{"new":["#, 4, "]}"), true),
-        // What is no JSON at all is told as that.
-        (r#"{"event":"LONG"#.to_owned(), true),
-    ];
-    for (json, fine) in rows {
-        let long = |length| json.replace("LONG", &"x".repeat(length));
-        assert_eq!(place_texts(long(LONG + 1).as_bytes()).is_ok(), fine, "{json}");
-        assert!(place_texts(long(LONG).as_bytes()).is_ok(), "{json}: just not too long");
+fn an_error_quotes_no_long_text() {
+    let long = "\u{7f}".repeat(100_000);
+    for event in [
+        r#""LONG""#,
+        r#"{"TextDelta":"LONG"}"#,
+        r#"{"TurnStarted":{"turn":"LONG"}}"#,
+        r#"{"ToolCallsProposed":{"tool_calls":"LONG"}}"#,
+        r#"{"ToolCallsProposed":{"tool_calls":["LONG"]}}"#,
+        r#"{"ToolExecutionCompleted":{"tool_call_id":"a","result":"LONG","is_error":"LONG"}}"#,
+        r#"{"UsageReport":{"usage":{"total_tokens":"LONG"}}}"#,
+    ] {
+        let event = event.replace("LONG", &long);
+        with_frame(&format!("event: message\ndata: {{\"event\":{event}}}"), |frame| match decode(frame) {
+            Ok(item) => assert_eq!(item, Item::Event(Envelope { run_id: None, event: Event::Unknown })),
+            Err(Malformed(why)) => assert!(why.len() < 200, "{} bytes", why.len()),
+        });
     }
+    let event = format!(r#"data: {{"event":{{"TextDelta":{{"delta":"{long}"}}}}}}"#);
+    with_frame(&event, |frame| {
+        let event = Event::TextDelta(Delta { delta: text(&long) });
+        assert_eq!(decode(frame), Ok(Item::Event(Envelope { run_id: None, event })));
+    });
 }
 
 #[test]
