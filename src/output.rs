@@ -381,7 +381,22 @@ impl Output {
                 retry.attempt,
                 shorten(&retry.reason)
             )),
-            _ => {}
+            Event::RunStarted
+            | Event::TurnStarted(_)
+            | Event::TurnCompleted(_)
+            | Event::TextDelta(_)
+            | Event::ThinkingDelta
+            | Event::TextComplete(_)
+            | Event::ToolCallsProposed(_)
+            | Event::WaitingForToolApproval
+            | Event::ToolExecutionProgress(_)
+            | Event::ToolExecutionCompleted(_)
+            | Event::CompactionStarted(_)
+            | Event::CompactionCompleted(_)
+            | Event::UsageReport(_)
+            | Event::RunCompleted(_)
+            | Event::RunError(_)
+            | Event::Unknown => {}
         }
     }
 }

@@ -2,5 +2,6 @@
 
 pub mod calls;
 pub mod events;
+pub mod json;
 pub mod sse;
 pub mod tools;

@@ -8,14 +8,15 @@ pub use server::Server;
 pub use transport::{Body, Chunk, TICK};
 
 use crate::agent::calls as api;
-use crate::agent::events::{ToolCall, place_texts};
+use crate::agent::events::ToolCall;
+use crate::agent::json;
 use crate::console::{Console, visible_start};
 use crate::outcome::{Failure, Reason};
 use crate::run::policy::Verdict;
 use crate::settings::Secret;
 use crate::watchdog::Watch;
 use serde::Serialize;
-use serde::de::{DeserializeOwned, Error};
+use serde::de::DeserializeOwned;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant, SystemTime};
@@ -381,10 +382,7 @@ impl Client {
     }
 
     fn parse<T: DeserializeOwned>(&self, call: &Call<'_>, body: &[u8]) -> Result<T, Failure> {
-        // Serde takes a list for an object, by the order of the fields.
-        let is_object = body.trim_ascii_start().starts_with(b"{");
-        let placed = if is_object { place_texts(body) } else { Err(Error::custom("it is no object")) };
-        let parsed = placed.and_then(|()| serde_json::from_slice(body));
+        let parsed = json::object(body);
         if parsed.is_ok() {
             self.spoke.store(true, Ordering::Relaxed);
         }

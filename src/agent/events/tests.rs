@@ -34,7 +34,11 @@ fn each_variant_is_read_with_what_we_use_of_it() {
     let rows: Vec<(&str, Event<'_>)> = vec![
         (r#"{"RunStarted":{"run_id":"r"}}"#, Event::RunStarted),
         (r#"{"TurnStarted":{"turn":2}}"#, Event::TurnStarted(Turn { turn: 2 })),
-        (r#"{"TurnCompleted":{"turn":2,"finish_reason":"stop"}}"#, Event::TurnCompleted(Turn { turn: 2 })),
+        (
+            r#"{"TurnCompleted":{"turn":2,"finish_reason":"stop"}}"#,
+            Event::TurnCompleted(TurnEnd { finish_reason: Some(text("stop")) }),
+        ),
+        (r#"{"TurnCompleted":{}}"#, Event::TurnCompleted(TurnEnd { finish_reason: None })),
         (r#"{"TextDelta":{"delta":"a\nb"}}"#, Event::TextDelta(Delta { delta: text("a\nb") })),
         (r#"{"ThinkingDelta":{"delta":"hm"}}"#, Event::ThinkingDelta),
         (r#"{"TextComplete":{"text":"ab"}}"#, Event::TextComplete(Complete { text: text("ab") })),
@@ -63,8 +67,20 @@ fn each_variant_is_read_with_what_we_use_of_it() {
             r#"{"RetryAttempt":{"attempt":1,"delay_ms":2000,"reason":"busy"}}"#,
             Event::RetryAttempt(Retry { attempt: 1, delay_ms: 2000, reason: text("busy") }),
         ),
-        (r#"{"CompactionStarted":{"reason":"long"}}"#, Event::CompactionStarted),
-        (r#"{"CompactionCompleted":{"tokens_before":9}}"#, Event::CompactionCompleted),
+        (
+            r#"{"CompactionStarted":{"reason":"long"}}"#,
+            Event::CompactionStarted(Compaction { reason: text("long") }),
+        ),
+        (r#"{"CompactionStarted":{}}"#, Event::CompactionStarted(Compaction { reason: text("") })),
+        (
+            r#"{"CompactionCompleted":{"tokens_before":9,"tokens_after":4,"truncated":true}}"#,
+            Event::CompactionCompleted(Compacted {
+                tokens_before: Some(9),
+                tokens_after: Some(4),
+                truncated: true,
+            }),
+        ),
+        (r#"{"CompactionCompleted":{}}"#, Event::CompactionCompleted(Compacted::default())),
         (
             r#"{"UsageReport":{"turn":1,"usage":{"prompt_tokens":1,"completion_tokens":2,"total_tokens":3}}}"#,
             Event::UsageReport(Report { usage }),
@@ -119,9 +135,35 @@ fn an_event_of_the_protocol_must_have_its_shape_and_any_other_need_not() {
             assert_eq!(decode(frame), Ok(Item::Event(unknown)), "{name} {json}");
         });
     }
-    with_frame("event: gap_detected\ndata: {\"oldest_available_id\":7}", |frame| {
-        assert_eq!(decode(frame), Ok(Item::Gap(Gap { oldest_available_id: 7 })));
-    });
+    for (rest, newest_available_id) in [("", None), (r#","newest_available_id":9,"resume_hint":"…""#, Some(9))] {
+        with_frame(&format!("event: gap_detected\ndata: {{\"oldest_available_id\":7{rest}}}"), |frame| {
+            assert_eq!(decode(frame), Ok(Item::Gap(Gap { oldest_available_id: 7, newest_available_id })));
+        });
+    }
+}
+
+#[test]
+fn a_frame_has_the_name_of_its_variant_in_snake_case() {
+    let mut seen = std::collections::BTreeSet::new();
+    for stream in [
+        include_str!("../../../tests/fixtures/completed-tools-accepted.sse"),
+        include_str!("../../../tests/fixtures/run-error.sse"),
+        include_str!("../../../tests/fixtures/waiting-for-approval.sse"),
+    ] {
+        let (mut parser, mut input) = (Parser::new(), stream.as_bytes());
+        while let Some(frame) = parser.next(&mut input).unwrap() {
+            let data: serde_json::Value = serde_json::from_str(frame.data).unwrap();
+            let (variant, _) = data["event"].as_object().unwrap().iter().next().unwrap();
+            assert!(VARIANTS.contains(&variant.as_str()) && snake_case(variant) == frame.event, "{}", frame.event);
+            seen.insert(variant.clone());
+        }
+    }
+    assert!(seen.len() > 10, "{seen:?}");
+    for variant in VARIANTS {
+        with_frame(&format!("event: {}\ndata: {{", snake_case(variant)), |frame| {
+            assert!(decode(frame).is_err(), "{variant} must have its shape");
+        });
+    }
 }
 
 #[test]
@@ -157,37 +199,28 @@ fn ids_names_and_lists_have_a_most() {
 }
 
 #[test]
-fn a_long_text_has_its_place() {
-    let nested = |open: &str, times: usize, close: &str| {
-        format!("{}{}{}", open.repeat(times), r#"{"turn":"LONG"}"#, close.repeat(times))
-    };
-    let rows = [
-        (r#""LONG""#.to_owned(), false),
-        (r#"{"event":"LONG"}"#.to_owned(), false),
-        (r#"{"event":{"TextDelta":"LONG"}}"#.to_owned(), false),
-        (r#"{"event":{"TextDelta":{"delta":"LONG"}}}"#.to_owned(), true),
-        (r#"{"event":{"TurnStarted":{"turn":"LONG"}}}"#.to_owned(), false),
-        (r#"{"event":{"ToolCallsProposed":{"tool_calls":"LONG"}}}"#.to_owned(), false),
-        (r#"{"event":{"ToolCallsProposed":{"tool_calls":["LONG"]}}}"#.to_owned(), false),
-        (r#"{"event":{"ToolCallsProposed":{"tool_calls":[{"arguments":{"turn":"LONG"}}]}}}"#.to_owned(), true),
-        (r#"{"messages":["LONG"]}"#.to_owned(), false),
-        (r#"{"messages":[{"content":["LONG"]}]}"#.to_owned(), false),
-        (r#"{"messages":[{"content":"LONG"}]}"#.to_owned(), true),
-        (r#"{"new":["LONG",{"newer":"LONG"}]}"#.to_owned(), true),
-        (r#"{"new":[1,-1,1.5,true,null],"turn":"LONG"}"#.to_owned(), false),
-        // Deeper than this nothing is read.
-        (nested(r#"{"new":"#, 7, "}"), false),
-        (nested(r#"{"new":"#, 8, "}"), true),
-        (nested(r#"{"new":["#, 3, "]}"), false),
-        (nested(r#"{"new":["#, 4, "]}"), true),
-        // What is no JSON at all is told as that.
-        (r#"{"event":"LONG"#.to_owned(), true),
-    ];
-    for (json, fine) in rows {
-        let long = |length| json.replace("LONG", &"x".repeat(length));
-        assert_eq!(place_texts(long(LONG + 1).as_bytes()).is_ok(), fine, "{json}");
-        assert!(place_texts(long(LONG).as_bytes()).is_ok(), "{json}: just not too long");
+fn an_error_quotes_no_long_text() {
+    let long = "\u{7f}".repeat(100_000);
+    for event in [
+        r#""LONG""#,
+        r#"{"TextDelta":"LONG"}"#,
+        r#"{"TurnStarted":{"turn":"LONG"}}"#,
+        r#"{"ToolCallsProposed":{"tool_calls":"LONG"}}"#,
+        r#"{"ToolCallsProposed":{"tool_calls":["LONG"]}}"#,
+        r#"{"ToolExecutionCompleted":{"tool_call_id":"a","result":"LONG","is_error":"LONG"}}"#,
+        r#"{"UsageReport":{"usage":{"total_tokens":"LONG"}}}"#,
+    ] {
+        let event = event.replace("LONG", &long);
+        with_frame(&format!("event: message\ndata: {{\"event\":{event}}}"), |frame| match decode(frame) {
+            Ok(item) => assert_eq!(item, Item::Event(Envelope { run_id: None, event: Event::Unknown })),
+            Err(Malformed(why)) => assert!(why.len() < 200, "{} bytes", why.len()),
+        });
     }
+    let event = format!(r#"data: {{"event":{{"TextDelta":{{"delta":"{long}"}}}}}}"#);
+    with_frame(&event, |frame| {
+        let event = Event::TextDelta(Delta { delta: text(&long) });
+        assert_eq!(decode(frame), Ok(Item::Event(Envelope { run_id: None, event })));
+    });
 }
 
 #[test]
