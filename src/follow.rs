@@ -4,11 +4,11 @@
 use crate::agent::calls as api;
 use crate::agent::events::{self as event, Event, Item, ToolCall};
 use crate::agent::sse::{Frame, MAX_EVENT, Parser, TooLarge};
+use crate::approver::{self, PATIENCE, Question};
 use crate::client::{Backoff, Body, Chunk, Client, TICK};
 use crate::console::{Console, visible};
 use crate::outcome::{End, Failure, Reason};
 use crate::output::{Output, seconds};
-use crate::program::{self, PATIENCE, Question};
 use crate::run::batch::{Asks, SETTLED};
 use crate::run::policy::{Choices, Judgement, Verdict};
 use crate::run::transcript::Healed;
@@ -310,7 +310,7 @@ impl<'a> Drive<'a> {
                 let question = Question { session_id, run_id, tool_call: call };
                 let program = self.follow.program.as_deref().unwrap_or_default();
                 self.watch.arm_idle(None);
-                let verdict = program::ask(program, &question, PATIENCE, self.watch, self.console);
+                let verdict = approver::ask(program, &question, PATIENCE, self.watch, self.console);
                 self.run.batch.look_away();
                 self.quiet = Duration::ZERO;
                 self.last_event = Instant::now();

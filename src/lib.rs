@@ -13,13 +13,14 @@ pub mod agent;
 
 pub mod run;
 
+pub mod approver;
 pub mod ending;
 pub mod follow;
-pub mod program;
 pub mod stop;
 pub mod watchdog;
 
 pub mod console;
+pub mod descriptor;
 pub mod outcome;
 pub mod output;
 pub mod result_file;

@@ -4,7 +4,8 @@
 use crate::agent::events::{Event, ToolCall};
 use crate::agent::sse::Frame;
 use crate::cli::Format;
-use crate::console::{Console, Pipe, acts, visible_lines, visible_start};
+use crate::console::{Console, acts, visible_lines, visible_start};
+use crate::descriptor::Pipe;
 use crate::outcome::{Exit, Failure, Reason, Record};
 use crate::result_file::ResultFile;
 use crate::run::policy::bare_name;
