@@ -135,12 +135,12 @@ mod tests {
     fn a_program_that_takes_its_time_is_ended_with_its_children_and_pauses() {
         let tool_call = &ToolCall { id: "a".into(), name: "p__a".into(), arguments: Arguments::default() };
         let question = Question { session_id: "s", run_id: "r", tool_call };
-        let watch = Watch::quiet();
+        let watch = Watch::without_signals().unwrap();
         // The children would hold the pipe open for a day.
         let command = "sleep 86400 & sleep 86400; exit 0";
         let began = Instant::now();
         let patience = Duration::from_millis(100);
-        let verdict = ask(command, &question, patience, &watch, &Console::new(watch.clone()));
+        let verdict = ask(command, &question, patience, &watch, &Console::new(Some(watch.clone())));
         assert_eq!(verdict, Ok(Verdict::Pause));
         assert!(began.elapsed() >= patience);
     }

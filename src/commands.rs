@@ -5,7 +5,7 @@ use crate::agent::events::ToolCall;
 use crate::cli::{Cli, Format, PendingFormat, mistake};
 use crate::client::{Client, Options, new_key};
 use crate::console::{Console, Level};
-use crate::ending::{Job, Way, guard, silence_panics};
+use crate::ending::{Job, Way, guard, on_signal, silence_panics};
 use crate::follow::{self as drive, Drive};
 use crate::outcome::{End, Exit, Failure, Reason, Record};
 use crate::output::{Output, describe};
@@ -15,7 +15,7 @@ use crate::run::transcript::Transcript;
 use crate::run::{self, Run, Start};
 use crate::settings::{self, Command, Follow, Settings};
 use crate::stop::{Stopped, stop};
-use crate::watchdog::Watch;
+use crate::watchdog::{OnSignal, Watch};
 use clap::error::ErrorKind;
 use std::time::{Duration, Instant};
 use uuid::Uuid;
@@ -37,13 +37,7 @@ pub fn execute(cli: &Cli, watch: &Watch, console: &Console) -> Exit {
     start_log(common.verbose, console);
     silence_panics();
     let format = cli.command.follow().map_or(Format::Text, |follow| follow.output);
-    let mut output = match Output::new(format, watch.clone(), console.clone()) {
-        Ok(output) => output,
-        Err(error) => {
-            console.error(&format!("open stdout: {error}"));
-            return Exit::Failed;
-        }
-    };
+    let mut output = Output::new(format, watch.clone(), console.clone());
     let mut record =
         guard(|| prepare(cli, watch, console, &mut output)).unwrap_or_else(|failure| Record::new(failure.into()));
     record.duration_ms = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
@@ -65,10 +59,9 @@ pub fn explain(error: &clap::Error, watch: Watch, console: &Console) -> Exit {
             return Exit::Failed;
         }
     }
-    let shown = Output::new(Format::Text, watch, console.clone()).map(|mut output| output.answer(text.trim_end()));
-    match shown {
-        Ok(Ok(())) => Exit::Completed,
-        _ => Exit::Failed,
+    match Output::new(Format::Text, watch, console.clone()).answer(text.trim_end()) {
+        Ok(()) => Exit::Completed,
+        Err(_) => Exit::Failed,
     }
 }
 
@@ -142,6 +135,7 @@ impl Job<'_> {
         };
         self.console.progress(&format!("session {session}"));
         let key = new_key();
+        self.watch.on_signal_say(on_signal(&settings.follow));
         let run_id = match self.send(session, settings, &key) {
             Ok(run_id) => run_id.to_string(),
             Err(failure) => return Ok(self.unsent(session, settings, &key, failure)),
@@ -228,6 +222,7 @@ impl Job<'_> {
 
     fn cancel(self, session: Uuid, timeout: Duration) -> Result<Record, Failure> {
         self.watch.arm(timeout, "--timeout");
+        self.watch.on_signal_say(OnSignal::StopWaiting);
         let Some(run_id) = self.client.session(session)?.active_run() else {
             self.console.progress("no run is going on in the session");
             return Ok(Record::new(End::Completed));

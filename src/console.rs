@@ -5,12 +5,13 @@ use crate::descriptor::Pipe;
 use crate::watchdog::Watch;
 use std::borrow::Cow;
 use std::io::{self, Write};
-use std::os::fd::AsFd;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 /// The longest line of ours, in characters.
 const MAX_LINE: usize = 2200;
+/// How long the watchdog waits for a line of the main thread to end. A write ends half a second after a cause.
+const URGENT: Duration = Duration::from_secs(1);
 
 /// What of stderr is wanted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -36,9 +37,9 @@ struct Inner {
 }
 
 impl Console {
-    /// stderr, waiting no longer than `watch` lets it.
-    pub fn new(watch: Watch) -> Self {
-        let pipe = Pipe::new(io::stderr().as_fd(), watch).ok();
+    /// stderr. Writing to it ends with `watch`; without one, it waits for a moment only.
+    pub fn new(watch: Option<Watch>) -> Self {
+        let pipe = Some(Pipe::new(io::stderr(), watch));
         let spoke = Instant::now();
         Self(Arc::new(Mutex::new(Inner { pipe, level: Level::Progress, spoke, status: false, mid_line: false })))
     }
@@ -60,6 +61,19 @@ impl Console {
     /// A line that is said even with `-q`.
     pub fn error(&self, line: &str) {
         self.with(|inner| inner.say(line));
+    }
+
+    /// A line that is said, even with `-q`, while the main thread may be stuck in a line of its own: for the watchdog.
+    pub fn urgent(&self, line: &str) {
+        let began = Instant::now();
+        while began.elapsed() < URGENT {
+            if let Ok(mut inner) = self.0.try_lock() {
+                return inner.say(line);
+            }
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        // What cannot be written even so has nobody to read it.
+        let _ = Pipe::new(io::stderr(), None).write_all(spoken(line).as_bytes());
     }
 
     /// How long nothing was said.
@@ -126,7 +140,7 @@ impl Inner {
         if std::mem::take(&mut self.mid_line) {
             self.write(b"\n");
         }
-        self.write(format!("sortie: {}\n", visible_start(line, MAX_LINE)).as_bytes());
+        self.write(spoken(line).as_bytes());
     }
 
     fn clear(&mut self) {
@@ -142,6 +156,11 @@ impl Inner {
             self.pipe = None;
         }
     }
+}
+
+/// A line of ours, as it is written.
+fn spoken(line: &str) -> String {
+    format!("sortie: {}\n", visible_start(line, MAX_LINE))
 }
 
 /// The log's target.

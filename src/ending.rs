@@ -12,7 +12,7 @@ use crate::run::transcript::MAX_TEXT;
 use crate::run::{self, Run, Start};
 use crate::settings::{self, Follow};
 use crate::stop::{Stopped, stop};
-use crate::watchdog::Watch;
+use crate::watchdog::{OnSignal, Watch};
 use std::panic::{self, AssertUnwindSafe};
 use std::time::{Duration, Instant};
 use uuid::Uuid;
@@ -24,8 +24,6 @@ const LAST_CALLS: Duration = Duration::from_secs(5);
 const LAST_LOOK: Duration = Duration::from_secs(3);
 /// The same where there is a cause to end.
 const LAST_GLANCE: Duration = Duration::from_secs(1);
-/// For an error, should that not be enough.
-const STOPPING: &str = "the most for stopping a run";
 /// A prompt may arrive so long after we have given up on it.
 const LATE: Duration = Duration::from_secs(2);
 
@@ -67,6 +65,7 @@ impl Job<'_> {
         if let Some(choices) = way.choices {
             drive.choose(choices);
         }
+        self.watch.on_signal_say(on_signal(follow));
         let followed = guard(|| drive.follow());
         self.watch.arm_idle(None);
         let mut end = match (followed, self.watch.cause()) {
@@ -79,7 +78,7 @@ impl Job<'_> {
         match &mut end {
             End::Failed(failure) if drive.run.may_be_running() && !is_refusal(failure) => {
                 if follow.cancel || !is_cause(failure) {
-                    let watch = Watch::until(LAST_CALLS, STOPPING);
+                    let watch = self.watch.last_calls(LAST_CALLS);
                     confirmed = Some(stop_run(&self.client, self.console, session, drive.run.id(), &watch));
                 } else {
                     let command = command("attach", session, follow, &[]);
@@ -91,8 +90,10 @@ impl Job<'_> {
             End::Paused(_) => hint = Some(command("resume", session, follow, &["--approve-all"])),
             _ => {}
         }
+        announce_left(self.watch, self.console, session, follow, confirmed);
+        self.watch.on_signal_say(OnSignal::NothingToCancel);
         let time = if self.watch.cause().is_some() { LAST_GLANCE } else { LAST_LOOK };
-        let watch = Watch::until(time, "the most for a last look");
+        let watch = self.watch.last_calls(time);
         let client = self.client.again(watch.clone());
         if confirmed == Some(true) {
             // For the stop reason and the totals; what it lacks the record leaves out.
@@ -124,11 +125,12 @@ impl Job<'_> {
         let mut record = Record::new(End::Completed);
         if failure.in_doubt {
             if settings.follow.cancel || !is_cause(&failure) {
-                let watch = Watch::until(LAST_CALLS, STOPPING);
+                let watch = self.watch.last_calls(LAST_CALLS);
                 record.run_id = self.find_run(session, settings, key, &watch);
                 let run = record.run_id.as_deref();
                 record.cancel_confirmed = run.map(|run| stop_run(&self.client, self.console, session, run, &watch));
             }
+            announce_left(self.watch, self.console, session, &settings.follow, record.cancel_confirmed);
             if record.run_id.is_none() {
                 let command = command("attach", session, &settings.follow, &[]);
                 self.console.error(&format!("nobody knows whether the prompt arrived; to look: {command}"));
@@ -165,6 +167,11 @@ fn is_refusal(failure: &Failure) -> bool {
     matches!(failure.reason, Reason::Usage | Reason::Conflict)
 }
 
+/// What a signal does to a run that is followed, or whose prompt is on its way.
+pub const fn on_signal(follow: &Follow) -> OnSignal {
+    if follow.cancel { OnSignal::CancelRun } else { OnSignal::LeaveRun }
+}
+
 /// What `--no-cancel` speaks of.
 fn is_cause(failure: &Failure) -> bool {
     matches!(failure.reason, Reason::Timeout | Reason::IdleTimeout | Reason::Interrupted)
@@ -179,6 +186,15 @@ fn stop_run(client: &Client, console: &Console, session: Uuid, run: &str, watch:
         Stopped::Failed(failure) => console.error(&format!("the run may still be going on: {failure}")),
     }
     matches!(stopped, Stopped::Confirmed)
+}
+
+/// After a later signal the cancel was not waited for: tells how to repeat it.
+fn announce_left(watch: &Watch, console: &Console, session: Uuid, follow: &Follow, confirmed: Option<bool>) {
+    if watch.later_signal().is_some() && confirmed == Some(false) {
+        let words = ["sortie".to_owned(), "cancel".to_owned(), session.to_string()];
+        let words: Vec<_> = words.iter().chain(&follow.server_flags).map(|word| quoted(word)).collect();
+        console.error(&format!("the run may still be going on; to stop it: {}", words.join(" ")));
+    }
 }
 
 /// A command line that goes on from here, ready to be pasted into a shell.
