@@ -31,13 +31,7 @@ pub fn execute(cli: &Cli, watch: &Watch, console: &Console) -> Exit {
     start_log(common.verbose, console);
     silence_panics();
     let format = cli.command.follow().map_or(Format::Text, |follow| follow.output);
-    let mut output = match Output::new(format, watch.clone(), console.clone()) {
-        Ok(output) => output,
-        Err(error) => {
-            console.error(&format!("open stdout: {error}"));
-            return Exit::Failed;
-        }
-    };
+    let mut output = Output::new(format, watch.clone(), console.clone());
     let mut report =
         guard(|| prepare(cli, watch, console, &mut output)).unwrap_or_else(|failure| Report::new(failure.into()));
     report.duration = began.elapsed();
@@ -59,10 +53,9 @@ pub fn explain(error: &clap::Error, watch: Watch, console: &Console) -> Exit {
             return Exit::Failed;
         }
     }
-    let shown = Output::new(Format::Text, watch, console.clone()).map(|mut output| output.answer(text.trim_end()));
-    match shown {
-        Ok(Ok(())) => Exit::Completed,
-        _ => Exit::Failed,
+    match Output::new(Format::Text, watch, console.clone()).answer(text.trim_end()) {
+        Ok(()) => Exit::Completed,
+        Err(_) => Exit::Failed,
     }
 }
 

@@ -1,86 +1,17 @@
 //! stderr, and how we write to it and to stdout: nothing that the agent or the server said may act on a terminal, and
 //! nobody who does not read may hold us for ever.
 
+use crate::descriptor::Pipe;
 use crate::watchdog::Watch;
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use std::borrow::Cow;
-use std::fs::File;
-use std::io::{self, IsTerminal, Write};
-use std::os::fd::{AsFd, BorrowedFd};
-use std::os::unix::fs::FileTypeExt;
+use std::io::{self, Write};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 /// The longest line of ours, in characters.
 const MAX_LINE: usize = 2200;
-/// A pipe that says it is ready takes at least so much at once (`PIPE_BUF`); more might block.
-const READY: usize = 4096;
-/// How long a write still waits once there is a cause to end.
-const PARTING: Duration = Duration::from_millis(500);
-
-/// A descriptor that is written to without ever blocking beyond a cause to end.
-pub struct Pipe {
-    file: File,
-    /// How much may be written when it is ready.
-    piece: usize,
-    is_terminal: bool,
-    watch: Watch,
-}
-
-impl Pipe {
-    /// stdout, or stderr.
-    ///
-    /// # Errors
-    /// When it cannot be duplicated or examined.
-    pub fn new(descriptor: BorrowedFd<'_>, watch: Watch) -> io::Result<Self> {
-        let is_terminal = descriptor.is_terminal();
-        let file = File::from(descriptor.try_clone_to_owned()?);
-        let kind = file.metadata()?.file_type();
-        let may_block = is_terminal || kind.is_fifo() || kind.is_socket();
-        Ok(Self { file, piece: if may_block { READY } else { usize::MAX }, is_terminal, watch })
-    }
-
-    /// Whether a person reads it.
-    pub const fn is_terminal(&self) -> bool {
-        self.is_terminal
-    }
-
-    /// Waits until it takes a piece; `TimedOut` if it still does not, a moment after a cause to end.
-    fn wait(&self) -> io::Result<()> {
-        let slice = Timespec { tv_sec: 0, tv_nsec: 100_000_000 };
-        let mut parting: Option<Instant> = None;
-        loop {
-            let mut descriptors = [PollFd::new(&self.file, PollFlags::OUT)];
-            match poll(&mut descriptors, Some(&slice)) {
-                Ok(0) | Err(rustix::io::Errno::INTR) => {}
-                Ok(_) => return Ok(()),
-                Err(error) => return Err(error.into()),
-            }
-            if self.watch.cause().is_some() && parting.get_or_insert_with(Instant::now).elapsed() > PARTING {
-                return Err(io::Error::new(io::ErrorKind::TimedOut, "nobody reads it"));
-            }
-        }
-    }
-}
-
-impl Write for Pipe {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        loop {
-            if self.piece != usize::MAX {
-                self.wait()?;
-            }
-            match self.file.write(&bytes[..bytes.len().min(self.piece)]) {
-                // Somebody else made it non-blocking.
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => self.wait()?,
-                done => return done,
-            }
-        }
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
-}
+/// How long the watchdog waits for a line of the main thread to end. A write ends half a second after a cause.
+const URGENT: Duration = Duration::from_secs(1);
 
 /// What of stderr is wanted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -106,9 +37,9 @@ struct Inner {
 }
 
 impl Console {
-    /// stderr, waiting no longer than `watch` lets it.
-    pub fn new(watch: Watch) -> Self {
-        let pipe = Pipe::new(io::stderr().as_fd(), watch).ok();
+    /// stderr. Writing to it ends with `watch`; without one, it waits for a moment only.
+    pub fn new(watch: Option<Watch>) -> Self {
+        let pipe = Some(Pipe::new(io::stderr(), watch));
         let spoke = Instant::now();
         Self(Arc::new(Mutex::new(Inner { pipe, level: Level::Progress, spoke, status: false, mid_line: false })))
     }
@@ -132,6 +63,19 @@ impl Console {
         self.with(|inner| inner.say(line));
     }
 
+    /// A line that is said, even with `-q`, while the main thread may be stuck in a line of its own: for the watchdog.
+    pub fn urgent(&self, line: &str) {
+        let began = Instant::now();
+        while began.elapsed() < URGENT {
+            if let Ok(mut inner) = self.0.try_lock() {
+                return inner.say(line);
+            }
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        // What cannot be written even so has nobody to read it.
+        let _ = Pipe::new(io::stderr(), None).write_all(spoken(line).as_bytes());
+    }
+
     /// How long nothing was said.
     pub fn silence(&self) -> Duration {
         self.with(|inner| inner.spoke.elapsed())
@@ -150,11 +94,11 @@ impl Console {
     pub fn status(&self, line: &str) {
         self.with(|inner| {
             let Some(pipe) = &inner.pipe else { return };
-            if rustix::termios::tcgetpgrp(&pipe.file).is_ok_and(|group| group != rustix::process::getpgrp()) {
+            if rustix::termios::tcgetpgrp(pipe).is_ok_and(|group| group != rustix::process::getpgrp()) {
                 return;
             }
             // The last column stays free: a terminal may break the line there.
-            let columns = rustix::termios::tcgetwinsize(&pipe.file).map_or(0, |size| size.ws_col);
+            let columns = rustix::termios::tcgetwinsize(pipe).map_or(0, |size| size.ws_col);
             let room = usize::from(if columns == 0 { 80 } else { columns }) - 1;
             let line = fitting(&visible(line), room).to_owned();
             // Where a narrower window breaks the line in two, the cursor stays at its beginning, and the next one, or
@@ -196,7 +140,7 @@ impl Inner {
         if std::mem::take(&mut self.mid_line) {
             self.write(b"\n");
         }
-        self.write(format!("sortie: {}\n", visible_start(line, MAX_LINE)).as_bytes());
+        self.write(spoken(line).as_bytes());
     }
 
     fn clear(&mut self) {
@@ -212,6 +156,11 @@ impl Inner {
             self.pipe = None;
         }
     }
+}
+
+/// A line of ours, as it is written.
+fn spoken(line: &str) -> String {
+    format!("sortie: {}\n", visible_start(line, MAX_LINE))
 }
 
 /// The log's target.

@@ -13,15 +13,15 @@ pub mod agent;
 
 pub mod run;
 
+pub mod approver;
 pub mod send;
 pub mod follow;
 pub mod ending;
 pub mod history;
-pub mod program;
-pub mod stop;
 pub mod watchdog;
 
 pub mod console;
+pub mod descriptor;
 pub mod outcome;
 pub mod output;
 pub mod result_file;

@@ -12,12 +12,14 @@ fn main() -> ExitCode {
     // First of all, so that no signal ends us with a code of its own.
     let watch = match Watch::start() {
         Ok(watch) => watch,
-        Err(error) => {
-            Console::new(Watch::quiet()).error(&format!("take the signals: {error}"));
+        Err(failure) => {
+            Console::new(None).error(&format!("failed ({}): {failure}", failure.reason));
             return Exit::Failed.into();
         }
     };
-    let console = Console::new(watch.clone());
+    let console = Console::new(Some(watch.clone()));
+    let speaker = console.clone();
+    watch.speak_through(move |line| speaker.urgent(line));
     let exit = match Cli::try_parse() {
         Ok(cli) => commands::execute(&cli, &watch, &console),
         Err(error) => commands::explain(&error, watch, &console),

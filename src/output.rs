@@ -5,7 +5,8 @@ use crate::agent::events::{Event, ToolCall};
 use crate::agent::sse::Frame;
 use crate::agent::tools::bare_name;
 use crate::cli::Format;
-use crate::console::{Console, Pipe, acts, visible_lines, visible_start};
+use crate::console::{Console, acts, visible_lines, visible_start};
+use crate::descriptor::Pipe;
 use crate::outcome::{End, Exit, Failure, Reason, Report, Waiting};
 use crate::result_file::ResultFile;
 use crate::run::transcript::{Healed, Keep};
@@ -15,7 +16,6 @@ use serde::Serialize;
 use serde_json::value::RawValue;
 use std::fs::{File, Permissions};
 use std::io::{self, BufWriter, Write};
-use std::os::fd::AsFd;
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -63,13 +63,10 @@ struct EventLine<'a> {
 
 impl Output {
     /// An output that has said nothing.
-    ///
-    /// # Errors
-    /// When stdout cannot be had.
-    pub fn new(format: Format, watch: Watch, console: Console) -> io::Result<Self> {
-        let stdout = Some(Pipe::new(io::stdout().as_fd(), watch.clone())?);
+    pub fn new(format: Format, watch: Watch, console: Console) -> Self {
+        let stdout = Some(Pipe::new(io::stdout(), Some(watch.clone())));
         let status = || Status { began: Instant::now(), turn: 0, tool: String::new(), words: String::new() };
-        Ok(Self {
+        Self {
             format,
             stdout,
             buffer: Vec::new(),
@@ -80,7 +77,7 @@ impl Output {
             status: console.is_live().then(status),
             console,
             watch,
-        })
+        }
     }
 
     /// Names the file that the record goes to as well.

@@ -1,29 +1,53 @@
-//! The deadline and the signals become one cause, the first that comes; whoever blocks is woken. A thread waits for
-//! both, so that the main thread may block. It is also the last resort: a second signal, or a main thread that does not
-//! come to its end after a cause, ends the process here, with 1. Signals that come close together count as one.
+//! The deadline and the signals become one cause, the first that comes. From then on [`Watch::fd`] is readable, so that
+//! a call that blocks in `poll` ends.
+//!
+//! One thread waits for both while the main thread blocks. It says at once what a signal does, and it ends the process
+//! itself only where the main thread is stuck: 10 s after a cause.
 
 use crate::outcome::{Exit, Failure, Reason};
-use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
-use std::io::{self, Read, Write};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::Errno;
+use signal_hook::consts::{SIGALRM, SIGHUP, SIGQUIT, SIGTERM, SIGUSR1, SIGUSR2, SIGVTALRM, SIGXCPU, SIGXFSZ};
+use signal_hook::iterator::backend::SignalDelivery;
+use signal_hook::iterator::exfiltrator::SignalOnly;
+use std::io::{self, ErrorKind, Read, Write};
+use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, mpsc};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc};
 use std::thread;
 use std::time::{Duration, Instant};
 
-/// How long the main thread may take from a cause to its end: 5 s for a cancel, and some for the rest.
-const LAST_RESORT: Duration = Duration::from_secs(10);
+/// How long the main thread may take from a cause to its end, in ticks of [`TICK`]: 5 s for a cancel, and some for the
+/// rest. A process that is stopped (SIGSTOP) for a while loses one tick by it, and no more.
+const LAST_RESORT: u32 = 10;
+/// See [`LAST_RESORT`].
+const TICK: Duration = Duration::from_secs(1);
 /// Signals that arrive this soon after the first one are part of it: `timeout(1)`, a closing terminal, make and GNU
 /// parallel send two.
 const SAME_SIGNAL: Duration = Duration::from_secs(2);
-/// How soon a cause is noticed while the main thread waits for a call to be answered.
+/// How soon a cause is noticed while the main thread waits for another thread.
 const GLANCE: Duration = Duration::from_millis(50);
+
+/// The signals that end the run, apart from SIGINT.
+const SIGNALS: [(i32, &str); 8] = [
+    (SIGTERM, "SIGTERM"),
+    (SIGHUP, "SIGHUP"),
+    (SIGQUIT, "SIGQUIT"),
+    (SIGALRM, "SIGALRM"),
+    (SIGVTALRM, "SIGVTALRM"),
+    (SIGXCPU, "SIGXCPU"),
+    (SIGUSR1, "SIGUSR1"),
+    (SIGUSR2, "SIGUSR2"),
+];
+/// ctrlc takes this one.
+const INTERRUPT: &str = "SIGINT";
 
 /// Why everything must come to an end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Cause {
-    /// The time is over: its length, and the flag that set it.
+    /// The deadline has passed: its length, and the flag that set it.
     Deadline(Duration, &'static str),
     /// No event came for so long (`--idle-timeout`).
     Idle(Duration),
@@ -47,8 +71,57 @@ impl From<Cause> for Failure {
     }
 }
 
-/// Called, on the watchdog's thread, when a cause comes.
+/// What a signal does now. The commands keep it up to date: the line about a signal says it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum OnSignal {
+    /// The command ends; it has started no run, or the run has ended.
+    #[default]
+    NothingToCancel,
+    /// The run is cancelled.
+    CancelRun,
+    /// The run is left going (`--no-cancel`).
+    LeaveRun,
+    /// `sortie cancel` ends before the run does.
+    StopWaiting,
+}
+
+impl OnSignal {
+    /// The line about the first signal. `ending`: the run was being ended already, for another cause.
+    fn first(self, name: &str, ending: bool) -> String {
+        let what = match (self, ending) {
+            (Self::NothingToCancel, _) => "no run to cancel; ending",
+            (Self::CancelRun, false) => "cancelling the run, 5 s at most; again to leave it",
+            (Self::CancelRun, true) => "the run is being cancelled; again to leave it",
+            (Self::LeaveRun, _) => "ending; the run is left going (--no-cancel)",
+            (Self::StopWaiting, _) => "no longer waiting for the cancelled run to stop",
+        };
+        format!("{name}: {what}")
+    }
+
+    /// The line about a signal that came later than [`SAME_SIGNAL`] after the first.
+    fn later(self, name: &str) -> String {
+        match self {
+            Self::CancelRun => format!("{name} again: ending without waiting for the cancel"),
+            _ => format!("{name} again: ending"),
+        }
+    }
+}
+
+/// What a wait ended with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ready {
+    /// The descriptor is ready.
+    Descriptor,
+    /// There is a cause.
+    Cause,
+    /// The time for the wait is over.
+    Time,
+}
+
+/// Runs on the watchdog's thread when the deadline passes or a signal arrives.
 type Waker = Box<dyn Fn() + Send>;
+/// Puts a line on stderr.
+type Speaker = Arc<dyn Fn(&str) + Send + Sync>;
 
 #[derive(Default)]
 struct State {
@@ -57,9 +130,21 @@ struct State {
     /// When the thread looks next by itself.
     alarm: Option<Instant>,
     cause: Option<Cause>,
+    /// The cause's descriptor is readable, the wakers have run, and the ticks of [`LAST_RESORT`] count down.
+    ticks_left: Option<u32>,
+    on_signal: OnSignal,
+    first_signal: Option<Instant>,
+    later_signal: Option<&'static str>,
+    /// When the last calls must be over, until their descriptor is readable.
+    last_calls: Option<Instant>,
+    /// The descriptor of the last calls is readable.
+    last_calls_are_over: bool,
     wakers: Vec<Waker>,
-    /// Half written files, removed by whoever leaves at once.
+    /// Half written files, to be removed where the process ends early.
     unfinished: Vec<PathBuf>,
+    speaker: Option<Speaker>,
+    /// A line that came before the speaker.
+    unsaid: Option<String>,
 }
 
 impl State {
@@ -67,55 +152,139 @@ impl State {
     fn next(&self) -> Option<(Instant, Cause)> {
         [self.deadline, self.idle].into_iter().flatten().min_by_key(|(at, _)| *at)
     }
+
+    /// The cause at this time.
+    fn cause_at(&mut self, now: Instant) -> Option<Cause> {
+        if self.cause.is_none() {
+            self.cause = self.next().filter(|(at, _)| now >= *at).map(|(_, cause)| cause);
+        }
+        self.cause
+    }
+
+    /// Takes note of a signal; the line to be said of it, if any.
+    fn hear(&mut self, name: &'static str, now: Instant) -> Option<String> {
+        match self.first_signal {
+            None => {
+                self.first_signal = Some(now);
+                let ending = self.cause_at(now).is_some();
+                self.cause.get_or_insert(Cause::Signal(name));
+                Some(self.on_signal.first(name, ending))
+            }
+            Some(first) if now.saturating_duration_since(first) < SAME_SIGNAL => None,
+            Some(_) if self.later_signal.is_some() => None,
+            Some(_) => {
+                self.later_signal = Some(name);
+                Some(self.on_signal.later(name))
+            }
+        }
+    }
 }
 
 struct Shared {
     state: Mutex<State>,
-    changed: Condvar,
+    /// Held from the moment a signal becomes the cause until the line about it is out.
+    saying: Mutex<()>,
+    /// What is written here wakes the thread; it is readable once there is a cause.
+    bell: UnixStream,
+    /// Readable once the last calls must end.
+    last_calls: UnixStream,
+}
+
+/// What the thread holds of the two pairs of sockets.
+struct Thread {
+    signals: SignalDelivery<UnixStream, SignalOnly>,
+    interrupted: Arc<AtomicBool>,
+    last_calls: UnixStream,
 }
 
 /// A handle on the cause. Clones share it.
 #[derive(Clone)]
 pub struct Watch {
     shared: Arc<Shared>,
-    /// Wakes the thread when the deadline changes; `None` where there is no thread.
-    bell: Option<Arc<UnixStream>>,
+    /// For the calls that are made after a cause: their own deadline.
+    last_calls: Option<(Option<Instant>, Duration)>,
 }
 
 impl Watch {
-    /// Takes the signals and starts the thread. A signal that is ignored at the start stays so: SIGHUP under nohup,
-    /// SIGINT in a shell's background job.
+    /// Takes the signals and starts the thread. SIGINT and SIGHUP stay ignored where they were ignored at the start: in
+    /// a shell's background job, and under nohup.
     ///
     /// # Errors
-    /// When the system denies a socket pair, a signal handler or a thread.
-    pub fn start() -> io::Result<Self> {
+    /// `Internal` when the system denies a socket, a signal handler or a thread.
+    pub fn start() -> Result<Self, Failure> {
+        let is_ignored = |number: i32| number == SIGHUP && ignored_signals() & (1 << (number - 1)) != 0;
+        let taken: Vec<_> =
+            SIGNALS.iter().map(|(number, _)| *number).filter(|number| !is_ignored(*number)).collect();
+        let (watch, thread) = Self::new(&taken).map_err(|error| missing("take the signals", &error))?;
+        watch.take_interrupt(&thread.interrupted)?;
+        watch.spawn(thread)
+    }
+
+    /// The same without the signals, for tests, which share a process.
+    ///
+    /// # Errors
+    /// Those of [`Watch::start`].
+    pub fn without_signals() -> Result<Self, Failure> {
+        let (watch, thread) = Self::new(&[]).map_err(|error| missing("make a pair of sockets", &error))?;
+        watch.spawn(thread)
+    }
+
+    fn new(taken: &[i32]) -> io::Result<(Self, Thread)> {
         let (ear, bell) = UnixStream::pair()?;
-        let signal = Arc::new(AtomicUsize::new(0));
-        let ignored = ignored_signals();
-        for (number, _) in SIGNALS {
-            if ignored & (1 << (number - 1)) == 0 {
-                // In this order: the number is known when the bell rings.
-                signal_hook::flag::register_usize(number, Arc::clone(&signal), number.unsigned_abs() as usize)?;
-                signal_hook::low_level::pipe::register(number, bell.try_clone()?)?;
-            }
+        let (far, last_calls) = UnixStream::pair()?;
+        for end in [&ear, &bell, &far, &last_calls] {
+            end.set_nonblocking(true)?;
         }
-        let watch = Self { bell: Some(Arc::new(bell)), ..Self::quiet() };
-        let thread = watch.clone();
-        thread::Builder::new().name("watchdog".into()).spawn(move || thread.keep(&ear, &signal))?;
-        Ok(watch)
+        let shared = Shared { state: Mutex::default(), saying: Mutex::default(), bell, last_calls };
+        let signals = SignalDelivery::with_pipe(ear, shared.bell.try_clone()?, SignalOnly, taken)?;
+        if !taken.is_empty() {
+            // A signal cannot be ignored in safe Rust. With a handler the write fails (EFBIG), which is all we want.
+            signal_hook::flag::register(SIGXFSZ, Arc::default())?;
+        }
+        let thread = Thread { signals, interrupted: Arc::default(), last_calls: far };
+        Ok((Self { shared: Arc::new(shared), last_calls: None }, thread))
     }
 
-    /// No signals and no thread: the deadline is seen when somebody looks. For the short time after a cause.
-    pub fn quiet() -> Self {
-        let shared = Shared { state: Mutex::default(), changed: Condvar::new() };
-        Self { shared: Arc::new(shared), bell: None }
+    fn take_interrupt(&self, interrupted: &Arc<AtomicBool>) -> Result<(), Failure> {
+        let (watch, interrupted) = (self.clone(), Arc::clone(interrupted));
+        let taken = ctrlc::try_set_handler(move || {
+            // Store the flag before the wake-up byte is written.
+            interrupted.store(true, Ordering::Release);
+            watch.ring();
+        });
+        match taken {
+            // SIGINT was ignored when we were started, and stays so.
+            Ok(()) | Err(ctrlc::Error::MultipleHandlers) => Ok(()),
+            Err(ctrlc::Error::System(error)) => Err(missing("take SIGINT", &error)),
+            Err(error) => Err(Failure::new(Reason::Internal, format!("take SIGINT: {error}"))),
+        }
     }
 
-    /// A quiet watch with a deadline, and what it is for.
-    pub fn until(limit: Duration, what: &'static str) -> Self {
-        let watch = Self::quiet();
-        watch.arm(limit, what);
-        watch
+    fn spawn(self, mut thread: Thread) -> Result<Self, Failure> {
+        let watch = self.clone();
+        thread::Builder::new()
+            .name("watchdog".into())
+            .spawn(move || watch.keep(&mut thread))
+            .map_err(|error| missing("start the watchdog thread", &error))?;
+        Ok(self)
+    }
+
+    /// Has the lines about signals said like this. It must not block for ever, nor call [`Watch::cause`].
+    pub fn speak_through(&self, speaker: impl Fn(&str) + Send + Sync + 'static) {
+        let speaker: Speaker = Arc::new(speaker);
+        let unsaid = {
+            let mut state = self.state();
+            state.speaker = Some(Arc::clone(&speaker));
+            state.unsaid.take()
+        };
+        if let Some(line) = unsaid {
+            speaker(&line);
+        }
+    }
+
+    /// Says what a signal would do from now on.
+    pub fn on_signal_say(&self, what: OnSignal) {
+        self.state().on_signal = what;
     }
 
     /// Sets the deadline, from now, and the flag that it comes from.
@@ -137,31 +306,73 @@ impl Watch {
         }
     }
 
-    /// Has the thread look at its times anew.
+    /// The watch for the calls that are made once there is a cause, or another end that leaves the run going. It ends
+    /// after `limit`, or at once at a later signal: one that comes 2 s or more after the first. The first signal does
+    /// not end it. There is one such watch at a time: a new one takes the place of the one before.
+    #[must_use]
+    pub fn last_calls(&self, limit: Duration) -> Self {
+        let until = Instant::now().checked_add(limit);
+        let mut state = self.state();
+        state.last_calls = until;
+        if state.last_calls_are_over && state.later_signal.is_none() {
+            state.last_calls_are_over = false;
+            // The byte that ended the calls before these.
+            let _ = (&self.shared.last_calls).read(&mut [0; 8]);
+        }
+        drop(state);
+        self.ring();
+        Self { shared: Arc::clone(&self.shared), last_calls: Some((until, limit)) }
+    }
+
+    /// The signal that came 2 s or more after the first, if any: nothing is waited for any more.
+    pub fn later_signal(&self) -> Option<&'static str> {
+        self.state().later_signal
+    }
+
+    /// A descriptor that is readable once there is a cause, and stays so: for `poll`, beside the one that is waited
+    /// for. It is never read.
+    pub fn fd(&self) -> BorrowedFd<'_> {
+        if self.last_calls.is_some() { self.shared.last_calls.as_fd() } else { self.shared.bell.as_fd() }
+    }
+
+    /// Has the thread look at its times anew. If the pipe is full, a wake-up is already pending.
     fn ring(&self) {
-        if let Some(bell) = &self.bell {
-            // A full pipe rings too.
-            let _ = (&**bell).write(&[0]);
+        let _ = (&self.shared.bell).write(&[0]);
+    }
+
+    /// Has `waker` called, on the watchdog's thread, when a cause comes. Not for the last calls.
+    pub fn on_cause(&self, waker: impl Fn() + Send + 'static) {
+        if self.last_calls.is_none() {
+            self.state().wakers.push(Box::new(waker));
         }
     }
 
-    /// Has `waker` called when a cause comes.
-    pub fn on_cause(&self, waker: impl Fn() + Send + 'static) {
-        self.state().wakers.push(Box::new(waker));
-    }
-
-    /// Names a file that nobody wants unless we come to our end.
+    /// Registers a temporary file to delete if the process exits early.
     pub fn remove_on_leaving(&self, path: &Path) {
         self.state().unfinished.push(path.to_owned());
     }
 
-    /// The cause, if there is one.
+    /// The cause, if there is one. The line about a signal is out by then.
     pub fn cause(&self) -> Option<Cause> {
-        let mut state = self.state();
-        if state.cause.is_none() {
-            state.cause = state.next().filter(|(at, _)| Instant::now() >= *at).map(|(_, cause)| cause);
+        let cause = self.peek();
+        if matches!(cause, Some(Cause::Signal(_))) {
+            drop(self.shared.saying.lock().unwrap_or_else(PoisonError::into_inner));
         }
-        state.cause
+        cause
+    }
+
+    /// The cause, while the line about it may still be on its way: for those who write it.
+    fn peek(&self) -> Option<Cause> {
+        let mut state = self.state();
+        let now = Instant::now();
+        match self.last_calls {
+            None => state.cause_at(now),
+            Some((until, limit)) => {
+                let is_over = until.is_some_and(|until| now >= until);
+                let over = is_over.then_some(Cause::Deadline(limit, "the most for the last calls"));
+                state.later_signal.map(Cause::Signal).or(over)
+            }
+        }
     }
 
     /// An error once there is a cause.
@@ -180,37 +391,70 @@ impl Watch {
         let end = Instant::now() + time;
         loop {
             self.check()?;
-            let now = Instant::now();
-            if now >= end {
+            let left = end.saturating_duration_since(Instant::now());
+            if left.is_zero() {
                 return Ok(());
             }
-            let state = self.state();
-            let until = state.next().map_or(end, |(at, _)| at.min(end));
-            let left = until.saturating_duration_since(now);
-            drop(self.shared.changed.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner));
+            poll_for(&mut [PollFd::from_borrowed_fd(self.fd(), PollFlags::IN)], Some(self.cut(left)));
         }
     }
 
-    /// Runs what may block without end (a name look-up, a connect) on a thread of its own, and leaves it there when a
-    /// cause comes.
+    /// Waits until `descriptor` is ready for what `flags` say, for no longer than `limit` and until a cause.
+    pub fn wait_for(&self, descriptor: BorrowedFd<'_>, flags: PollFlags, limit: Option<Duration>) -> Ready {
+        let end = limit.and_then(|limit| Instant::now().checked_add(limit));
+        loop {
+            if self.peek().is_some() {
+                return Ready::Cause;
+            }
+            let left = end.map(|end| end.saturating_duration_since(Instant::now()));
+            let mut both =
+                [PollFd::from_borrowed_fd(descriptor, flags), PollFd::from_borrowed_fd(self.fd(), PollFlags::IN)];
+            poll_for(&mut both, Some(self.cut(left.unwrap_or(Duration::MAX))));
+            if !both[0].revents().is_empty() {
+                return Ready::Descriptor;
+            }
+            if left.is_some_and(|left| left.is_zero()) {
+                return Ready::Time;
+            }
+        }
+    }
+
+    /// As much of this time as may pass before the watch's own deadline, which is kept without the thread, too.
+    fn cut(&self, time: Duration) -> Duration {
+        let at = match self.last_calls {
+            Some((until, _)) => until,
+            None => self.state().next().map(|(at, _)| at),
+        };
+        at.map_or(time, |at| time.min(at.saturating_duration_since(Instant::now())))
+    }
+
+    /// Runs what may block without end (a name look-up) on a thread of its own, and leaves it there when a cause
+    /// comes. Where the system gives no thread, it runs on this one.
     ///
     /// # Errors
-    /// The cause; `Internal` if no thread could be had or it panicked.
+    /// The cause; `Internal` if the work panicked.
     pub fn run<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> Result<T, Failure> {
         let (sender, receiver) = mpsc::channel();
-        let internal = |what: &str| Failure::new(Reason::Internal, format!("wait for the server: {what}"));
-        thread::Builder::new()
-            .name("call".into())
-            .spawn(move || {
+        // A thread that cannot be started drops its closure, and the work must not go with it.
+        let work = Arc::new(Mutex::new(Some(work)));
+        let take = |work: &Mutex<Option<_>>| work.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let theirs = Arc::clone(&work);
+        let started = thread::Builder::new().name("call".into()).spawn(move || {
+            let work = theirs.lock().unwrap_or_else(PoisonError::into_inner).take();
+            if let Some(work) = work {
                 // Nobody may be waiting any more.
                 let _ = sender.send(work());
-            })
-            .map_err(|error| internal(&error.to_string()))?;
+            }
+        });
+        let panicked = || Failure::new(Reason::Internal, "wait for a thread: it panicked");
+        if started.is_err() {
+            return take(&work).map(|work| work()).ok_or_else(panicked);
+        }
         loop {
             match receiver.recv_timeout(GLANCE) {
                 Ok(done) => return Ok(done),
                 Err(mpsc::RecvTimeoutError::Timeout) => self.check()?,
-                Err(mpsc::RecvTimeoutError::Disconnected) => return Err(internal("the thread panicked")),
+                Err(mpsc::RecvTimeoutError::Disconnected) => return Err(panicked()),
             }
         }
     }
@@ -219,59 +463,131 @@ impl Watch {
         self.shared.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn next_alarm(&self) -> Option<Instant> {
-        let mut state = self.state();
-        state.alarm = state.next().map(|(at, _)| at);
-        state.alarm
+    /// The thread.
+    fn keep(&self, thread: &mut Thread) {
+        loop {
+            let wait = self.next_wait();
+            let woken = poll_for(&mut [PollFd::new(thread.signals.get_read(), PollFlags::IN)], wait);
+            let is_tick = !woken && wait == Some(TICK);
+            let mut signal = thread.interrupted.swap(false, Ordering::Acquire).then_some(INTERRUPT);
+            for number in thread.signals.pending() {
+                let name = SIGNALS.iter().find(|(known, _)| *known == number).map(|(_, name)| *name);
+                signal = signal.or(name);
+            }
+            if let Some(name) = signal {
+                self.announce(name);
+            }
+            self.wake(thread);
+            if is_tick {
+                self.count_down();
+            }
+        }
     }
 
-    /// The thread.
-    fn keep(&self, mut ear: &UnixStream, signal: &AtomicUsize) {
-        let mut leave_at: Option<Instant> = None;
-        let mut first_signal: Option<Instant> = None;
-        loop {
-            let wait = leave_at
-                .or_else(|| self.next_alarm())
-                .map(|at| at.saturating_duration_since(Instant::now()).max(Duration::from_millis(1)));
-            // Without a bound on the read we would still hear the bell.
-            let _ = ear.set_read_timeout(wait);
-            let _ = ear.read(&mut [0]);
-            let number = signal.swap(0, Ordering::Relaxed);
-            let name = SIGNALS.iter().find(|(known, _)| known.unsigned_abs() as usize == number);
-            let cause = name.map(|(_, name)| Cause::Signal(name));
-            let is_later = cause.is_some() && first_signal.is_some_and(|first| first.elapsed() >= SAME_SIGNAL);
-            if cause.is_some() {
-                first_signal.get_or_insert_with(Instant::now);
-            }
-            if let Some(at) = leave_at {
-                if is_later || Instant::now() >= at {
-                    self.leave();
-                }
-            } else if let Some(cause) = cause.or_else(|| self.cause()) {
-                leave_at = Some(Instant::now() + LAST_RESORT);
-                let wakers = {
-                    let mut state = self.state();
-                    state.cause.get_or_insert(cause);
-                    std::mem::take(&mut state.wakers)
-                };
-                self.shared.changed.notify_all();
-                for wake in wakers {
-                    wake();
-                }
-            }
+    /// How long there is nothing to do for the thread.
+    fn next_wait(&self) -> Option<Duration> {
+        let mut state = self.state();
+        let now = Instant::now();
+        let next = match (state.cause, state.ticks_left) {
+            (None, _) => state.next().map(|(at, _)| at),
+            // The main thread has seen the deadline pass before we did.
+            (Some(_), None) => Some(now),
+            (Some(_), Some(_)) => Some(now + TICK),
+        };
+        state.alarm = [next, state.last_calls].into_iter().flatten().min();
+        state.alarm.map(|at| at.saturating_duration_since(now))
+    }
+
+    /// Makes the signal the cause, or more than that, and says what it does.
+    fn announce(&self, name: &'static str) {
+        let saying = self.shared.saying.lock().unwrap_or_else(PoisonError::into_inner);
+        let line = self.state().hear(name, Instant::now());
+        if let Some(line) = line {
+            self.say(line);
+        }
+        drop(saying);
+    }
+
+    fn say(&self, line: String) {
+        let mut state = self.state();
+        let Some(speaker) = state.speaker.clone() else {
+            state.unsaid = Some(line);
+            return;
+        };
+        // The speaker asks for the cause.
+        drop(state);
+        speaker(&line);
+    }
+
+    /// Makes the descriptors readable that are to be so by now.
+    fn wake(&self, thread: &Thread) {
+        let now = Instant::now();
+        let mut state = self.state();
+        if state.cause_at(now).is_some() && state.ticks_left.is_none() {
+            state.ticks_left = Some(LAST_RESORT);
+            let _ = thread.signals.get_read().write(&[0]);
+        }
+        let wakers = if state.cause.is_some() { std::mem::take(&mut state.wakers) } else { Vec::new() };
+        let is_over = state.later_signal.is_some() || state.last_calls.is_some_and(|at| now >= at);
+        if is_over && !state.last_calls_are_over {
+            state.last_calls_are_over = true;
+            let _ = (&thread.last_calls).write(&[0]);
+        }
+        if is_over {
+            state.last_calls = None;
+        }
+        drop(state);
+        for wake in wakers {
+            wake();
+        }
+    }
+
+    fn count_down(&self) {
+        let mut state = self.state();
+        let Some(left) = &mut state.ticks_left else { return };
+        *left = left.saturating_sub(1);
+        if *left == 0 {
+            drop(state);
+            self.leave();
         }
     }
 
     /// The one place, beside the end of main, where the process ends.
     fn leave(&self) -> ! {
-        for path in &self.state().unfinished {
+        let unfinished = std::mem::take(&mut self.state().unfinished);
+        for path in unfinished {
             let _ = std::fs::remove_file(path);
         }
+        let what = match self.state().on_signal {
+            OnSignal::NothingToCancel => "",
+            _ => "; the run may still be going on",
+        };
+        self.say(format!("failed (internal): sortie is stuck, and ends{what}"));
         std::process::exit(Exit::Failed.code().into())
     }
 }
 
-const SIGNALS: [(i32, &str); 3] = [(SIGINT, "SIGINT"), (SIGTERM, "SIGTERM"), (SIGHUP, "SIGHUP")];
+/// Waits until one of them is ready; false if none is, when the time is over or a signal has interrupted the wait.
+pub fn poll_for(descriptors: &mut [PollFd<'_>], limit: Option<Duration>) -> bool {
+    // A time that is no `timespec` is as good as none.
+    let limit = limit.and_then(|limit| Timespec::try_from(limit).ok());
+    let ready = poll(descriptors, limit.as_ref()).is_ok_and(|ready| ready > 0);
+    if !ready {
+        // After an error, what they say of themselves means nothing.
+        descriptors.iter_mut().for_each(PollFd::clear_revents);
+    }
+    ready
+}
+
+/// What the system denied, and what to do.
+fn missing(doing: &str, error: &io::Error) -> Failure {
+    let advice = match error.raw_os_error().map(Errno::from_raw_os_error) {
+        Some(Errno::MFILE | Errno::NFILE) => "; allow more open files (ulimit -n)",
+        _ if error.kind() == ErrorKind::WouldBlock => "; allow more processes and threads (ulimit -u)",
+        _ => "",
+    };
+    Failure::new(Reason::Internal, format!("{doing}: {error}{advice}"))
+}
 
 /// The mask of the signals that this process was started with ignored; 0 where the system does not tell.
 fn ignored_signals() -> u64 {
@@ -279,3 +595,6 @@ fn ignored_signals() -> u64 {
     let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
     mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).unwrap_or(0)
 }
+
+#[cfg(test)]
+mod tests;

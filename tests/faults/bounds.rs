@@ -223,16 +223,6 @@ fn a_name_look_up_that_hangs_ends_with_its_bounds() {
     bounded.wait().within(3 * SECOND + LATE).stderr_has("name").fails("connection");
 }
 
-#[test]
-fn what_blocks_for_ever_is_left_behind_at_the_deadline() {
-    let watch = Watch::until(SECOND / 4, "a test");
-    let began = Instant::now();
-    let never = watch.run(|| {
-        std::thread::park_timeout(PATIENCE);
-    });
-    assert!(never.is_err() && began.elapsed() < SECOND + LATE, "{:?}", began.elapsed());
-}
-
 // Servers that drip.
 
 /// Writes a byte now and then until the client has gone.

@@ -229,8 +229,8 @@ struct Following {
 
 impl Following {
     fn of(server: &Server) -> Self {
-        let watch = Watch::quiet();
-        let console = Console::new(watch.clone());
+        let watch = Watch::without_signals().unwrap();
+        let console = Console::new(Some(watch.clone()));
         console.set_level(Level::Quiet);
         let options = client::Options {
             server: client::Server::parse(&format!("http://{}", server.address())).unwrap(),
@@ -246,7 +246,7 @@ impl Following {
 fn follow(server: &Server, client: &Following, cut: Cut, recorded: &Path) -> Result<(), String> {
     let Following { client, watch, console } = client;
     watch.arm(Duration::from_secs(30), "the test's patience");
-    let mut output = Output::new(Format::Json, watch.clone(), console.clone()).unwrap();
+    let mut output = Output::new(Format::Json, watch.clone(), console.clone());
     output.set_recording(recorded).unwrap();
     let settings =
         run::Options { keep: Keep::Everything, ..run::Options::of(server.recording.run.to_string(), Asks::Some) };
