@@ -160,6 +160,7 @@ impl Context<'_> {
             policy: follow.policy.clone(),
             choices: None,
             fail_on_tool_error: follow.fail_on_tool_error,
+            sandbox: false,
             max_tokens: None,
             max_tool_calls: None,
         }

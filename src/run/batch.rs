@@ -421,4 +421,72 @@ mod tests {
         batch.finished("b");
         assert!(!batch.has_not_begun("b"));
     }
+
+    /// The table at the head of the module, row by row.
+    #[test]
+    fn what_is_to_be_done_depends_on_what_is_asked_about_the_head_and_the_quiet() {
+        use Asks::{EveryCall, NoCall, SomeCalls, Unknown};
+        let [a, b, c] = [call("a"), call("b"), call("c")];
+        let send = |calls: &[&ToolCall], again| Next::Send {
+            decisions: calls.iter().map(|call| ((*call).clone(), Ruling::by_policy(Verdict::Accept))).collect(),
+            again,
+        };
+        let pause = |calls: &[&ToolCall]| Next::Pause(calls.iter().copied().cloned().collect());
+        // Marks: j accept, p pause (judged), d decided, r decided and reconnected, s started, f finished, - nothing.
+        let rows: Vec<(Asks, &str, u64, Next)> = vec![
+            (NoCall, "---", 60_000, Next::Wait),
+            (NoCall, "f--", 60_000, Next::Wait),
+            (Unknown, "---", 0, Next::Learn),
+            (Unknown, "s--", 60_000, Next::Wait),
+            (EveryCall, "---", 0, Next::Judge(a.clone())),
+            (EveryCall, "j--", 0, Next::Judge(b.clone())),
+            (EveryCall, "jj-", 0, Next::Judge(c.clone())),
+            (EveryCall, "jjj", 0, send(&[&a, &b, &c], false)),
+            (EveryCall, "jp-", 0, send(&[&a], false)),
+            (EveryCall, "dp-", 2000, Next::Wait),
+            (EveryCall, "sp-", 2000, Next::Wait),
+            (EveryCall, "fp-", 0, pause(&[&b, &c])),
+            (EveryCall, "p--", 0, pause(&[&a, &b, &c])),
+            (EveryCall, "ddd", 2750, Next::Wait),
+            (EveryCall, "ddd", 3000, Next::Reconnect),
+            (EveryCall, "rdd", 9_750, Next::Wait),
+            (EveryCall, "rdd", 10_000, send(&[&a], true)),
+            (SomeCalls, "---", 0, Next::Wait),
+            (SomeCalls, "---", 250, Next::Judge(a.clone())),
+            (SomeCalls, "j--", 0, Next::Wait),
+            (SomeCalls, "j--", 250, send(&[&a], false)),
+            (SomeCalls, "jj-", 250, send(&[&a], false)),
+            (SomeCalls, "p--", 1750, Next::Wait),
+            (SomeCalls, "p--", 2000, pause(&[&a, &b, &c])),
+            (SomeCalls, "pd-", 2000, pause(&[&a, &c])),
+            (SomeCalls, "s--", 60_000, Next::Wait),
+            (SomeCalls, "fs-", 60_000, Next::Wait),
+            (SomeCalls, "ff-", 250, Next::Judge(c.clone())),
+            (SomeCalls, "fff", 60_000, Next::Wait),
+            (SomeCalls, "d--", 250, Next::Wait),
+            (SomeCalls, "d--", 3000, Next::Reconnect),
+            (SomeCalls, "r--", 0, Next::Wait),
+            (SomeCalls, "r--", 250, send(&[&a], true)),
+            (SomeCalls, "rs-", 250, send(&[&a], true)),
+        ];
+        for (asks, marks, quiet, expected) in rows {
+            let mut batch = proposed(NoCall, &["a", "b", "c"]);
+            for (mark, call) in marks.chars().zip([&a, &b, &c]) {
+                match mark {
+                    'j' => batch.judged(&call.id, Ruling::by_policy(Verdict::Accept)),
+                    'p' => batch.judged(&call.id, Ruling::by_policy(Verdict::Pause)),
+                    'd' | 'r' => batch.sent(&[(call.clone(), Ruling::by_policy(Verdict::Accept))]),
+                    's' => batch.started(&call.id),
+                    'f' => batch.finished(&call.id),
+                    _ => {}
+                }
+                if mark == 'r' {
+                    batch.set_asks(asks);
+                    assert_eq!(batch.next(UNHEARD), Next::Reconnect);
+                }
+            }
+            batch.set_asks(asks);
+            assert_eq!(batch.next(Duration::from_millis(quiet)), expected, "{asks:?} {marks} {quiet}");
+        }
+    }
 }

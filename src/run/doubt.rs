@@ -135,7 +135,9 @@ impl Machine {
         self.complete = complete;
         // Without every event, only the messages can tell whether it called tools.
         self.fate = Fate::StateFailed { tools: !complete || self.tally.tool_calls.proposed > 0 };
-        Effect::End(Failure::new(Reason::RunError, STATE_FAILED).passing(true).into())
+        let sandbox = if self.options.sandbox { " (--sandbox: did it start?)" } else { "" };
+        let message = format!("{STATE_FAILED}{sandbox}");
+        Effect::End(Failure::new(Reason::RunError, message).passing(true).into())
     }
 
     pub(super) fn health(&mut self, uptime: Option<Uptime>) -> Effect {

@@ -208,6 +208,8 @@ pub struct Options {
     pub choices: Option<Choices>,
     /// A completed run with a failed tool call has failed.
     pub fail_on_tool_error: bool,
+    /// The run was to use the server's sandbox.
+    pub sandbox: bool,
     /// More tokens than this end the run.
     pub max_tokens: Option<u64>,
     /// More proposed tool calls than this end the run.

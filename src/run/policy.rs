@@ -67,18 +67,19 @@ impl Ruling {
 }
 
 /// What happens to a call that nothing else decides.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
 pub enum OnApproval {
     /// Let it run
     Accept,
     /// Leave it waiting and exit 10
+    #[default]
     Pause,
     /// Refuse it; the run goes on
     Reject,
 }
 
-/// The stated policy of a command.
-#[derive(Clone, Debug)]
+/// The stated policy of a command. The default leaves every call pending.
+#[derive(Clone, Debug, Default)]
 pub struct Policy {
     /// For what nothing else decides.
     pub on_approval: OnApproval,

@@ -2,7 +2,6 @@
 //! with random durations every run completes, and nothing runs that the policy does not accept.
 
 use super::*;
-use crate::run::policy::Verdict;
 use proptest::prelude::*;
 use std::collections::VecDeque;
 
@@ -173,27 +172,28 @@ impl Server {
 }
 
 /// Follows the run as the driver does, on a line that takes `delay` ms each way; `breaks` are the ticks at which the
-/// connection is cut.
+/// connection is cut. The policy is asked as a program is.
 fn follow(plans: &[Plan], asks: Asks, delay: u64, breaks: &[u64]) -> (End, Server) {
     let mut server = Server::new(plans.to_vec());
-    if asks == Asks::Every {
+    if asks == Asks::EveryCall {
         server.entries.fill(Entry::Waiting);
     }
-    let mut run = Run::new(Options::of(RUN.into(), asks));
-    let (mut time, mut quiet, mut last_event, mut seen) = (0, 0, 0, 0);
+    let policy = Policy { program: true, ..Policy::default() };
+    let mut run = Machine::new(Options { asks, policy, ..options(Start::Fresh) });
+    let (mut time, mut silent, mut last_event, mut seen) = (0, 0, 0, 0);
     for ticks in 0..100_000 {
         server.advance(time);
         // One read: the next event that has arrived, or a tick.
-        let mut act = if breaks.contains(&ticks) {
+        let mut effect = if breaks.contains(&ticks) {
             time += delay;
-            quiet = 0;
-            run.step(Input::Reconnected).act
+            silent = 0;
+            tell(&mut run, Input::Reconnected)
         } else if let Some((_, event)) = server.events.get(seen).filter(|(at, _)| at + delay <= time) {
             let json = ours(event);
             seen += 1;
-            quiet = 0;
+            silent = 0;
             last_event = time;
-            feed(&mut run, seen as u64, &json).2
+            feed(&mut run, seen as u64, &json).effect
         } else {
             server.advance(time + 250);
             match server.events.get(seen).map(|(at, _)| at + delay).filter(|at| *at <= time + 250) {
@@ -203,44 +203,54 @@ fn follow(plans: &[Plan], asks: Asks, delay: u64, breaks: &[u64]) -> (End, Serve
                 }
                 None => {
                     time += 250;
-                    quiet += 250;
-                    tick(&mut run, quiet, (time - last_event) / 1000)
+                    silent += 250;
+                    tell(&mut run, Input::Quiet(silence(silent, last_event, time)))
                 }
             }
         };
         loop {
-            act = match act {
-                Act::Continue => break,
-                Act::End(end) => return (end, server),
-                Act::Reconnect(_) => {
+            effect = match effect {
+                Effect::Continue => break,
+                Effect::End(end) => return (end, server),
+                Effect::Reconnect(_) => {
                     time += delay;
-                    quiet = 0;
-                    run.step(Input::Reconnected).act
+                    silent = 0;
+                    tell(&mut run, Input::Reconnected)
                 }
-                Act::AskState => {
+                Effect::AskState => {
                     time += 2 * delay;
                     server.advance(time);
-                    run.step(Input::State { active: !server.dead && !server.done }).act
+                    let state = match (server.dead, server.done) {
+                        (true, _) => State::Failed,
+                        (false, true) => State::Idle,
+                        (false, false) => State::Active { run_id: RUN.into() },
+                    };
+                    tell(&mut run, Input::State(state))
                 }
-                Act::Judge(call) => {
-                    let ours = plans[call.id.parse::<usize>().unwrap()].ours;
-                    run.batch.judged(&call.id, ours.verdict());
-                    tick(&mut run, quiet, (time - last_event) / 1000)
+                Effect::AskProgram(call) => {
+                    let verdict = plans[call.id.parse::<usize>().unwrap()].ours.verdict();
+                    silent = 0;
+                    tell(&mut run, Input::Judged { call_id: &call.id, verdict })
                 }
-                Act::Send { decisions, .. } => {
+                Effect::Send { decisions, .. } => {
                     let taken = decisions.iter().map(|(call, _)| call.id.parse().unwrap());
                     let taken = taken.map(|id: usize| (id, plans[id].ours)).collect();
                     server.inbox.push_back((time + delay, taken));
                     time += 2 * delay;
-                    run.batch.sent(&decisions);
-                    quiet = 0;
-                    Act::Continue
+                    silent = 0;
+                    tell(&mut run, Input::Sent)
                 }
                 other => panic!("{other:?}"),
             };
         }
     }
     panic!("it never ends: {plans:?} {asks:?} {delay}");
+}
+
+/// All times in ms.
+fn silence(silent: u64, last_event: u64, now: u64) -> Quiet {
+    let (quiet, idle) = (Duration::from_millis(silent), Duration::from_millis(now - last_event));
+    Quiet { quiet, idle, heard: true, held_back: false, now: Duration::from_millis(now) }
 }
 
 /// A server that stays deaf for longer than we wait, before a call that it decides by itself, is one that we guess wrong
@@ -275,7 +285,7 @@ proptest! {
         delay in 0..100_u64,
         breaks in prop::collection::vec(0..60_u64, 0..3),
     ) {
-        let asks = if every { Asks::Every } else { Asks::Some };
+        let asks = if every { Asks::EveryCall } else { Asks::SomeCalls };
         let (end, mut server) = follow(&plans, asks, delay, &breaks);
         prop_assert!(!server.dead, "a wrong guess killed the run");
         for id in &server.ran {
@@ -285,7 +295,7 @@ proptest! {
         }
         match end {
             End::Completed => prop_assert!(server.done),
-            End::Paused(calls) => {
+            End::Paused(Waiting { calls, .. }) => {
                 if every {
                     // It will wait there, as soon as it is no longer deaf: that is known, not guessed.
                     server.advance(u64::MAX / 2);
