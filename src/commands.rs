@@ -3,7 +3,7 @@
 use crate::agent::calls::NewSession;
 use crate::agent::events::ToolCall;
 use crate::cli::{Cli, Format, PendingFormat, mistake};
-use crate::client::{Client, Options, new_key};
+use crate::client::{Client, Options, Refusal, new_key};
 use crate::console::{Console, Level};
 use crate::ending::{Job, Way, guard, silence_panics};
 use crate::follow::{self as drive, Drive};
@@ -17,7 +17,8 @@ use crate::settings::{self, Command, Follow, Settings};
 use crate::stop::{Stopped, stop};
 use crate::watchdog::Watch;
 use clap::error::ErrorKind;
-use std::time::{Duration, Instant};
+use std::io::Write as _;
+use std::time::{Duration, Instant, SystemTime};
 use uuid::Uuid;
 
 /// After a run has ended its session may refuse a new message for so long (protocol trap 8).
@@ -83,6 +84,10 @@ fn start_log(verbose: u8, console: &Console) {
     // A second logger in one process is refused; the first serves.
     let _ = env_logger::Builder::new()
         .parse_filters(filter.as_deref().unwrap_or(default))
+        .format(|out, record| {
+            let time = humantime::format_rfc3339_millis(SystemTime::now());
+            writeln!(out, "{time} {:5} {}", record.level(), record.args())
+        })
         .target(env_logger::Target::Pipe(Box::new(console.clone())))
         .try_init();
 }
@@ -167,16 +172,16 @@ impl Job<'_> {
     fn send(&self, session: Uuid, settings: &settings::Run, key: &str) -> Result<Uuid, Failure> {
         let (mut busy_since, mut in_doubt) = (None, false);
         loop {
-            let failure = match self.client.send(session, &settings.message, key) {
+            let error = match self.client.send(session, &settings.message, key) {
                 Ok(run_id) => return Ok(run_id),
-                Err(failure) => failure,
+                Err(error) => error,
             };
-            let is_busy = failure.code == "session_already_running";
+            let is_busy = error.is(&Refusal::SessionBusy);
             // Whoever keeps a session of our own busy was sent by us.
-            in_doubt |= failure.in_doubt || is_busy && settings.session.is_none();
+            in_doubt |= error.may_have_arrived || is_busy && settings.session.is_none();
             let since: &mut Instant = busy_since.get_or_insert_with(Instant::now);
             if !is_busy || since.elapsed() >= if in_doubt { LOST_ANSWER } else { SETTLING } {
-                return Err(failure.in_doubt(in_doubt));
+                return Err(error.arrived(in_doubt).into());
             }
             self.watch.sleep(BUSY).map_err(|cause| cause.in_doubt(in_doubt))?;
         }

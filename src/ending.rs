@@ -93,7 +93,7 @@ impl Job<'_> {
         }
         let time = if self.watch.cause().is_some() { LAST_GLANCE } else { LAST_LOOK };
         let watch = Watch::until(time, "the most for a last look");
-        let client = self.client.again(watch.clone());
+        let client = self.client.with_watch(watch.clone());
         if confirmed == Some(true) {
             // For the stop reason and the totals; what it lacks the record leaves out.
             let _ = guard(|| drive.read_rest(&client, &watch));
@@ -144,7 +144,7 @@ impl Job<'_> {
     /// The run of a prompt whose answer was lost, if there is one. What lies between us and the server may deliver the
     /// prompt a moment after we have given up.
     fn find_run(&self, session: Uuid, settings: &settings::Run, key: &str, watch: &Watch) -> Option<String> {
-        let client = self.client.again(watch.clone());
+        let client = self.client.with_watch(watch.clone());
         let began = Instant::now();
         loop {
             match client.session(session).map(|state| state.active_run()) {
@@ -172,7 +172,7 @@ fn is_cause(failure: &Failure) -> bool {
 
 /// Stops a run that we leave; whether it is known to have stopped.
 fn stop_run(client: &Client, console: &Console, session: Uuid, run: &str, watch: &Watch) -> bool {
-    let stopped = stop(&client.again(watch.clone()), session, run, watch);
+    let stopped = stop(&client.with_watch(watch.clone()), session, run, watch);
     match &stopped {
         Stopped::Confirmed => console.progress("the run has stopped on the server"),
         Stopped::Accepted => console.error("the cancel was accepted; the run stops when the model answers"),

@@ -3,8 +3,8 @@
 
 use crate::agent::calls as api;
 use crate::agent::events::{self as event, Event, Item, ToolCall};
-use crate::agent::sse::{Frame, MAX_EVENT, Parser, TooLarge};
-use crate::client::{Backoff, Body, Chunk, Client, TICK};
+use crate::agent::sse::{Frame, MAX_EVENT};
+use crate::client::{Client, EventStream, Heard, Refusal, Silence, TICK, Word};
 use crate::console::{Console, visible};
 use crate::outcome::{End, Failure, Reason};
 use crate::output::{Output, seconds};
@@ -18,14 +18,10 @@ use crate::watchdog::Watch;
 use std::time::{Duration, Instant};
 use uuid::Uuid;
 
-/// Three keep-alives missed (the server sends one every 15 s): nobody is there any more.
-const SILENCE: Duration = Duration::from_secs(45);
 /// The longest time for what was said before we came to look, should the stream never fall quiet.
 const CATCH_UP: Duration = Duration::from_secs(5);
 /// A replay is over, or does not begin, when nothing has come for so long.
 const REPLAY: Duration = Duration::from_secs(2);
-/// Read at once at the most.
-const BUFFER: usize = 64 * 1024;
 /// Messages asked for at once.
 const PAGE: usize = 20;
 
@@ -43,19 +39,17 @@ pub struct Drive<'a> {
     choices_apply: bool,
     /// The machine.
     pub run: Run,
-    /// Time that reads have blocked since the last byte, send or reconnect. Counted in ticks: a clock would go on over
-    /// bytes that nobody has read yet.
+    /// How long the stream has been quiet.
     quiet: Duration,
     began: Instant,
     last_event: Instant,
-    contact: Instant,
     looked: Instant,
 }
 
 /// Where reading goes from here.
 enum Flow {
     On,
-    Reconnect(String),
+    Reconnect(&'static str),
     End(End),
 }
 
@@ -84,7 +78,6 @@ impl<'a> Drive<'a> {
             quiet: Duration::ZERO,
             began: now,
             last_event: now,
-            contact: now,
             looked: now,
         }
     }
@@ -100,143 +93,92 @@ impl<'a> Drive<'a> {
     /// # Errors
     /// Everything that ends the command before the run has ended.
     pub fn follow(&mut self) -> Result<End, Failure> {
-        let mut backoff = Backoff::default();
-        let mut first = true;
+        let mut stream = EventStream::new(self.client, self.session, self.run.cursor);
         self.await_event();
+        let mut is_reading = false;
         loop {
-            let body = self.client.events(self.session, self.run.cursor, self.contact, &mut backoff)?;
-            self.contact = Instant::now();
-            self.quiet = Duration::ZERO;
-            let mut flow = Flow::On;
-            if !std::mem::take(&mut first) {
-                let act = self.run.step(Input::Reconnected).act;
-                flow = self.settle(act)?;
-            }
-            let cursor = self.run.cursor;
-            if let Flow::On = flow {
-                flow = self.read(body)?;
-            }
-            let why = match flow {
-                Flow::End(end) => return Ok(end),
-                Flow::Reconnect(why) => why,
-                Flow::On => "the stream ended before the run did".into(),
-            };
-            self.output.flush()?;
-            self.console.progress(&format!("{why}: reconnecting from event {}", self.run.cursor));
-            if self.run.cursor == cursor {
-                self.watch.sleep(backoff.wait())?;
-            } else {
-                backoff = Backoff::default();
-            }
-        }
-    }
-
-    /// Reads until the stream ends, or the machine wants something else.
-    fn read(&mut self, mut body: Body) -> Result<Flow, Failure> {
-        let mut parser = Parser::new();
-        let mut buffer = vec![0; BUFFER];
-        loop {
-            self.watch.check()?;
-            let asked = Instant::now();
-            let chunk = match body.read(&mut buffer) {
-                Ok(chunk) => chunk,
-                Err(broken) => {
-                    // A cause breaks the connection too.
-                    self.watch.check()?;
-                    // Until now it stood: so long was there contact.
-                    self.contact = Instant::now();
-                    return Ok(Flow::Reconnect(broken.message));
-                }
-            };
-            match chunk {
-                Chunk::End => {
-                    self.contact = Instant::now();
-                    return Ok(Flow::On);
-                }
-                Chunk::Bytes(length) => {
-                    self.contact = Instant::now();
-                    // A comment does not break the silence; half an event does.
-                    self.quiet += asked.elapsed().min(TICK);
-                    // Whoever reads what we write may take his time, which is not the run's.
-                    self.watch.arm_idle(None);
-                    let before = self.last_event;
-                    match self.feed(&mut parser, &buffer[..length])? {
-                        Flow::On => {}
-                        flow => return Ok(flow),
+            let act = match stream.next(None)? {
+                Heard::Event { id, frame } => {
+                    if !std::mem::replace(&mut is_reading, true) {
+                        // Whoever reads what we write may take his time, which is not the run's.
+                        self.watch.arm_idle(None);
                     }
+                    self.quiet = Duration::ZERO;
+                    match self.frame(id, &frame)? {
+                        Ok(act) => act,
+                        Err(malformed) => {
+                            stream.reject(&malformed)?;
+                            Act::Continue
+                        }
+                    }
+                }
+                Heard::Lost { .. } => {
+                    self.run.lost(stream.cursor());
+                    Act::Continue
+                }
+                Heard::Reconnected => {
+                    self.quiet = Duration::ZERO;
+                    self.run.step(Input::Reconnected).act
+                }
+                Heard::Read(silence) => {
                     self.output.flush()?;
-                    if self.last_event != before {
+                    if std::mem::take(&mut is_reading) {
                         self.last_event = Instant::now();
                     }
                     self.await_event();
                     // A stream that drips never lets a read time out.
-                    if self.looked.elapsed() < TICK {
-                        continue;
-                    }
+                    if self.looked.elapsed() < TICK { Act::Continue } else { self.look(silence) }
                 }
-                Chunk::Tick if self.contact.elapsed() >= SILENCE => {
-                    return Ok(Flow::Reconnect(format!("nothing heard for {} s", SILENCE.as_secs())));
+                Heard::Quiet(silence) => {
+                    self.watch.check()?;
+                    self.output.flush()?;
+                    self.look(silence)
                 }
-                Chunk::Tick if parser.is_between_events() => self.quiet += TICK,
-                Chunk::Tick => {}
-            }
-            self.looked = Instant::now();
-            self.heartbeat();
-            self.output.renew_status();
-            match self.tick()? {
+            };
+            match self.settle(act)? {
                 Flow::On => {}
-                flow => return Ok(flow),
+                Flow::Reconnect(why) => stream.reconnect(why),
+                Flow::End(end) => return Ok(end),
+            }
+            if self.quiet.is_zero() {
+                stream.restart_quiet();
             }
         }
     }
 
-    /// The bytes of one read.
-    fn feed(&mut self, parser: &mut Parser, mut input: &[u8]) -> Result<Flow, Failure> {
-        while let Some(frame) = parser.next(&mut input).map_err(|error| too_large(self.run.cursor, error))? {
-            self.quiet = Duration::ZERO;
-            match self.frame(&frame)? {
-                Flow::On => {}
-                flow => return Ok(flow),
-            }
-        }
-        if !parser.is_between_events() {
-            self.quiet = Duration::ZERO;
-        }
-        Ok(Flow::On)
+    /// What time brings.
+    fn look(&mut self, silence: Silence) -> Act {
+        self.looked = Instant::now();
+        self.heartbeat();
+        self.output.renew_status();
+        self.quiet = silence.quiet;
+        // Without a connection there is nothing to conclude from silence.
+        if silence.quiet.is_zero() && !silence.heard { Act::Continue } else { self.tick_act() }
     }
 
-    fn frame(&mut self, frame: &Frame<'_>) -> Result<Flow, Failure> {
+    /// An event; the error says how it is malformed.
+    fn frame(&mut self, id: Option<u64>, frame: &Frame<'_>) -> Result<Result<Act, String>, Failure> {
         self.run.transcript.make_room(frame.data.len());
-        let act = match event::decode(frame) {
-            Ok(Item::Event(envelope)) => {
-                // Not asked of the clock for each event of many; a policy program may have moved it on since.
-                self.last_event = self.last_event.max(self.contact);
-                let id = frame.id.and_then(|id| id.parse().ok());
-                let step = self.run.step(Input::Event(id, &envelope));
-                if step.fresh {
-                    self.output.event(id, frame, &envelope.event, step.text)?;
-                    if self.choices_apply {
-                        self.watch_choices(&envelope.event);
-                    }
-                    // What was lost may have been the end of their batch.
-                    self.choices_apply &= !self.run.transcript.is_held();
-                }
-                step.act
-            }
-            Ok(Item::Gap(gap)) => self.run.step(Input::Gap(gap)).act,
-            Err(malformed) => self.run.step(Input::Malformed(&malformed.0)).act,
+        let envelope = match event::decode(frame) {
+            Ok(Item::Event(envelope)) => envelope,
+            Ok(Item::Gap(_)) => return Ok(Ok(Act::Continue)),
+            Err(malformed) => return Ok(Err(malformed.0)),
         };
-        self.settle(act)
+        let step = self.run.step(Input::Event(id, &envelope));
+        if step.fresh {
+            self.output.event(id, frame, &envelope.event, step.text)?;
+            if self.choices_apply {
+                self.watch_choices(&envelope.event);
+            }
+            // What was lost may have been the end of their batch.
+            self.choices_apply &= !self.run.transcript.is_held();
+        }
+        Ok(Ok(step.act))
     }
 
     /// From here on the silence counts.
     fn await_event(&self) {
         self.watch.arm_idle(self.follow.idle_timeout.map(|limit| (self.last_event, limit)));
-    }
-
-    fn tick(&mut self) -> Result<Flow, Failure> {
-        let act = self.tick_act();
-        self.settle(act)
     }
 
     fn tick_act(&mut self) -> Act {
@@ -251,7 +193,7 @@ impl<'a> Drive<'a> {
         loop {
             act = match act {
                 Act::Continue => return Ok(Flow::On),
-                Act::Reconnect(why) => return Ok(Flow::Reconnect(why.to_owned())),
+                Act::Reconnect(why) => return Ok(Flow::Reconnect(why)),
                 Act::End(end) => return Ok(Flow::End(end)),
                 Act::CaughtUp => {
                     self.take_past();
@@ -292,8 +234,8 @@ impl<'a> Drive<'a> {
     fn is_active(&self) -> Result<bool, Failure> {
         match self.client.session(self.session) {
             Ok(state) => Ok(state.active_run().as_deref() == Some(self.run.id())),
-            Err(failure) if failure.reason == Reason::NotFound => Ok(false),
-            Err(failure) => Err(failure),
+            Err(error) if error.is(&Refusal::NotFound) => Ok(false),
+            Err(error) => Err(error.into()),
         }
     }
 
@@ -336,11 +278,11 @@ impl<'a> Drive<'a> {
                 Ok(Act::Continue)
             }
             // The run is over, or another one goes on: the stream and the session's state will tell.
-            Err(failure) if failure.reason == Reason::Conflict => {
-                self.console.progress(&format!("the server refused the decision: {failure}"));
+            Err(error) if matches!(error.word, Word::Server(Refusal::NotRunning | Refusal::OtherRun)) => {
+                self.console.progress(&format!("the server refused the decision: {error}"));
                 Ok(Act::AskState)
             }
-            Err(failure) => Err(failure),
+            Err(error) => Err(error.into()),
         }
     }
 
@@ -410,22 +352,20 @@ impl<'a> Drive<'a> {
     /// After the end: reads what came after the cursor, for the stop reason and the totals, without showing it. As long
     /// as `client`'s watch lets it, and no longer than the stream takes to fall quiet.
     pub fn read_rest(&mut self, client: &Client, watch: &Watch) -> Result<(), Failure> {
-        let mut body = client.events(self.session, self.run.cursor, Instant::now(), &mut Backoff::default())?;
-        let mut parser = Parser::new();
-        let mut buffer = vec![0; BUFFER];
-        while let Chunk::Bytes(length) = body.read(&mut buffer)? {
-            watch.check()?;
-            let mut input = &buffer[..length];
-            while let Some(frame) = parser.next(&mut input).map_err(|error| too_large(self.run.cursor, error))? {
-                if let Ok(Item::Event(envelope)) = event::decode(&frame) {
-                    let id = frame.id.and_then(|id| id.parse().ok());
-                    if let Act::End(_) = self.run.step(Input::Event(id, &envelope)).act {
+        let mut stream = EventStream::new(client, self.session, self.run.cursor);
+        loop {
+            match stream.next(None)? {
+                Heard::Event { id, frame } => {
+                    if let Ok(Item::Event(envelope)) = event::decode(&frame)
+                        && let Act::End(_) = self.run.step(Input::Event(id, &envelope)).act
+                    {
                         return Ok(());
                     }
                 }
+                Heard::Quiet(silence) if !silence.quiet.is_zero() => return Ok(()),
+                _ => watch.check()?,
             }
         }
-        Ok(())
     }
 
     /// After the end: where text was lost, takes it from the session's messages, and shows what was not shown yet.
@@ -461,10 +401,6 @@ pub fn show(output: &mut Output, healed: Healed) -> Result<(), Failure> {
         output.set_turn_begun(true);
     }
     output.flush()
-}
-
-fn too_large(cursor: u64, error: TooLarge) -> Failure {
-    Failure::new(Reason::Protocol, format!("follow the run: after event {cursor}, {error}"))
 }
 
 /// The texts of the session's last run, one for each turn that has text. They are whole only once the run has stopped:
@@ -504,43 +440,20 @@ fn run_messages(client: &Client, session: Uuid) -> Result<Vec<api::Message>, Fai
 /// The run of the session's newest event, if the server still has any, and whether it completed; found by reading until
 /// the stream falls quiet.
 pub fn last_run(client: &Client, watch: &Watch, session: Uuid) -> Result<Option<(String, bool)>, Failure> {
-    let (mut cursor, mut last) = (0, None);
-    let mut backoff = Backoff::default();
-    let began = Instant::now();
+    let mut last = None;
+    let mut stream = EventStream::new(client, session, 0);
     loop {
-        let mut body = client.events(session, cursor, began, &mut backoff)?;
-        let mut quiet = Duration::ZERO;
-        let mut parser = Parser::new();
-        let mut buffer = vec![0; BUFFER];
-        'read: while let Ok(chunk) = body.read(&mut buffer) {
-            watch.check()?;
-            let mut input = match chunk {
-                Chunk::Bytes(length) => &buffer[..length],
-                Chunk::Tick if quiet >= REPLAY => return Ok(last),
-                Chunk::Tick => {
-                    quiet += TICK;
-                    continue;
-                }
-                Chunk::End => break,
-            };
-            while let Some(frame) = parser.next(&mut input).map_err(|error| too_large(cursor, error))? {
-                match event::decode(&frame) {
-                    Ok(Item::Event(envelope)) => {
-                        quiet = Duration::ZERO;
-                        cursor = frame.id.and_then(|id| id.parse().ok()).unwrap_or(cursor);
-                        let run = envelope.run_id.and_then(|id| Uuid::parse_str(&id).ok());
-                        let completed =
-                            matches!(&envelope.event, Event::RunCompleted(end) if &*end.stop_reason == "completed");
-                        last = run.map(|id| (id.to_string(), completed)).or(last);
-                    }
-                    Ok(Item::Gap(gap)) if gap.oldest_available_id.saturating_sub(1) > cursor => {
-                        cursor = gap.oldest_available_id - 1;
-                        break 'read;
-                    }
-                    _ => {}
+        match stream.next(None)? {
+            Heard::Event { frame, .. } => {
+                if let Ok(Item::Event(envelope)) = event::decode(&frame) {
+                    let run = envelope.run_id.and_then(|id| Uuid::parse_str(&id).ok());
+                    let completed =
+                        matches!(&envelope.event, Event::RunCompleted(end) if &*end.stop_reason == "completed");
+                    last = run.map(|id| (id.to_string(), completed)).or(last);
                 }
             }
+            Heard::Quiet(silence) if silence.quiet >= REPLAY => return Ok(last),
+            _ => watch.check()?,
         }
-        watch.sleep(backoff.wait())?;
     }
 }

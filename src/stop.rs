@@ -1,9 +1,9 @@
 //! Stopping a run on the server, and making sure of it: for `sortie cancel`, and for every end of ours that would leave
 //! the run going unattended.
 
-use crate::client::Client;
-use crate::outcome::{Failure, Reason};
-use crate::watchdog::Watch;
+use crate::client::{CallError, Client, Refusal, Word};
+use crate::outcome::Failure;
+use crate::watchdog::{Cause, Watch};
 use std::time::Duration;
 use uuid::Uuid;
 
@@ -23,13 +23,15 @@ pub fn stop(client: &Client, session: Uuid, run: &str, watch: &Watch) -> Stopped
     match attempt(client, session, run, watch) {
         Ok(stopped) => stopped,
         // The watch's own end is no failure of the request.
-        Err((true, failure)) if matches!(failure.reason, Reason::Timeout | Reason::Connection) => Stopped::Accepted,
-        Err((_, failure)) => Stopped::Failed(failure),
+        Err((true, error)) if matches!(error.word, Word::Stopped(Cause::Deadline(..)) | Word::Nothing) => {
+            Stopped::Accepted
+        }
+        Err((_, error)) => Stopped::Failed(error.into()),
     }
 }
 
 /// An error carries whether the request had been taken.
-fn attempt(client: &Client, session: Uuid, run: &str, watch: &Watch) -> Result<Stopped, (bool, Failure)> {
+fn attempt(client: &Client, session: Uuid, run: &str, watch: &Watch) -> Result<Stopped, (bool, CallError)> {
     let mut nap = Duration::from_millis(20);
     let mut taken = false;
     loop {
@@ -38,34 +40,38 @@ fn attempt(client: &Client, session: Uuid, run: &str, watch: &Watch) -> Result<S
             match client.cancel(session, run) {
                 Ok(()) => taken = true,
                 // It is just starting, and takes no request yet.
-                Err(failure) if failure.code == "session_already_running" => {}
-                Err(failure) if is_over(&failure) => return Ok(Stopped::Confirmed),
+                Err(error) if error.is(&Refusal::SessionBusy) => {}
+                Err(error) if is_over(&error) => return Ok(Stopped::Confirmed),
                 // The session's state must bear that out.
-                Err(failure) if failure.reason == Reason::NotFound => unknown = Some(failure),
-                Err(failure) => return Err((taken, failure)),
+                Err(error) if error.is(&Refusal::NotFound) => unknown = Some(error),
+                Err(error) => return Err((taken, error)),
             }
             // Protocol trap 5: a run that waits for approval does not hear a cancel. A decision about nothing wakes it,
             // and does nothing to a run that is awake.
             if taken
-                && let Err(failure) = client.decide(session, run, &[])
-                && !is_over(&failure)
-                && failure.reason != Reason::NotFound
+                && let Err(error) = client.decide(session, run, &[])
+                && !is_over(&error)
+                && !error.is(&Refusal::NotFound)
             {
-                return Err((taken, failure));
+                return Err((taken, error));
             }
         }
         match client.session(session) {
             Ok(state) if state.active_run().as_deref() != Some(run) => return Ok(Stopped::Confirmed),
-            Ok(_) => unknown.map_or(Ok(()), |failure| Err((taken, failure)))?,
-            Err(failure) if failure.reason == Reason::NotFound => return Ok(Stopped::Confirmed),
-            Err(failure) => return Err((taken, failure)),
+            Ok(_) => unknown.map_or(Ok(()), |error| Err((taken, error)))?,
+            Err(error) if error.is(&Refusal::NotFound) => return Ok(Stopped::Confirmed),
+            Err(error) => return Err((taken, error)),
         }
-        watch.sleep(nap).map_err(|cause| (taken, cause))?;
+        if watch.sleep(nap).is_err()
+            && let Some(cause) = watch.cause()
+        {
+            return Err((taken, CallError::stopped(cause)));
+        }
         nap = (nap * 2).min(Duration::from_millis(250));
     }
 }
 
 /// The server runs nothing in this session, or something else.
-fn is_over(failure: &Failure) -> bool {
-    matches!(failure.code.as_str(), "session_not_running" | "run_mismatch")
+fn is_over(error: &CallError) -> bool {
+    matches!(error.word, Word::Server(Refusal::NotRunning | Refusal::OtherRun))
 }

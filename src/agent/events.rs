@@ -55,6 +55,9 @@ pub struct Envelope<'a> {
 pub struct Gap {
     /// The oldest id that the server still has; ask for what follows the one before it.
     pub oldest_available_id: u64,
+    /// The newest id that the server had when it found the gap.
+    #[serde(default)]
+    pub newest_available_id: Option<u64>,
 }
 
 /// The events of protocol 0.3.88, with the fields that we use. A variant that we do not know is [`Event::Unknown`]. The
@@ -260,6 +263,14 @@ pub fn decode<'a>(frame: &Frame<'a>) -> Result<Item<'a>, Malformed> {
         }
         Err(error) => Err(Malformed(format!("the {} event: {error}", frame.event))),
     }
+}
+
+/// The gap that a frame tells of; `None` for every other frame.
+pub fn gap(frame: &Frame<'_>) -> Option<Result<Gap, Malformed>> {
+    (frame.event == "gap_detected").then(|| {
+        let gap = place_texts(frame.data.as_bytes()).and_then(|()| serde_json::from_str(frame.data));
+        gap.map_err(|error| Malformed(format!("the {} event: {error}", frame.event)))
+    })
 }
 
 /// Refuses a long text where the protocol has something else. Serde would quote it whole in its error, which takes up to

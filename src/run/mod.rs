@@ -377,6 +377,12 @@ impl Run {
         Act::Reconnect("the server no longer has the next events")
     }
 
+    /// Events up to `cursor` are lost for good.
+    pub fn lost(&mut self, cursor: u64) {
+        self.lose();
+        self.cursor = cursor;
+    }
+
     /// Events are lost for good. That matters only if our run's first event is not among what is left.
     fn lose(&mut self) {
         if self.begun {

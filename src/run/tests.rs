@@ -173,7 +173,7 @@ fn a_malformed_event_is_read_once_more_and_then_is_a_protocol_error() {
 
 #[test]
 fn a_gap_costs_text_only_if_our_run_began_before_what_is_left() {
-    let gap = |oldest| Input::Gap(Gap { oldest_available_id: oldest });
+    let gap = |oldest| Input::Gap(Gap { oldest_available_id: oldest, newest_available_id: None });
     for (begun_before, begins_after, held) in [(false, true, false), (false, false, true), (true, false, true)] {
         let mut run = run(Start::Fresh);
         if begun_before {
@@ -190,13 +190,16 @@ fn a_gap_costs_text_only_if_our_run_began_before_what_is_left() {
 fn gaps_that_lead_nowhere_are_a_protocol_error() {
     let mut run = run(Start::Fresh);
     feed(&mut run, 1, &ours(STARTED));
-    let act = run.step(Input::Gap(Gap { oldest_available_id: 2 })).act;
+    let act = run.step(Input::Gap(Gap { oldest_available_id: 2, newest_available_id: None })).act;
     assert_eq!(reason(&act), Some(Reason::Protocol), "it is no gap at all");
     let mut run = self::run(Start::Fresh);
     for oldest in 1..=u64::from(MAX_GAPS) {
-        assert!(matches!(run.step(Input::Gap(Gap { oldest_available_id: oldest * 10 })).act, Act::Reconnect(_)));
+        assert!(matches!(
+            run.step(Input::Gap(Gap { oldest_available_id: oldest * 10, newest_available_id: None })).act,
+            Act::Reconnect(_)
+        ));
     }
-    let act = run.step(Input::Gap(Gap { oldest_available_id: 1000 })).act;
+    let act = run.step(Input::Gap(Gap { oldest_available_id: 1000, newest_available_id: None })).act;
     assert_eq!(reason(&act), Some(Reason::Protocol), "one gap after the other");
 }
 
@@ -205,7 +208,7 @@ fn lost_proposals_are_asked_for() {
     let mut run = run(Start::Fresh);
     feed(&mut run, 1, &ours(STARTED));
     assert_eq!(run.step(Input::State { active: true }).act, Act::Continue);
-    run.step(Input::Gap(Gap { oldest_available_id: 9 }));
+    run.step(Input::Gap(Gap { oldest_available_id: 9, newest_available_id: None }));
     assert_eq!(run.step(Input::State { active: true }).act, Act::AskPending);
 }
 

@@ -120,7 +120,7 @@ fn an_event_of_the_protocol_must_have_its_shape_and_any_other_need_not() {
         });
     }
     with_frame("event: gap_detected\ndata: {\"oldest_available_id\":7}", |frame| {
-        assert_eq!(decode(frame), Ok(Item::Gap(Gap { oldest_available_id: 7 })));
+        assert_eq!(decode(frame), Ok(Item::Gap(Gap { oldest_available_id: 7, newest_available_id: None })));
     });
 }
 
