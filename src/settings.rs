@@ -4,7 +4,7 @@
 use crate::agent::calls::{Context as ContextEntry, NewMessage, Overrides, Priority, UserMessage};
 use crate::agent::tools::bare_name;
 use crate::cli::{self, Format, PendingFormat};
-use crate::client::{self, Server};
+use crate::client::{self, Headers, MAX_TOKEN, Server, Token};
 use crate::rehearsal::{Outcome, Rehearsal};
 use crate::run::policy::{Choices, OnApproval, Policy};
 use crate::watchdog::Watch;
@@ -22,25 +22,6 @@ const MAX_CONTEXTS: usize = 32;
 const MAX_CONTEXT_NAME: usize = 256;
 const MAX_CONTEXT: usize = 50_000;
 const MAX_CONTEXT_TOTAL: usize = 500_000;
-/// More is no token.
-const MAX_TOKEN: usize = 16 * 1024;
-
-/// Something that must not be shown: its Debug shows nothing.
-#[derive(Clone, PartialEq, Eq)]
-pub struct Secret(String);
-
-impl Secret {
-    /// The thing itself, for the one header that it belongs in.
-    pub fn reveal(&self) -> &str {
-        &self.0
-    }
-}
-
-impl std::fmt::Debug for Secret {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("Secret(…)")
-    }
-}
 
 /// What a command is to do, and with which server.
 pub struct Settings {
@@ -152,6 +133,7 @@ fn server(common: &cli::Common, watch: &Watch) -> Result<(client::Options, Optio
     let options = |server, token| client::Options {
         server,
         token,
+        headers: Headers::default(),
         connect_timeout: common.connect_timeout,
         retry_timeout: common.retry_timeout,
     };
@@ -216,13 +198,13 @@ fn given(value: Option<&str>) -> Option<&str> {
     value.filter(|value| !value.is_empty())
 }
 
-fn token(file: Option<&Path>, watch: &Watch) -> Result<Option<Secret>> {
+fn token(file: Option<&Path>, watch: &Watch) -> Result<Option<Token>> {
     let variable = |name| std::env::var_os(name).filter(|value| !value.is_empty());
     if let Some(path) = file {
         return token_file(path, "--token-file", watch).map(Some);
     }
     if let Some(token) = variable("SORTIE_TOKEN") {
-        return checked_token(token.as_encoded_bytes()).context("the token in SORTIE_TOKEN").map(Some);
+        return Token::parse(token.as_encoded_bytes(), None).context("the token in SORTIE_TOKEN").map(Some);
     }
     if let Some(path) = variable("SORTIE_TOKEN_FILE") {
         return token_file(Path::new(&path), "SORTIE_TOKEN_FILE", watch).map(Some);
@@ -230,7 +212,7 @@ fn token(file: Option<&Path>, watch: &Watch) -> Result<Option<Secret>> {
     Ok(None)
 }
 
-fn token_file(path: &Path, source: &str, watch: &Watch) -> Result<Secret> {
+fn token_file(path: &Path, source: &str, watch: &Watch) -> Result<Token> {
     let doing = || format!("read the token in {} ({source})", path.display());
     let opened = path.to_owned();
     // It may be a FIFO that nobody writes to.
@@ -240,16 +222,7 @@ fn token_file(path: &Path, source: &str, watch: &Watch) -> Result<Secret> {
         file.take(MAX_TOKEN as u64 + 1).read_to_end(&mut token).map(|_| token)
     })?;
     let token = read.with_context(doing)?;
-    checked_token(&token).with_context(doing)
-}
-
-/// What a header may hold, without a newline at the end. What is odd is refused without being repeated.
-fn checked_token(token: &[u8]) -> Result<Secret> {
-    let token = token.strip_suffix(b"\n").map_or(token, |token| token.strip_suffix(b"\r").unwrap_or(token));
-    ensure!(!token.is_empty(), "it is empty");
-    ensure!(token.len() <= MAX_TOKEN, "it is longer than {MAX_TOKEN} bytes, and so no token");
-    ensure!(token.iter().all(u8::is_ascii_graphic), "it has a space, a line break or another odd character in it");
-    Ok(Secret(String::from_utf8_lossy(token).into_owned()))
+    Token::parse(&token, Some(path.to_owned())).with_context(doing)
 }
 
 fn session(id: &str) -> Result<Uuid> {

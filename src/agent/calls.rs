@@ -119,6 +119,37 @@ impl Session {
 pub struct Health {
     /// `ok`.
     pub status: String,
+    /// The server's version.
+    #[serde(default)]
+    pub version: Option<String>,
+    /// How long the server has been up, in seconds.
+    #[serde(default)]
+    pub uptime_seconds: Option<u64>,
+    /// What it says of its sandbox.
+    #[serde(default)]
+    pub sandbox: Option<Box<serde_json::value::RawValue>>,
+}
+
+/// `GET /v1/sessions`, one page, the newest first.
+#[derive(Debug, Deserialize)]
+pub struct Sessions {
+    #[serde(deserialize_with = "few")]
+    pub sessions: Vec<ListedSession>,
+}
+
+/// An entry of [`Sessions`].
+#[derive(Debug, Deserialize)]
+pub struct ListedSession {
+    pub id: Uuid,
+    #[serde(default)]
+    pub title: Option<String>,
+    #[serde(default)]
+    pub cwd: Option<String>,
+    #[serde(default)]
+    pub created_at: Option<String>,
+    #[serde(default)]
+    pub updated_at: Option<String>,
+    pub run_status: RunStatus,
 }
 
 /// The answer to decisions and to a cancel: the run that took them.

@@ -30,15 +30,6 @@ impl std::ops::Deref for Text<'_> {
     }
 }
 
-/// The content of a frame.
-#[derive(Debug, PartialEq)]
-pub enum Item<'a> {
-    /// An event of one of the session's runs.
-    Event(Envelope<'a>),
-    /// The server no longer has the event that the client asked to replay from, and replays nothing.
-    Gap(Gap),
-}
-
 /// The object that contains each event.
 #[derive(Debug, PartialEq, Deserialize)]
 pub struct Envelope<'a> {
@@ -319,26 +310,33 @@ pub struct RunFailure<'a> {
 #[derive(Debug, PartialEq, Eq)]
 pub struct Malformed(pub String);
 
-/// Reads a frame.
+/// Reads a frame that is not a gap: see [`gap`].
 ///
 /// # Errors
 /// [`Malformed`] for an event of the protocol whose data does not have the protocol's shape. A frame of another name is
 /// never an error, since newer servers may send one: it is an unknown event, without a run if its data cannot be read.
-pub fn decode<'a>(frame: &Frame<'a>) -> Result<Item<'a>, Malformed> {
-    let shape = without_long_texts(frame.data).map_or(Ok(()), |short| read(frame.event, &short).map(drop));
-    match shape.and_then(|()| read(frame.event, frame.data)) {
-        Ok(item) => Ok(item),
-        Err(_) if !is_known(frame.event) => Ok(Item::Event(Envelope { run_id: None, event: Event::Unknown })),
+pub fn decode<'a>(frame: &Frame<'a>) -> Result<Envelope<'a>, Malformed> {
+    match read(frame.data) {
+        Ok(envelope) => Ok(envelope),
+        Err(_) if !is_known(frame.event) => Ok(Envelope { run_id: None, event: Event::Unknown }),
         Err(error) => Err(Malformed(format!("the {} event: {error}", frame.event))),
     }
 }
 
-fn read<'a>(name: &str, data: &'a str) -> serde_json::Result<Item<'a>> {
-    if name == "gap_detected" {
-        serde_json::from_str(data).map(Item::Gap)
-    } else {
-        serde_json::from_str(data).map(Item::Event)
+/// Reads the gap that a frame reports; `None` for every other frame.
+///
+/// # Errors
+/// [`Malformed`] if its data does not have the protocol's shape.
+pub fn gap(frame: &Frame<'_>) -> Option<Result<Gap, Malformed>> {
+    let malformed = |error| Malformed(format!("the {} event: {error}", frame.event));
+    (frame.event == "gap_detected").then(|| read(frame.data).map_err(malformed))
+}
+
+fn read<'a, T: Deserialize<'a>>(data: &'a str) -> serde_json::Result<T> {
+    if let Some(short) = without_long_texts(data) {
+        T::deserialize(&mut serde_json::Deserializer::from_str(&short)).map(drop)?;
     }
+    serde_json::from_str(data)
 }
 
 /// Returns whether the frame's name is one of the protocol's, so that its data must have the protocol's shape.

@@ -487,6 +487,9 @@ impl Machine {
 
     /// The ruling of the choices or of the policy; `None` if the program must say.
     fn judge(&self, call: &ToolCall) -> Option<Ruling> {
+        if self.options.start == Start::Peek {
+            return Some(Ruling::by_policy(Verdict::Pause));
+        }
         let choice = self.choices.as_ref().and_then(|choices| choices.verdict(&call.id));
         if let Some(verdict) = choice {
             return Some(Ruling { verdict, by: By::Flag });

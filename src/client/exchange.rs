@@ -1,0 +1,466 @@
+//! One exchange: a request goes out, and what comes back is judged by whose word it is.
+
+use super::quote::{few_words, quote};
+use super::transport::{self, Body, Chunk};
+use super::word::{Between, CallError, Refusal, Word};
+use super::{Client, Credentials};
+use crate::agent::calls as api;
+use crate::agent::events::place_texts;
+use serde::de::{DeserializeOwned, Error as _};
+use std::time::{Duration, Instant, SystemTime};
+use ureq::http::{HeaderValue, Request, Response, request};
+
+/// The largest answer to a call, in bytes.
+const MAX_ANSWER: usize = 8 * 1024 * 1024;
+/// As much of an error's body as is read, in bytes.
+const MAX_ERROR: usize = 64 * 1024;
+/// How often one attempt renews its token or headers, at the most.
+const MAX_RENEWALS: u32 = 2;
+
+/// One call: what it is for, in the words of an error, and what is sent.
+pub(super) struct Call<'a> {
+    pub doing: &'a str,
+    pub path: String,
+    /// The body of a POST. A GET has none.
+    pub body: Option<Vec<u8>>,
+    /// The idempotency key. Each POST that is a step of its own has one, and its retries keep it.
+    pub key: Option<&'a str>,
+    /// For an event stream: the event after which it begins.
+    pub after: Option<u64>,
+}
+
+impl Call<'_> {
+    const fn method(&self) -> &'static str {
+        if self.body.is_some() { "POST" } else { "GET" }
+    }
+}
+
+/// An attempt without a usable answer.
+pub(super) struct Missed {
+    pub error: CallError,
+    /// The same call may succeed a little later.
+    pub again: bool,
+    /// The server asks for so long a wait.
+    pub wait: Option<Duration>,
+    /// The request went out, and no head of an answer came in time.
+    pub late: bool,
+}
+
+impl Missed {
+    /// An error that no retry mends.
+    fn for_good(error: CallError) -> Self {
+        Self { error, again: false, wait: None, late: false }
+    }
+
+    /// An answer that was lost on the way: the request may have arrived.
+    fn lost(message: String) -> Self {
+        let error = CallError::new(Word::Nothing, message).arrived(true);
+        Self { error, again: true, wait: None, late: false }
+    }
+}
+
+impl Client {
+    /// Makes one attempt at a call that is answered with JSON of the shape `T`.
+    pub(super) fn json<T: DeserializeOwned>(&self, call: &Call<'_>, patience: Duration) -> Result<T, Missed> {
+        let mut answer = self.exchange(call, patience)?;
+        self.undecoded(call, &answer)?;
+        let (status, media_type) = (answer.status().as_u16(), media_type(&answer));
+        let (body, whole) = self.read(call, &mut answer, MAX_ANSWER)?;
+        if !whole {
+            self.hear();
+            let message = format!("{}: the answer is larger than {MAX_ANSWER} bytes", self.doing(call));
+            return Err(Missed::for_good(CallError::new(Word::OverBound, message).arrived(true)));
+        }
+        match parse(&body) {
+            Ok(parsed) => {
+                self.hear();
+                Ok(parsed)
+            }
+            // Where the end of the body is the end of the connection, a cut looks like the end.
+            Err(error) if error.is_eof() && !body.trim_ascii().is_empty() => Err(Missed::lost(format!(
+                "{}: the connection was closed in the middle of the answer",
+                self.doing(call)
+            ))),
+            Err(error) => {
+                let got = String::from_utf8_lossy(&body[..body.len().min(MAX_ERROR)]);
+                let got = few_words(&self.redact(&got));
+                let got = if got.is_empty() { "an empty body".into() } else { got };
+                let error = quote(&self.redact(&error.to_string()));
+                let what = format!("{status} {media_type}: expected the server's JSON ({error}), got {got}");
+                Err(self.other_shape(call, &what))
+            }
+        }
+    }
+
+    /// Makes one attempt to open an event stream.
+    pub(super) fn stream(&self, call: &Call<'_>, patience: Duration) -> Result<Body, Missed> {
+        let answer = self.exchange(call, patience)?;
+        let media_type = media_type(&answer);
+        if !media_type.eq_ignore_ascii_case("text/event-stream") {
+            let got = if media_type.is_empty() {
+                "nothing that is named".into()
+            } else {
+                quote(&self.redact(&media_type))
+            };
+            return Err(self.other_shape(call, &format!("expected an event stream, got {got}")));
+        }
+        self.undecoded(call, &answer)?;
+        self.hear();
+        Ok(Body::new(answer.into_body()))
+    }
+
+    /// Sends the request and waits for the head of a good answer. Where the token is no longer taken, or something in
+    /// front wants other headers, their files are read again.
+    fn exchange(&self, call: &Call<'_>, patience: Duration) -> Result<Response<ureq::Body>, Missed> {
+        let mut renewals = 0;
+        loop {
+            let credentials = self.credentials();
+            let mut answer = self.attempt(call, &credentials, patience)?;
+            if answer.status().is_success() {
+                return Ok(answer);
+            }
+            let missed = self.refusal(call, &credentials, &mut answer);
+            if renewals == MAX_RENEWALS || !self.renew(&credentials, &missed.error.word, answer.status().as_u16()) {
+                return Err(missed);
+            }
+            renewals += 1;
+        }
+    }
+
+    /// Waits for the head of the answer on a thread that is left behind when there is a cause: neither a name look-up
+    /// nor a connect can be interrupted.
+    fn attempt(
+        &self,
+        call: &Call<'_>,
+        credentials: &Credentials,
+        patience: Duration,
+    ) -> Result<Response<ureq::Body>, Missed> {
+        let internal = |error: String| {
+            let message = format!("{}: {error}", self.doing(call));
+            Missed::for_good(CallError::new(Word::Internal, message))
+        };
+        let body = call.body.clone().unwrap_or_default();
+        let request = self.request(call, credentials).body(body).map_err(|error| internal(error.to_string()))?;
+        let agent = if call.after.is_some() { self.streams.clone() } else { self.agent.clone() };
+        let connect_timeout = self.options.connect_timeout;
+        let began = Instant::now();
+        let waited = if call.body.is_some() {
+            self.watch.run(move || agent.run(transport::bounded(&agent, request, connect_timeout, patience)))
+        } else {
+            let request = request.map(|_| ());
+            self.watch.run(move || agent.run(transport::bounded(&agent, request, connect_timeout, patience)))
+        };
+        let took = began.elapsed().as_millis();
+        let (method, path) = (call.method(), &call.path);
+        let answer = match waited {
+            Ok(answer) => answer,
+            Err(failure) => {
+                log::debug!("{method} {path} given up after {took} ms: {failure}");
+                let error = self.stopped().unwrap_or_else(|| CallError::new(Word::Internal, failure.message));
+                return Err(Missed::for_good(error.arrived(true)));
+            }
+        };
+        match answer {
+            Ok(answer) => {
+                log::debug!("{method} {path} {} in {took} ms", answer.status().as_u16());
+                Ok(answer)
+            }
+            Err(error) => {
+                let late = matches!(error, ureq::Error::Timeout(ureq::Timeout::RecvResponse));
+                let missed = unanswered(&self.doing(call), &error);
+                log::debug!("{method} {path} no answer after {took} ms: {}", missed.error);
+                Err(Missed { late, ..missed })
+            }
+        }
+    }
+
+    fn request(&self, call: &Call<'_>, credentials: &Credentials) -> request::Builder {
+        let server = &self.options.server;
+        let mut request = Request::builder()
+            .method(call.method())
+            .uri(server.uri(&call.path))
+            // A compressed stream would be held back.
+            .header("Accept-Encoding", "identity");
+        for (name, value) in server.proxy_headers() {
+            request = request.header(name, value);
+        }
+        if call.body.is_some() {
+            request = request.header("Content-Type", "application/json");
+        }
+        if let Some(key) = call.key {
+            request = request.header("Idempotency-Key", key);
+        }
+        if let Some(after) = call.after {
+            request = request.header("Accept", "text/event-stream").header("Last-Event-ID", after);
+        }
+        for (name, value) in credentials.headers.iter() {
+            request = request.header(name, value);
+        }
+        let bearer =
+            credentials.token.as_ref().map(|token| HeaderValue::try_from(format!("Bearer {}", token.reveal())));
+        if let Some(Ok(mut bearer)) = bearer {
+            // Its Debug shows nothing then.
+            bearer.set_sensitive(true);
+            request = request.header("Authorization", bearer);
+        }
+        request
+    }
+
+    /// Judges an answer that is no 2xx.
+    fn refusal(&self, call: &Call<'_>, credentials: &Credentials, answer: &mut Response<ureq::Body>) -> Missed {
+        let status = answer.status().as_u16();
+        let wait = retry_after(answer, SystemTime::now());
+        let media_type = media_type(answer);
+        let location = header(answer, "location").filter(|_| answer.status().is_redirection());
+        let body = self.read(call, answer, MAX_ERROR).map(|(body, _)| body).unwrap_or_default();
+        let said: api::Error = serde_json::from_slice(&body).unwrap_or_default();
+        let is_plain = matches!(status, 400 | 422) && media_type.eq_ignore_ascii_case("text/plain");
+        let own = Refusal::of(status, &said.code).or(is_plain.then_some(Refusal::Invalid));
+        let text = if said.error.is_empty() { String::from_utf8_lossy(&body) } else { said.error.into() };
+        let text = self.redact(&text);
+        let head = format!("{}: {}", self.doing(call), named(status));
+        match own {
+            Some(refusal) => self.own_refusal(call, credentials, refusal, &head, &quote(&text), wait),
+            None => self.foreign(status, location.as_deref(), &few_words(&text), call, wait),
+        }
+    }
+
+    fn own_refusal(
+        &self,
+        call: &Call<'_>,
+        credentials: &Credentials,
+        refusal: Refusal,
+        head: &str,
+        text: &str,
+        wait: Option<Duration>,
+    ) -> Missed {
+        let advice = match &refusal {
+            Refusal::Unauthorized | Refusal::Forbidden if credentials.token.is_none() => {
+                "; give a token: --token-file, SORTIE_TOKEN".to_owned()
+            }
+            Refusal::Unauthorized | Refusal::Forbidden => {
+                "; is the token (--token-file, SORTIE_TOKEN) the server's present one?".to_owned()
+            }
+            Refusal::TooLarge => {
+                format!("; the request has {} bytes", size(&self.request(call, credentials), call))
+            }
+            _ => String::new(),
+        };
+        // Anybody may refuse a request for its size.
+        if refusal != Refusal::TooLarge {
+            self.hear();
+        }
+        let text = if text.is_empty() { String::new() } else { format!(": {text}") };
+        let again = refusal.passes();
+        let error = CallError::new(Word::Server(refusal), format!("{head}{text}{advice}"));
+        Missed { error, again, wait, late: false }
+    }
+
+    /// Something between us and the server answered.
+    fn foreign(
+        &self,
+        status: u16,
+        location: Option<&str>,
+        words: &str,
+        call: &Call<'_>,
+        wait: Option<Duration>,
+    ) -> Missed {
+        let heard = self.has_heard();
+        let passes = Between::passes(status);
+        let is_proxys =
+            self.options.server.asked_proxy().is_some() && matches!(status, 403 | 407 | 502 | 503 | 504);
+        let between = match status {
+            401 => Between::Auth,
+            _ if is_proxys => Between::Proxy(status),
+            _ if !heard && !passes => Between::NoAgentServer,
+            _ => Between::Page(status),
+        };
+        let words = if words.is_empty() { String::new() } else { format!(": {words}") };
+        let doing = self.doing(call);
+        let claim = if heard || passes { "" } else { "this is no agent server: " };
+        let front = "something in front of the agent server answered";
+        let status = named(status);
+        let message = match between {
+            Between::Proxy(407) => format!(
+                "{doing}: {status}{words}; give the proxy's user and password: http://USER:PASSWORD@HOST:PORT"
+            ),
+            Between::Proxy(_) => format!("{doing}: {status}{words}; the proxy says so, not the agent server"),
+            Between::Auth => {
+                format!("{doing}: {claim}{status}{words}; {front} and wants credentials of its own (--header-file)")
+            }
+            _ => match location {
+                Some(place) => format!(
+                    "{doing}: {claim}{status}; it points to {}, and no redirect is followed: give the right --server, \
+                     or what a login page in front wants (--header-file)",
+                    quote(&self.redact(place))
+                ),
+                None if status.starts_with("403") => {
+                    format!("{doing}: {claim}{status}{words}; {front} (--header-file sends what a gateway wants)")
+                }
+                None if claim.is_empty() => format!("{doing}: {status}{words}; {front}"),
+                None => format!("{doing}: {claim}{status}{words}"),
+            },
+        };
+        let again = heard || passes;
+        Missed { error: CallError::new(Word::Between(between), message).arrived(again), again, wait, late: false }
+    }
+
+    /// A 2xx that is not what the call is answered with.
+    fn other_shape(&self, call: &Call<'_>, what: &str) -> Missed {
+        let heard = self.has_heard();
+        let (between, claim) = if heard {
+            (Between::OtherShape, "the answer is not the agent server's")
+        } else {
+            (Between::NoAgentServer, "this is no agent server")
+        };
+        let error = CallError::new(Word::Between(between), format!("{}: {claim}: {what}", self.doing(call)));
+        Missed { error: error.arrived(true), again: heard, wait: None, late: false }
+    }
+
+    /// An encoding that we did not ask for would be taken for text.
+    fn undecoded(&self, call: &Call<'_>, answer: &Response<ureq::Body>) -> Result<(), Missed> {
+        match header(answer, "content-encoding") {
+            Some(encoding) if !encoding.eq_ignore_ascii_case("identity") => {
+                let encoding = quote(&self.redact(&encoding));
+                let message =
+                    format!("{}: the answer is encoded ({encoding}), which was not asked for", self.doing(call));
+                Err(Missed::for_good(CallError::new(Word::Broken, message).arrived(true)))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// The body up to a limit, and whether that was all.
+    fn read(
+        &self,
+        call: &Call<'_>,
+        answer: &mut Response<ureq::Body>,
+        limit: usize,
+    ) -> Result<(Vec<u8>, bool), Missed> {
+        let mut body = Body::new(std::mem::replace(answer.body_mut(), ureq::Body::builder().data("")));
+        let began = Instant::now();
+        let mut buffer = [0; 16 * 1024];
+        let mut all = Vec::new();
+        loop {
+            if let Some(stopped) = self.stopped() {
+                return Err(Missed::for_good(stopped.arrived(true)));
+            }
+            match body.read(&mut buffer) {
+                Ok(Chunk::End) => return Ok((all, true)),
+                Ok(Chunk::Bytes(length)) if all.len() + length > limit => return Ok((all, false)),
+                Ok(Chunk::Bytes(length)) => all.extend_from_slice(&buffer[..length]),
+                Ok(Chunk::Tick) => {}
+                Err(failure) => return Err(Missed::lost(format!("{}: {failure}", self.doing(call)))),
+            }
+            if began.elapsed() > transport::ANSWER {
+                let limit = transport::ANSWER.as_secs();
+                return Err(Missed::lost(format!(
+                    "{}: the answer was not complete within {limit} s",
+                    self.doing(call)
+                )));
+            }
+        }
+    }
+
+    /// What is done, and where.
+    pub(super) fn doing(&self, call: &Call<'_>) -> String {
+        format!("{} at {}{}", call.doing, self.url(), self.options.server.through())
+    }
+
+    /// The text without our secrets: a server may say them back.
+    fn redact(&self, text: &str) -> String {
+        let credentials = self.credentials();
+        let token = credentials.token.as_ref().map(|token| (token.reveal(), "(the token)"));
+        let values = credentials.headers.iter().filter_map(|(_, value)| Some((value.to_str().ok()?, "(a header)")));
+        token.into_iter().chain(values).fold(text.to_owned(), |text, (secret, name)| text.replace(secret, name))
+    }
+}
+
+/// A call that got no answer. The one place that reads the connection's errors.
+fn unanswered(doing: &str, error: &ureq::Error) -> Missed {
+    let failure = transport::failure(doing, error);
+    let word = if failure.retryable { Word::Nothing } else { Word::Hopeless };
+    let error = CallError::new(word, failure.message).arrived(failure.in_doubt);
+    Missed { error, again: failure.retryable, wait: None, late: false }
+}
+
+/// Reads JSON of the shape `T`, which is an object: serde takes a list for one, by the order of the fields.
+fn parse<T: DeserializeOwned>(body: &[u8]) -> serde_json::Result<T> {
+    if !body.trim_ascii_start().starts_with(b"{") {
+        return Err(serde_json::Error::custom("it is no object"));
+    }
+    place_texts(body)?;
+    serde_json::from_slice(body)
+}
+
+/// About how many bytes the request has.
+fn size(request: &request::Builder, call: &Call<'_>) -> usize {
+    let headers = request.headers_ref().into_iter().flatten();
+    let head = headers.map(|(name, value)| name.as_str().len() + value.len() + ": \r\n".len()).sum::<usize>();
+    head + call.path.len() + call.body.as_ref().map_or(0, Vec::len)
+}
+
+/// The status with its name, where it has one.
+fn named(status: u16) -> String {
+    let reason = ureq::http::StatusCode::from_u16(status).ok().and_then(|status| status.canonical_reason());
+    reason.map_or_else(|| status.to_string(), |reason| format!("{status} {reason}"))
+}
+
+fn media_type(answer: &Response<ureq::Body>) -> String {
+    let content_type = header(answer, "content-type").unwrap_or_default();
+    content_type.split(';').next().unwrap_or_default().trim().to_owned()
+}
+
+fn header(answer: &Response<ureq::Body>, name: &str) -> Option<String> {
+    answer.headers().get(name).map(|value| String::from_utf8_lossy(value.as_bytes()).into_owned())
+}
+
+/// How long the answer asks us to wait (RFC 9110, 10.2.3): seconds, or a date, which is judged by the answer's own clock
+/// where it says one.
+fn retry_after(answer: &Response<ureq::Body>, now: SystemTime) -> Option<Duration> {
+    let date = |name| httpdate::parse_http_date(header(answer, name)?.trim()).ok();
+    let value = header(answer, "retry-after")?;
+    match value.trim().parse() {
+        Ok(seconds) => Some(Duration::from_secs(seconds)),
+        Err(_) => Some(date("retry-after")?.duration_since(date("date").unwrap_or(now)).unwrap_or_default()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn retry_after_is_seconds_or_a_date_by_the_answers_own_clock() {
+        let now = SystemTime::UNIX_EPOCH + Duration::from_secs(784_111_777);
+        let wait = |value: &str, date: Option<&str>| {
+            let mut answer = Response::builder().header("retry-after", value);
+            if let Some(date) = date {
+                answer = answer.header("date", date);
+            }
+            retry_after(&answer.body(ureq::Body::builder().data("")).unwrap(), now)
+        };
+        assert_eq!(wait(" 3 ", None), Some(Duration::from_secs(3)));
+        assert_eq!(wait("0", None), Some(Duration::ZERO));
+        assert_eq!(wait("Sun, 06 Nov 1994 08:49:47 GMT", None), Some(Duration::from_secs(10)));
+        assert_eq!(wait("Sun, 06 Nov 1994 08:49:27 GMT", None), Some(Duration::ZERO));
+        let date = "Sun, 06 Nov 1994 07:00:00 GMT";
+        assert_eq!(
+            wait("Sun, 06 Nov 1994 07:00:05 GMT", Some(date)),
+            Some(Duration::from_secs(5)),
+            "our clock is late"
+        );
+        assert_eq!(wait("Sun, 06 Nov 1994 08:49:47 GMT", Some("nonsense")), Some(Duration::from_secs(10)));
+        assert_eq!(wait("soon", None), None);
+        assert_eq!(wait("-1", None), None);
+    }
+
+    #[test]
+    fn an_answer_is_an_object_and_a_cut_one_is_told_from_another_shape() {
+        assert!(parse::<api::Config>(br#"{"auto_approve_mode":"none","more":1}"#).is_ok());
+        assert!(parse::<api::Config>(br#"{"auto_approve_mode":"no"#).unwrap_err().is_eof());
+        for other in [&br#"["none"]"#[..], b"{}", b"<html>", b"", br#"{"auto_approve_mode":7}"#] {
+            assert!(!parse::<api::Config>(other).unwrap_err().is_eof(), "{}", String::from_utf8_lossy(other));
+        }
+    }
+}
