@@ -5,6 +5,7 @@
 use crate::outcome::{Exit, Failure, Reason};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use std::io::{self, Read, Write};
+use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -77,6 +78,8 @@ pub struct Watch {
     shared: Arc<Shared>,
     /// Wakes the thread when the deadline changes; `None` where there is no thread.
     bell: Option<Arc<UnixStream>>,
+    /// Both ends of a pipe into which the thread writes a byte once there is a cause; `None` where there is no thread.
+    alert: Option<Arc<(UnixStream, UnixStream)>>,
 }
 
 impl Watch {
@@ -96,7 +99,8 @@ impl Watch {
                 signal_hook::low_level::pipe::register(number, bell.try_clone()?)?;
             }
         }
-        let watch = Self { bell: Some(Arc::new(bell)), ..Self::quiet() };
+        let alert = Some(Arc::new(UnixStream::pair()?));
+        let watch = Self { bell: Some(Arc::new(bell)), alert, ..Self::quiet() };
         let thread = watch.clone();
         thread::Builder::new().name("watchdog".into()).spawn(move || thread.keep(&ear, &signal))?;
         Ok(watch)
@@ -105,7 +109,7 @@ impl Watch {
     /// No signals and no thread: the deadline is seen when somebody looks. For the short time after a cause.
     pub fn quiet() -> Self {
         let shared = Shared { state: Mutex::default(), changed: Condvar::new() };
-        Self { shared: Arc::new(shared), bell: None }
+        Self { shared: Arc::new(shared), bell: None, alert: None }
     }
 
     /// A quiet watch with a deadline, and what it is for.
@@ -150,6 +154,12 @@ impl Watch {
     /// Names a file that nobody wants unless we come to our end.
     pub fn remove_on_leaving(&self, path: &Path) {
         self.state().unfinished.push(path.to_owned());
+    }
+
+    /// Returns a descriptor that becomes readable once there is a cause, and stays so; `None` where there is no thread
+    /// that could tell.
+    pub fn fd(&self) -> Option<BorrowedFd<'_>> {
+        self.alert.as_ref().map(|alert| alert.0.as_fd())
     }
 
     /// The cause, if there is one.
@@ -247,6 +257,9 @@ impl Watch {
                     std::mem::take(&mut state.wakers)
                 };
                 self.shared.changed.notify_all();
+                if let Some(alert) = &self.alert {
+                    let _ = (&alert.1).write(&[0]);
+                }
                 for wake in wakers {
                     wake();
                 }
