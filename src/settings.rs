@@ -4,7 +4,7 @@
 use crate::api::{Context as ContextEntry, NewMessage, Overrides, Priority, UserMessage};
 use crate::approval::{Choices, OnApproval, Policy, bare_name};
 use crate::cli::{self, Format, PendingFormat};
-use crate::client::{self, Server};
+use crate::client::{self, Address, Secret};
 use crate::rehearsal::{Outcome, Rehearsal};
 use crate::watchdog::Watch;
 use anyhow::{Context, Result, anyhow, bail, ensure};
@@ -21,25 +21,10 @@ const MAX_CONTEXTS: usize = 32;
 const MAX_CONTEXT_NAME: usize = 256;
 const MAX_CONTEXT: usize = 50_000;
 const MAX_CONTEXT_TOTAL: usize = 500_000;
+/// The largest file of certificates, in bytes.
+const MAX_PEM: u64 = 4 * 1024 * 1024;
 /// More is no token.
 const MAX_TOKEN: usize = 16 * 1024;
-
-/// Something that must not be shown: its Debug shows nothing.
-#[derive(Clone, PartialEq, Eq)]
-pub struct Secret(String);
-
-impl Secret {
-    /// The thing itself, for the one header that it belongs in.
-    pub fn reveal(&self) -> &str {
-        &self.0
-    }
-}
-
-impl std::fmt::Debug for Secret {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("Secret(…)")
-    }
-}
 
 /// What a command is to do, and with which server.
 pub struct Settings {
@@ -154,15 +139,14 @@ fn server(common: &cli::Common, watch: &Watch) -> Result<(client::Options, Optio
     if let Some(outcome) = given(common.rehearse.as_deref()) {
         let outcome = rehearsed(outcome, watch)?;
         let rehearsal = Rehearsal::start(outcome.clone()).context("start the practice server")?;
-        let server = Server::parse(rehearsal.url())?;
+        let server = Address::parse(rehearsal.url())?;
         return Ok((options(server, None), Some(rehearsal), Some(outcome)));
     }
-    let server = Server::parse(given(common.server.as_deref()).unwrap_or(DEFAULT_SERVER));
+    let server = Address::parse(given(common.server.as_deref()).unwrap_or(DEFAULT_SERVER));
     let mut server = server.context("--server or SORTIE_SERVER")?;
     if let Some(path) = common.cacert.as_deref().filter(|path| !path.as_os_str().is_empty()) {
-        // It may be a FIFO that nobody writes to.
-        let path = path.to_owned();
-        server = watch.run(move || server.trust(&path).map(|()| server))??;
+        let doing = || format!("read the certificates in {} (--cacert)", path.display());
+        server.trust(&pem(path, watch).with_context(doing)?).with_context(doing)?;
     }
     server.use_proxy()?;
     let token = token(common.token_file.as_deref(), watch)?;
@@ -172,6 +156,18 @@ fn server(common: &cli::Common, watch: &Watch) -> Result<(client::Options, Optio
         server.url()
     );
     Ok((options(server, token), None, None))
+}
+
+fn pem(path: &Path, watch: &Watch) -> Result<Vec<u8>> {
+    let path = path.to_owned();
+    // It may be a FIFO that nobody writes to.
+    let pem = watch.run(move || {
+        let mut pem = Vec::new();
+        let file = std::fs::File::open(path)?;
+        file.take(MAX_PEM + 1).read_to_end(&mut pem).map(|_| pem)
+    })??;
+    ensure!(pem.len() as u64 <= MAX_PEM, "it is larger than {MAX_PEM} bytes");
+    Ok(pem)
 }
 
 /// What a later command must be given to reach the same server in the same way.
@@ -245,7 +241,7 @@ fn checked_token(token: &[u8]) -> Result<Secret> {
     ensure!(!token.is_empty(), "it is empty");
     ensure!(token.len() <= MAX_TOKEN, "it is longer than {MAX_TOKEN} bytes, and so no token");
     ensure!(token.iter().all(u8::is_ascii_graphic), "it has a space, a line break or another odd character in it");
-    Ok(Secret(String::from_utf8_lossy(token).into_owned()))
+    Ok(Secret::new(String::from_utf8_lossy(token).into_owned()))
 }
 
 fn session(id: &str) -> Result<Uuid> {

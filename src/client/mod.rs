@@ -1,19 +1,23 @@
 //! The agent server's calls, with their retries. This folder is the only place that knows the HTTP crate.
 
+mod address;
+mod connection;
 mod proxy;
-mod server;
-mod transport;
+mod race;
+mod secret;
+mod tls;
 
-pub use server::Server;
-pub use transport::{Body, Chunk, TICK};
+pub use address::Address;
+pub use connection::{Body, Chunk, TICK};
+pub use secret::Secret;
 
 use crate::api;
 use crate::approval::Verdict;
 use crate::console::{Console, visible_start};
 use crate::event::{ToolCall, place_texts};
 use crate::outcome::{Failure, Reason};
-use crate::settings::Secret;
 use crate::watchdog::Watch;
+use connection::{ANSWER, Bounds};
 use serde::Serialize;
 use serde::de::{DeserializeOwned, Error};
 use std::time::{Duration, Instant, SystemTime};
@@ -33,10 +37,10 @@ const MAX_QUOTE: usize = 300;
 #[derive(Clone, Debug)]
 pub struct Options {
     /// Where the server is.
-    pub server: Server,
+    pub server: Address,
     /// Sent with every call, if there is one.
     pub token: Option<Secret>,
-    /// Bound on the look-up of the name, and on the connect.
+    /// Bound on a connect as a whole: the look-up of the name, all addresses, a proxy, TLS.
     pub connect_timeout: Duration,
     /// Longest time without contact.
     pub retry_timeout: Duration,
@@ -54,6 +58,8 @@ pub struct Client {
 struct Call<'a> {
     doing: &'a str,
     path: String,
+    /// The answer is an event stream.
+    endless: bool,
     /// A GET without, a POST with.
     body: Option<Vec<u8>>,
     /// One for each POST that is a step of its own; its retries keep it.
@@ -63,16 +69,14 @@ struct Call<'a> {
 impl Client {
     /// A client whose waiting ends with `watch`, and which tells of its retries on `console`.
     pub fn new(options: Options, watch: Watch, console: Console) -> Self {
-        let agent = transport::agent(&options.server);
-        let waker = agent.clone();
-        watch.on_cause(move || waker.clone().shutdown());
+        let agent = connection::agent(&options.server, !options.retry_timeout.is_zero(), &watch);
         Self { options, agent, watch, console }
     }
 
-    /// Another client of the same server, under another watch: the first is dead once its watch has a cause.
+    /// Another client of the same server, under another watch: the first one's calls end at once when its watch has a
+    /// cause. It goes to the address that answered last.
     pub fn again(&self, watch: Watch) -> Self {
-        let connect_timeout = self.options.connect_timeout.min(Duration::from_secs(2));
-        Self::new(Options { connect_timeout, ..self.options.clone() }, watch, self.console.clone())
+        Self::new(self.options.clone(), watch, self.console.clone())
     }
 
     /// The server's URL.
@@ -182,7 +186,7 @@ impl Client {
         backoff: &mut Backoff,
     ) -> Result<Body, Failure> {
         let path = format!("/v1/sessions/{session}/events");
-        let call = Call { doing: "follow the run", path, body: None, key: None };
+        let call = Call { doing: "follow the run", path, endless: true, body: None, key: None };
         self.retry(contact, backoff, |patience| {
             let request = self.request(&call.path).header("Accept", "text/event-stream");
             let answer = self.exchange(&call, request.header("Last-Event-ID", cursor), patience)?;
@@ -204,7 +208,7 @@ impl Client {
     }
 
     fn get<T: DeserializeOwned>(&self, doing: &str, path: String) -> Result<T, Failure> {
-        self.call(&Call { doing, path, body: None, key: None })
+        self.call(&Call { doing, path, endless: false, body: None, key: None })
     }
 
     fn post<T: DeserializeOwned>(
@@ -216,7 +220,7 @@ impl Client {
     ) -> Result<T, Failure> {
         let body = serde_json::to_vec(body)
             .map_err(|error| Failure::new(Reason::Internal, format!("{doing}: {error}")))?;
-        self.call(&Call { doing, path, body: Some(body), key: Some(key) })
+        self.call(&Call { doing, path, endless: false, body: Some(body), key: Some(key) })
     }
 
     fn call<T: DeserializeOwned>(&self, call: &Call<'_>) -> Result<T, Failure> {
@@ -230,7 +234,8 @@ impl Client {
             }
             let answer = self.exchange(call, request, patience)?;
             // What cannot be read may have been a yes.
-            let read = self.body(call, answer).and_then(|body| self.parse(call, &body));
+            let may_be_cut = connection::is_close_delimited(&answer);
+            let read = self.body(call, answer).and_then(|body| self.parse(call, &body, may_be_cut));
             Ok(read.map_err(|failure| failure.in_doubt(true))?)
         })
     }
@@ -249,7 +254,7 @@ impl Client {
             self.watch.check().map_err(|cause| cause.in_doubt(in_doubt))?;
             let left = self.left(contact);
             let patience = if left.is_zero() { least } else { left.max(LAST_TRY) };
-            let missed = match attempt(patience.min(transport::ANSWER)) {
+            let missed = match attempt(patience.min(ANSWER)) {
                 Ok(done) => return Ok(done),
                 Err(missed) => missed,
             };
@@ -259,6 +264,9 @@ impl Client {
             let left = self.left(contact);
             if !missed.again || left.is_zero() {
                 return Err(missed.failure.in_doubt(in_doubt));
+            }
+            if missed.at_once {
+                continue;
             }
             // A server that says to come again at once is not hammered.
             let wait = backoff.wait().max(missed.wait.unwrap_or_default()).min(left);
@@ -298,27 +306,29 @@ impl Client {
         }
     }
 
-    /// One request and the head of a good answer, on a thread that is left behind when there is a cause: neither a name
-    /// look-up nor a connect can be interrupted.
+    /// One request and the head of a good answer.
     fn exchange(
         &self,
         call: &Call<'_>,
         request: ureq::http::request::Builder,
         patience: Duration,
     ) -> Result<ureq::http::Response<ureq::Body>, Missed> {
-        let (agent, connect_timeout) = (self.agent.clone(), self.options.connect_timeout);
+        let body = (!call.endless).then_some(ANSWER);
+        let bounds = Bounds { connect: self.options.connect_timeout, patience, body };
         let doing = format!("{} at {}{}", call.doing, self.url(), self.options.server.through());
         let internal = |error: ureq::http::Error| Failure::new(Reason::Internal, format!("{doing}: {error}"));
-        let answer = if let Some(body) = call.body.clone() {
-            let request = request.body(body).map_err(internal)?;
-            self.watch.run(move || agent.run(transport::bounded(&agent, request, connect_timeout, patience)))
+        let agent = &self.agent;
+        let answer = if let Some(body) = &call.body {
+            let request = request.body(body.as_slice()).map_err(internal)?;
+            agent.run(connection::bounded(agent, request, bounds))
         } else {
             let request = request.body(()).map_err(internal)?;
-            self.watch.run(move || agent.run(transport::bounded(&agent, request, connect_timeout, patience)))
+            agent.run(connection::bounded(agent, request, bounds))
         };
-        // Whoever ends it here does not know how far it came.
-        let answer = answer.map_err(|cause| cause.in_doubt(true))?;
-        let mut answer = answer.map_err(|error| transport::failure(&doing, &error))?;
+        let mut answer = answer.map_err(|error| {
+            let at_once = connection::is_stale(&error);
+            Missed { at_once, ..connection::failure(&doing, &error).into() }
+        })?;
         if answer.status().is_success() {
             return Ok(answer);
         }
@@ -328,13 +338,13 @@ impl Client {
         let failure = self.refusal(call, &mut answer);
         // Without a word of the server itself, it is a gateway's: what lies behind that may have taken it.
         let in_doubt = again && failure.code.is_empty();
-        Err(Missed { failure: failure.in_doubt(in_doubt), again, wait })
+        Err(Missed { failure: failure.in_doubt(in_doubt), again, wait, at_once: false })
     }
 
     /// The body of a good answer.
     fn body(&self, call: &Call<'_>, mut answer: ureq::http::Response<ureq::Body>) -> Result<Vec<u8>, Failure> {
         self.undecoded(call.doing, &answer)?;
-        let (body, whole) = self.read(call.doing, &mut answer, MAX_ANSWER)?;
+        let (body, whole) = self.read(&mut answer, MAX_ANSWER)?;
         if !whole {
             let message = format!("{}: the answer is larger than {MAX_ANSWER} bytes", call.doing);
             return Err(Failure::new(Reason::Protocol, message));
@@ -345,35 +355,31 @@ impl Client {
     /// The body up to a limit, and whether that was all.
     fn read(
         &self,
-        doing: &str,
         answer: &mut ureq::http::Response<ureq::Body>,
         limit: usize,
     ) -> Result<(Vec<u8>, bool), Failure> {
         let mut body = Body::new(std::mem::replace(answer.body_mut(), ureq::Body::builder().data("")));
-        let began = Instant::now();
         let mut buffer = [0; 16 * 1024];
         let mut all = Vec::new();
         loop {
-            self.watch.check()?;
             match body.read(&mut buffer)? {
                 Chunk::End => return Ok((all, true)),
                 Chunk::Bytes(length) if all.len() + length > limit => return Ok((all, false)),
                 Chunk::Bytes(length) => all.extend_from_slice(&buffer[..length]),
                 Chunk::Tick => {}
             }
-            if began.elapsed() > transport::ANSWER {
-                let message =
-                    format!("{doing}: the answer was not complete within {} s", transport::ANSWER.as_secs());
-                return Err(Failure::new(Reason::Connection, message));
-            }
         }
     }
 
-    fn parse<T: DeserializeOwned>(&self, call: &Call<'_>, body: &[u8]) -> Result<T, Failure> {
+    fn parse<T: DeserializeOwned>(&self, call: &Call<'_>, body: &[u8], may_be_cut: bool) -> Result<T, Failure> {
         // Serde takes a list for an object, by the order of the fields.
         let is_object = body.trim_ascii_start().starts_with(b"{");
         let placed = if is_object { place_texts(body) } else { Err(Error::custom("it is no object")) };
         placed.and_then(|()| serde_json::from_slice(body)).map_err(|error| {
+            if may_be_cut && (error.is_eof() || body.trim_ascii().is_empty()) {
+                let message = format!("{}: the connection was closed before the answer was complete", call.doing);
+                return Failure::new(Reason::Connection, message);
+            }
             let got = &body[..body.len().min(MAX_ERROR)];
             let (error, got) = (self.quote(&error.to_string()), self.quote(&String::from_utf8_lossy(got)));
             let message = format!("{}: the answer is not what the protocol says ({error}): {got}", call.doing);
@@ -405,7 +411,7 @@ impl Client {
     fn refusal(&self, call: &Call<'_>, answer: &mut ureq::http::Response<ureq::Body>) -> Failure {
         let status = answer.status();
         let location = header(answer, "location");
-        let body = self.read(call.doing, answer, MAX_ERROR).map(|(body, _)| body).unwrap_or_default();
+        let body = self.read(answer, MAX_ERROR).map(|(body, _)| body).unwrap_or_default();
         let error: api::Error = serde_json::from_slice(&body).unwrap_or_default();
         let is_foreign = error.error.is_empty() && error.code.is_empty();
         let said =
@@ -447,13 +453,15 @@ struct Missed {
     again: bool,
     /// The server says when.
     wait: Option<Duration>,
+    /// Only the connection was too old: a new one needs no wait.
+    at_once: bool,
 }
 
 impl From<Failure> for Missed {
     /// What is no refusal: only a lost connection may be better the next time.
     fn from(failure: Failure) -> Self {
         let again = failure.reason == Reason::Connection && failure.retryable;
-        Self { failure, again, wait: None }
+        Self { failure, again, wait: None, at_once: false }
     }
 }
 
