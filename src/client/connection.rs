@@ -23,6 +23,8 @@ use ureq::unversioned::transport::{
 pub const TICK: Duration = Duration::from_millis(250);
 /// The same once there is a cause to end: the caller only takes what has already arrived.
 const LAST_TICK: Duration = Duration::from_millis(1);
+/// How long an event stream may still be read once there is a cause to end. Some input never yields any of the body.
+const LAST_READS: Duration = Duration::from_secs(1);
 /// Bound on the head of an answer, however slowly it comes, and then on the body of a call's answer.
 pub const ANSWER: Duration = Duration::from_secs(30);
 /// How long a connection is kept for the next request.
@@ -163,7 +165,7 @@ impl<In: Transport> Connector<In> for TcpConnector {
         let stream = race::connect(host, port, &self.memory, &self.watch, connect_by)?;
         stream.set_nodelay(true)?;
         let buffers = LazyBuffers::new(INPUT, OUTPUT);
-        Ok(Some(Either::B(TcpTransport { stream, buffers, watch: self.watch.clone(), connect_by })))
+        Ok(Some(Either::B(TcpTransport { stream, buffers, watch: self.watch.clone(), connect_by, ending: None })))
     }
 }
 
@@ -180,6 +182,8 @@ struct TcpTransport {
     watch: Watch,
     /// When the handshakes with a proxy and with TLS must be over. The HTTP crate gives each of them the whole time.
     connect_by: Instant,
+    /// When an event stream was first read with a cause to end.
+    ending: Option<Instant>,
 }
 
 impl fmt::Debug for TcpTransport {
@@ -196,9 +200,8 @@ impl TcpTransport {
     fn wait(&self, flags: PollFlags, timeout: NextTimeout, end: &mut Option<Instant>) -> Result<(), ureq::Error> {
         let mut fds = vec![PollFd::new(&self.stream, flags)];
         if timeout.after.is_not_happening() {
-            let ending = self.watch.cause().is_some();
-            let tick = if ending { LAST_TICK } else { TICK };
-            return match wait(&mut fds, Some(&self.watch).filter(|_| !ending), Instant::now() + tick)? {
+            let (tick, watch) = if self.ending.is_some() { (LAST_TICK, None) } else { (TICK, Some(&self.watch)) };
+            return match wait(&mut fds, watch, Instant::now() + tick)? {
                 Woken::Ready => Ok(()),
                 Woken::Cause | Woken::Late => Err(ureq::Error::Timeout(ureq::Timeout::PerRead)),
             };
@@ -238,6 +241,12 @@ impl Transport for TcpTransport {
 
     fn await_input(&mut self, timeout: NextTimeout) -> Result<bool, ureq::Error> {
         let timeout = timeout.for_read();
+        if timeout.after.is_not_happening() && self.watch.cause().is_some() {
+            let since = self.ending.get_or_insert_with(Instant::now);
+            if since.elapsed() > LAST_READS {
+                return Err(Fault::Ended.into());
+            }
+        }
         let mut end = None;
         loop {
             match self.stream.read(self.buffers.input_append_buf()) {

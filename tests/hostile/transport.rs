@@ -240,7 +240,7 @@ fn https_goes_through_the_proxy_to_a_host_that_only_the_proxy_knows() {
         let command = command.args(["--cacert", &pem]).env(variable, proxy.url_with("user", "hunter2"));
         command.run().code(0).stdout("Done.\n").stderr_lacks("hunter2").stderr_lacks("dXNlcjpodW50ZXIy");
         let heads = proxy.heads();
-        assert!(heads.len() >= 3, "{heads:#?}");
+        assert!(!heads.is_empty());
         for head in heads {
             assert!(head.starts_with("CONNECT agent.example:8443 HTTP/1.1\r\n"), "{head}");
             assert!(head.contains("\r\nHost: agent.example:8443\r\n"), "{head}");
