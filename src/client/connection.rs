@@ -33,6 +33,8 @@ const KEEP: Duration = Duration::from_secs(1);
 const GLANCE: Duration = Duration::from_millis(50);
 /// The largest head of an answer, in bytes.
 const MAX_HEAD: usize = 64 * 1024;
+/// The most headers that the HTTP crate reads.
+const MAX_HEADERS: usize = 128;
 /// The buffer for input, in bytes. It is larger than the largest head: only so is a head that is too large told from one
 /// that was cut.
 const INPUT: usize = MAX_HEAD + 4 * 1024;
@@ -501,13 +503,15 @@ pub fn failure(doing: &str, error: &ureq::Error) -> Failure {
         ureq::Error::Timeout(_) => "no answer in time".into(),
         ureq::Error::HostNotFound => "there is no host of that name".into(),
         ureq::Error::Protocol(ureq_proto::Error::HttpParseTooManyHeaders) => {
-            "the answer has too many headers".into()
+            format!("the answer has more than {MAX_HEADERS} headers")
         }
+        ureq::Error::Tls(_) => "the host's name is none that a certificate can have".into(),
         ureq::Error::Other(fault) => fault.to_string(),
         _ => error.to_string(),
     };
     let hopeless = match error {
         ureq::Error::Other(_) => matches!(Fault::of(error), Some(Fault::Https | Fault::Http2)),
+        ureq::Error::Protocol(ureq_proto::Error::HttpParseTooManyHeaders) | ureq::Error::Tls(_) => true,
         // A proxy that says no (4xx) will say it again.
         ureq::Error::ConnectProxyFailed(said) => said.contains("responded 4"),
         _ => false,
