@@ -11,6 +11,7 @@ use crate::run::transcript::MAX_TEXT;
 use crate::run::{History, Input, Machine, State};
 use crate::settings::Follow;
 use crate::watchdog::Watch;
+use std::collections::BTreeMap;
 use std::panic::{self, AssertUnwindSafe};
 use std::time::{Duration, Instant};
 use uuid::Uuid;
@@ -116,7 +117,7 @@ impl Follower<'_> {
             // Protocol trap 5: a run that waits for approval does not hear a cancel. An empty decision wakes it, and does
             // nothing to a run that is awake.
             if taken && !woken {
-                woken = client.decide(self.session, &run, Vec::new()).is_ok();
+                woken = client.decide(self.session, &run, BTreeMap::new()).is_ok();
             }
             hear_rest(&mut self.stream, &mut self.machine, Instant::now() + nap);
             if !self.machine.fate().is_open() {
@@ -160,7 +161,9 @@ impl Follower<'_> {
         let client = self.client.with_watch(watch.clone());
         // The messages are written after the run's last event (protocol trap 8).
         let is_active = |client: &Client| {
-            client.session(self.session).is_ok_and(|session| session.is_running(self.machine.run_id()))
+            client.session(self.session).is_ok_and(|session| {
+                session.active_run().is_some_and(|run| run.to_string() == self.machine.run_id())
+            })
         };
         while !self.machine.fate().is_open() && is_active(&client) && watch.sleep(LONGEST_NAP).is_ok() {}
         let history = history::read(&client, self.session).unwrap_or_else(|error| {
@@ -191,7 +194,7 @@ fn hear_rest(stream: &mut EventStream<'_>, machine: &mut Machine, until: Instant
             Ok(Heard::Lost { newest }) => {
                 machine.step(Input::Lost { newest });
             }
-            Ok(Heard::Drained | Heard::Reconnected) => {}
+            Ok(Heard::Read(_) | Heard::Reconnected) => {}
             Ok(Heard::Quiet(_)) if Instant::now() < until && !machine.has_terminal_event() => {}
             Ok(Heard::Quiet(_)) => return true,
             Err(_) => return false,

@@ -13,6 +13,7 @@ use crate::run::policy::{Ruling, Verdict};
 use crate::run::{Effect, Input, Machine, Options, Quiet, State, Step, Uptime};
 use crate::settings::Follow;
 use crate::watchdog::Watch;
+use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 use uuid::Uuid;
 
@@ -123,14 +124,14 @@ impl<'a> Follower<'a> {
             },
             Ok(Heard::Lost { newest }) => Ok(machine.step(Input::Lost { newest }).effect),
             Ok(Heard::Reconnected) => Ok(machine.step(Input::Reconnected).effect),
-            Ok(Heard::Drained) => self.drained(),
+            Ok(Heard::Read(silence)) => self.read(&silence),
             Ok(Heard::Quiet(silence)) => self.quiet(&silence),
             Err(error) => Ok(self.machine.step(Input::State(refused(error)?)).effect),
         }
     }
 
-    /// All that was read has been heard; the next call reads.
-    fn drained(&mut self) -> Result<Effect, Failure> {
+    /// All that one read brought has been heard.
+    fn read(&mut self, silence: &Silence) -> Result<Effect, Failure> {
         self.output.flush()?;
         if let Some(cause) = self.watch.cause()
             && self.cause_seen.get_or_insert_with(Instant::now).elapsed() >= LAST_READ
@@ -140,8 +141,7 @@ impl<'a> Follower<'a> {
         if self.looked.elapsed() < TICK {
             return Ok(Effect::Continue);
         }
-        // Events keep coming: the stream is not quiet, but time passes.
-        Ok(self.look(&Silence::default()))
+        Ok(self.look(silence))
     }
 
     /// A read found nothing. Only now may the time be up: what had arrived has been heard.
@@ -170,7 +170,7 @@ impl<'a> Follower<'a> {
     }
 
     fn heartbeat(&self, idle: Duration) {
-        let due = self.settings.heartbeat.is_some_and(|interval| self.console.silence() >= interval);
+        let due = self.console.silence() >= self.settings.heartbeat;
         if due && !self.console.is_live() {
             let (turn, since) = (self.machine.turn(), seconds(idle));
             self.console.progress(&format!("the run goes on: turn {turn}, last event {since} ago"));
@@ -197,6 +197,7 @@ impl<'a> Follower<'a> {
                 Effect::AskProgram(call) => {
                     let verdict = self.ask_program(&call)?;
                     self.stream.restart_quiet();
+                    self.stream.restart_idle();
                     effect = self.machine.step(Input::Judged { call_id: &call.id, verdict }).effect;
                     continue;
                 }
@@ -240,14 +241,14 @@ impl<'a> Follower<'a> {
     }
 
     fn send(&mut self, decisions: &[(ToolCall, Ruling)], again: bool) -> Result<Input<'static>, Failure> {
-        let mut bodies = Vec::new();
+        let mut bodies = BTreeMap::new();
         for (call, ruling) in decisions {
             let Some(decision) = Decision::of(&ruling.verdict) else { continue };
             let word = if decision == Decision::Accept { "accept" } else { "reject" };
             let again = if again { " again: the server dropped the decision" } else { "" };
             self.console.progress(&format!("{word} {} ({}){again}", call.name, call.id));
             log::debug!("decision: {word} {} by {}", call.id, ruling.by.word());
-            bodies.push((call.id.as_str(), decision));
+            bodies.insert(call.id.as_str(), decision);
         }
         let sent = self.client.decide(self.session, self.machine.run_id(), bodies);
         self.stream.restart_quiet();
@@ -297,7 +298,7 @@ impl<'a> Follower<'a> {
         }
         let began = Instant::now();
         while began.elapsed() < LAST_READ {
-            match self.stream.next(Some(began)) {
+            match self.stream.next(Some(began + LAST_READ)) {
                 Ok(Heard::Quiet(_)) | Err(_) => break,
                 Ok(Heard::Event { id, frame }) => {
                     let Ok(envelope) = decode(&frame) else { break };
@@ -312,7 +313,7 @@ impl<'a> Follower<'a> {
                 Ok(Heard::Lost { newest }) => {
                     self.machine.step(Input::Lost { newest });
                 }
-                Ok(Heard::Reconnected | Heard::Drained) => {}
+                Ok(Heard::Reconnected | Heard::Read(_)) => {}
             }
         }
         self.output.flush()?;

@@ -138,12 +138,14 @@ fn find_run(
             }
             Heard::Lost { newest } => replay_ends = newest.or(replay_ends),
             Heard::Quiet(silence) => {
-                client.watch().check().map_err(CallError::stopped)?;
+                if let Some(cause) = client.watch().cause() {
+                    return Err(CallError::stopped(cause));
+                }
                 if silence.held_back || silence.heard && silence.quiet >= REPLAYED {
                     return Ok(last);
                 }
             }
-            Heard::Reconnected | Heard::Drained => {}
+            Heard::Reconnected | Heard::Read(_) => {}
         }
     }
 }

@@ -67,7 +67,7 @@ impl Prompt<'_> {
             if since.elapsed() >= if in_doubt { patience.max(LOST_ANSWER) } else { patience } {
                 return Err(unsent(error));
             }
-            watch.sleep(BUSY).map_err(|cause| unsent(CallError::stopped(cause)))?;
+            watch.sleep(BUSY).map_err(|failure| Unsent { failure, in_doubt })?;
         }
     }
 

@@ -4,9 +4,10 @@
 use crate::agent::calls::{Context as ContextEntry, NewMessage, Overrides, Priority, UserMessage};
 use crate::agent::tools::bare_name;
 use crate::cli::{self, Format, PendingFormat};
-use crate::client::{self, Headers, MAX_TOKEN, Server, Token};
+use crate::client::{self, Address, Headers, MAX_TOKEN, Token};
 use crate::rehearsal::{Outcome, Rehearsal};
-use crate::run::policy::{Choices, OnApproval, Policy};
+use crate::run::choices::Choices;
+use crate::run::policy::{OnApproval, Policy};
 use crate::watchdog::Watch;
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use std::collections::BTreeSet;
@@ -22,6 +23,8 @@ const MAX_CONTEXTS: usize = 32;
 const MAX_CONTEXT_NAME: usize = 256;
 const MAX_CONTEXT: usize = 50_000;
 const MAX_CONTEXT_TOTAL: usize = 500_000;
+/// The largest file of certificates, in bytes.
+const MAX_PEM: u64 = 4 * 1024 * 1024;
 
 /// What a command is to do, and with which server.
 pub struct Settings {
@@ -69,7 +72,7 @@ pub struct Run {
 }
 
 /// How a run is followed.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct Follow {
     pub timeout: Duration,
     pub idle_timeout: Option<Duration>,
@@ -140,15 +143,16 @@ fn server(common: &cli::Common, watch: &Watch) -> Result<(client::Options, Optio
     if let Some(outcome) = given(common.rehearse.as_deref()) {
         let outcome = rehearsed(outcome, watch)?;
         let rehearsal = Rehearsal::start(outcome.clone()).context("start the practice server")?;
-        let server = Server::parse(rehearsal.url())?;
+        let server = Address::parse(rehearsal.url())?;
         return Ok((options(server, None), Some(rehearsal), Some(outcome)));
     }
-    let server = Server::parse(given(common.server.as_deref()).unwrap_or(DEFAULT_SERVER));
+    let server = Address::parse(given(common.server.as_deref()).unwrap_or(DEFAULT_SERVER));
     let mut server = server.context("--server or SORTIE_SERVER")?;
     if let Some(path) = common.cacert.as_deref().filter(|path| !path.as_os_str().is_empty()) {
         // It may be a FIFO that nobody writes to.
-        let path = path.to_owned();
-        server = watch.run(move || server.trust(&path).map(|()| server))??;
+        let doing = || format!("cannot read the certificates in {} (--cacert)", path.display());
+        let pem = pem(path, watch).with_context(doing)?;
+        server.trust(&pem).with_context(doing)?;
     }
     server.use_proxy()?;
     let token = token(common.token_file.as_deref(), watch)?;
@@ -158,6 +162,17 @@ fn server(common: &cli::Common, watch: &Watch) -> Result<(client::Options, Optio
         server.url()
     );
     Ok((options(server, token), None, None))
+}
+
+fn pem(path: &Path, watch: &Watch) -> Result<Vec<u8>> {
+    let path = path.to_owned();
+    let pem = watch.run(move || {
+        let mut pem = Vec::new();
+        let file = std::fs::File::open(path)?;
+        file.take(MAX_PEM + 1).read_to_end(&mut pem).map(|_| pem)
+    })??;
+    ensure!(pem.len() as u64 <= MAX_PEM, "it is larger than {MAX_PEM} bytes");
+    Ok(pem)
 }
 
 /// What a later command must be given to reach the same server in the same way.
@@ -275,6 +290,7 @@ fn choices(cli: &cli::Resume) -> Result<Choices> {
         reject: cli.reject.iter().cloned().collect(),
         approve_all: cli.approve_all,
         reject_all: cli.reject_all,
+        batch: None,
     };
     if let Some(both) = choices.approve.intersection(&choices.reject).next() {
         bail!("the call {both:?} is given to both --approve and --reject");

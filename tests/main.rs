@@ -11,6 +11,7 @@ mod suite {
     mod decide;
     mod exits;
     mod model;
+    mod network;
     mod output;
     mod ping;
     mod program;

@@ -100,17 +100,36 @@ pub struct RunStatus {
     pub run_id: Option<Uuid>,
 }
 
+/// What the server says that a session runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SessionState {
+    /// A run is starting or running.
+    Active(Uuid),
+    /// Nothing runs.
+    Idle,
+    /// The last run failed; the server does not name it (protocol trap 21).
+    Failed,
+    /// A word that we do not know.
+    Unknown,
+}
+
 impl Session {
-    /// Whether the server says that the session's last run failed. It does not name the run (protocol trap 21).
-    pub fn has_failed(&self) -> bool {
-        self.run_status.state == "failed"
+    /// What the session runs.
+    pub fn state(&self) -> SessionState {
+        match (self.run_status.state.as_str(), self.run_status.run_id) {
+            ("starting" | "running", Some(run)) => SessionState::Active(run),
+            ("idle", _) => SessionState::Idle,
+            ("failed", _) => SessionState::Failed,
+            _ => SessionState::Unknown,
+        }
     }
 
     /// The run that the session is busy with.
-    pub fn active_run(&self) -> Option<String> {
-        let status = &self.run_status;
-        let active = matches!(status.state.as_str(), "starting" | "running");
-        status.run_id.filter(|_| active).map(|id| id.to_string())
+    pub fn active_run(&self) -> Option<Uuid> {
+        match self.state() {
+            SessionState::Active(run) => Some(run),
+            SessionState::Idle | SessionState::Failed | SessionState::Unknown => None,
+        }
     }
 }
 
@@ -162,7 +181,20 @@ pub struct Taken {
 /// `GET /v1/config`.
 #[derive(Debug, Deserialize)]
 pub struct Config {
-    pub auto_approve_mode: String,
+    pub auto_approve_mode: AutoApprove,
+}
+
+/// Which calls the operator's policy approves.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum AutoApprove {
+    /// None: every call is asked about.
+    None,
+    /// All.
+    All,
+    /// Some, by rules that it does not tell.
+    #[serde(other)]
+    Custom,
 }
 
 /// `GET /v1/sessions/{id}/messages`.
@@ -186,6 +218,8 @@ pub struct Content {
     pub text: String,
     /// The calls whose results are among the parts.
     results: Vec<String>,
+    /// A part is a tool call.
+    calls_tools: bool,
 }
 
 /// A part: text has `text`, a tool's result has `tool_call_id`.
@@ -195,6 +229,8 @@ struct Part {
     text: Option<String>,
     #[serde(default)]
     tool_call_id: Option<String>,
+    #[serde(default)]
+    r#type: String,
 }
 
 /// By hand, since serde's untagged enums first make a tree of whatever comes.
@@ -210,13 +246,14 @@ impl<'de> Deserialize<'de> for Content {
             }
 
             fn visit_str<E>(self, text: &str) -> Result<Content, E> {
-                Ok(Content { text: text.to_owned(), results: Vec::new() })
+                Ok(Content { text: text.to_owned(), ..Content::default() })
             }
 
             fn visit_seq<A: SeqAccess<'de>>(self, mut parts: A) -> Result<Content, A::Error> {
                 let mut content = Content::default();
                 while let Some(part) = parts.next_element::<Part>()? {
                     content.text.push_str(part.text.as_deref().unwrap_or_default());
+                    content.calls_tools |= part.r#type == "tool_call";
                     content.results.extend(part.tool_call_id);
                     if content.results.len() > MAX_LIST {
                         return Err(A::Error::invalid_length(content.results.len(), &"at most 1024 results"));
@@ -231,6 +268,24 @@ impl<'de> Deserialize<'de> for Content {
 }
 
 impl Message {
+    pub fn is_user(&self) -> bool {
+        self.role == "user"
+    }
+
+    pub fn is_assistant(&self) -> bool {
+        self.role == "assistant"
+    }
+
+    /// The text of its parts, joined.
+    pub fn text(&self) -> &str {
+        &self.content.text
+    }
+
+    /// Whether it proposes tool calls.
+    pub const fn calls_tools(&self) -> bool {
+        self.content.calls_tools
+    }
+
     /// The calls whose results the message holds.
     pub fn results(&self) -> impl Iterator<Item = &str> {
         let results = if self.role == "tool" { self.content.results.as_slice() } else { &[] };

@@ -5,10 +5,9 @@ use super::Client;
 use super::exchange::Call;
 use super::word::{CallError, Word};
 use crate::agent::calls as api;
-use crate::agent::events::ToolCall;
-use crate::run::policy::Verdict;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+use std::collections::BTreeMap;
 use uuid::Uuid;
 
 impl Client {
@@ -59,11 +58,12 @@ impl Client {
 
     /// `POST /v1/sessions/{id}/tools/decisions`. Each call has an idempotency key of its own: under the key of an
     /// earlier one the server would only repeat its answer.
-    pub fn decide(&self, session: Uuid, run: &str, decisions: &[(ToolCall, Verdict)]) -> Result<(), CallError> {
-        let decisions = decisions
-            .iter()
-            .filter_map(|(call, verdict)| Some((call.id.as_str(), api::Decision::of(verdict)?)))
-            .collect();
+    pub fn decide(
+        &self,
+        session: Uuid,
+        run: &str,
+        decisions: BTreeMap<&str, api::Decision>,
+    ) -> Result<(), CallError> {
         let path = format!("/v1/sessions/{session}/tools/decisions");
         let body = api::Decisions { run_id: run, decisions };
         self.post("decide the tool calls", path, &body, &new_key()).map(|_: api::Taken| ())

@@ -1,12 +1,12 @@
 //! One exchange: a request goes out, and what comes back is judged by whose word it is.
 
 use super::quote::{few_words, quote};
-use super::transport::{self, Body, Chunk};
+use super::connection::{self, Body, Bounds, Chunk};
 use super::word::{Between, CallError, Refusal, Word};
 use super::{Client, Credentials};
 use crate::agent::calls as api;
-use crate::agent::events::place_texts;
-use serde::de::{DeserializeOwned, Error as _};
+use crate::agent::json;
+use serde::de::DeserializeOwned;
 use std::time::{Duration, Instant, SystemTime};
 use ureq::http::{HeaderValue, Request, Response, request};
 
@@ -44,18 +44,20 @@ pub(super) struct Missed {
     pub wait: Option<Duration>,
     /// The request went out, and no head of an answer came in time.
     pub late: bool,
+    /// Only the kept connection was too old: a new one needs no wait.
+    pub stale: bool,
 }
 
 impl Missed {
     /// An error that no retry mends.
     fn for_good(error: CallError) -> Self {
-        Self { error, again: false, wait: None, late: false }
+        Self { error, again: false, wait: None, late: false, stale: false }
     }
 
     /// An answer that was lost on the way: the request may have arrived.
     fn lost(message: String) -> Self {
         let error = CallError::new(Word::Nothing, message).arrived(true);
-        Self { error, again: true, wait: None, late: false }
+        Self { error, again: true, wait: None, late: false, stale: false }
     }
 }
 
@@ -71,7 +73,7 @@ impl Client {
             let message = format!("{}: the answer is larger than {MAX_ANSWER} bytes", self.doing(call));
             return Err(Missed::for_good(CallError::new(Word::OverBound, message).arrived(true)));
         }
-        match parse(&body) {
+        match json::object(&body) {
             Ok(parsed) => {
                 self.hear();
                 Ok(parsed)
@@ -127,51 +129,40 @@ impl Client {
         }
     }
 
-    /// Waits for the head of the answer on a thread that is left behind when there is a cause: neither a name look-up
-    /// nor a connect can be interrupted.
+    /// Sends the request once and waits for the head of the answer.
     fn attempt(
         &self,
         call: &Call<'_>,
         credentials: &Credentials,
         patience: Duration,
     ) -> Result<Response<ureq::Body>, Missed> {
-        let internal = |error: String| {
+        let internal = |error: ureq::http::Error| {
             let message = format!("{}: {error}", self.doing(call));
             Missed::for_good(CallError::new(Word::Internal, message))
         };
-        let body = call.body.clone().unwrap_or_default();
-        let request = self.request(call, credentials).body(body).map_err(|error| internal(error.to_string()))?;
-        let agent = if call.after.is_some() { self.streams.clone() } else { self.agent.clone() };
-        let connect_timeout = self.options.connect_timeout;
-        let began = Instant::now();
-        let waited = if call.body.is_some() {
-            self.watch.run(move || agent.run(transport::bounded(&agent, request, connect_timeout, patience)))
-        } else {
-            let request = request.map(|_| ());
-            self.watch.run(move || agent.run(transport::bounded(&agent, request, connect_timeout, patience)))
+        let body = call.after.is_none().then_some(connection::ANSWER);
+        let bounds = Bounds { connect: self.options.connect_timeout, patience, body };
+        let request = self.request(call, credentials);
+        let (agent, began) = (&self.agent, Instant::now());
+        let answer = match &call.body {
+            Some(body) => {
+                let request = request.body(body.as_slice()).map_err(internal)?;
+                agent.run(connection::bounded(agent, request, bounds))
+            }
+            None => {
+                let request = request.body(()).map_err(internal)?;
+                agent.run(connection::bounded(agent, request, bounds))
+            }
         };
         let took = began.elapsed().as_millis();
         let (method, path) = (call.method(), &call.path);
-        let answer = match waited {
-            Ok(answer) => answer,
-            Err(failure) => {
-                log::debug!("{method} {path} given up after {took} ms: {failure}");
-                let error = self.stopped().unwrap_or_else(|| CallError::new(Word::Internal, failure.message));
-                return Err(Missed::for_good(error.arrived(true)));
-            }
-        };
-        match answer {
-            Ok(answer) => {
-                log::debug!("{method} {path} {} in {took} ms", answer.status().as_u16());
-                Ok(answer)
-            }
-            Err(error) => {
-                let late = matches!(error, ureq::Error::Timeout(ureq::Timeout::RecvResponse));
+        answer.inspect(|answer| log::debug!("{method} {path} {} in {took} ms", answer.status().as_u16())).map_err(
+            |error| {
                 let missed = unanswered(&self.doing(call), &error);
                 log::debug!("{method} {path} no answer after {took} ms: {}", missed.error);
-                Err(Missed { late, ..missed })
-            }
-        }
+                missed
+            },
+        )
     }
 
     fn request(&self, call: &Call<'_>, credentials: &Credentials) -> request::Builder {
@@ -253,7 +244,7 @@ impl Client {
         let text = if text.is_empty() { String::new() } else { format!(": {text}") };
         let again = refusal.passes();
         let error = CallError::new(Word::Server(refusal), format!("{head}{text}{advice}"));
-        Missed { error, again, wait, late: false }
+        Missed { error, again, wait, late: false, stale: false }
     }
 
     /// Something between us and the server answered.
@@ -302,7 +293,7 @@ impl Client {
             },
         };
         let again = heard || passes;
-        Missed { error: CallError::new(Word::Between(between), message).arrived(again), again, wait, late: false }
+        Missed { error: CallError::new(Word::Between(between), message).arrived(again), again, wait, late: false, stale: false }
     }
 
     /// A 2xx that is not what the call is answered with.
@@ -314,7 +305,7 @@ impl Client {
             (Between::NoAgentServer, "this is no agent server")
         };
         let error = CallError::new(Word::Between(between), format!("{}: {claim}: {what}", self.doing(call)));
-        Missed { error: error.arrived(true), again: heard, wait: None, late: false }
+        Missed { error: error.arrived(true), again: heard, wait: None, late: false, stale: false }
     }
 
     /// An encoding that we did not ask for would be taken for text.
@@ -338,7 +329,6 @@ impl Client {
         limit: usize,
     ) -> Result<(Vec<u8>, bool), Missed> {
         let mut body = Body::new(std::mem::replace(answer.body_mut(), ureq::Body::builder().data("")));
-        let began = Instant::now();
         let mut buffer = [0; 16 * 1024];
         let mut all = Vec::new();
         loop {
@@ -350,14 +340,7 @@ impl Client {
                 Ok(Chunk::Bytes(length)) if all.len() + length > limit => return Ok((all, false)),
                 Ok(Chunk::Bytes(length)) => all.extend_from_slice(&buffer[..length]),
                 Ok(Chunk::Tick) => {}
-                Err(failure) => return Err(Missed::lost(format!("{}: {failure}", self.doing(call)))),
-            }
-            if began.elapsed() > transport::ANSWER {
-                let limit = transport::ANSWER.as_secs();
-                return Err(Missed::lost(format!(
-                    "{}: the answer was not complete within {limit} s",
-                    self.doing(call)
-                )));
+                Err(why) => return Err(Missed::lost(format!("{}: {why}", self.doing(call)))),
             }
         }
     }
@@ -376,21 +359,13 @@ impl Client {
     }
 }
 
-/// A call that got no answer. The one place that reads the connection's errors.
+/// A call that got no answer: the one place that reads the connection's errors.
 fn unanswered(doing: &str, error: &ureq::Error) -> Missed {
-    let failure = transport::failure(doing, error);
-    let word = if failure.retryable { Word::Nothing } else { Word::Hopeless };
-    let error = CallError::new(word, failure.message).arrived(failure.in_doubt);
-    Missed { error, again: failure.retryable, wait: None, late: false }
-}
-
-/// Reads JSON of the shape `T`, which is an object: serde takes a list for one, by the order of the fields.
-fn parse<T: DeserializeOwned>(body: &[u8]) -> serde_json::Result<T> {
-    if !body.trim_ascii_start().starts_with(b"{") {
-        return Err(serde_json::Error::custom("it is no object"));
-    }
-    place_texts(body)?;
-    serde_json::from_slice(body)
+    let fault = connection::explain(error);
+    let word = if fault.passes { Word::Nothing } else { Word::Hopeless };
+    let call_error = CallError::new(word, format!("{doing}: {}", fault.why)).arrived(fault.may_have_arrived);
+    let late = matches!(error, ureq::Error::Timeout(ureq::Timeout::RecvResponse));
+    Missed { error: call_error, again: fault.passes, wait: None, late, stale: connection::is_stale(error) }
 }
 
 /// About how many bytes the request has.
@@ -453,14 +428,5 @@ mod tests {
         assert_eq!(wait("Sun, 06 Nov 1994 08:49:47 GMT", Some("nonsense")), Some(Duration::from_secs(10)));
         assert_eq!(wait("soon", None), None);
         assert_eq!(wait("-1", None), None);
-    }
-
-    #[test]
-    fn an_answer_is_an_object_and_a_cut_one_is_told_from_another_shape() {
-        assert!(parse::<api::Config>(br#"{"auto_approve_mode":"none","more":1}"#).is_ok());
-        assert!(parse::<api::Config>(br#"{"auto_approve_mode":"no"#).unwrap_err().is_eof());
-        for other in [&br#"["none"]"#[..], b"{}", b"<html>", b"", br#"{"auto_approve_mode":7}"#] {
-            assert!(!parse::<api::Config>(other).unwrap_err().is_eof(), "{}", String::from_utf8_lossy(other));
-        }
     }
 }

@@ -1,26 +1,27 @@
 //! The agent server's calls, with their retries. This folder is the only place that knows the HTTP crate.
 
+mod address;
 mod calls;
+mod connection;
 mod exchange;
 mod headers;
 mod place;
 mod proxy;
 mod quote;
+mod race;
 mod retry;
 mod secret;
-mod server;
 mod stream;
+mod tls;
 mod token;
-mod transport;
 mod word;
 
+pub use address::Address;
 pub use calls::new_key;
 pub use headers::Headers;
 pub use secret::Secret;
-pub use server::Server;
 pub use stream::{EventStream, Heard, Silence};
 pub use token::{MAX_TOKEN, Token};
-pub use transport::TICK;
 pub use word::{Between, CallError, Refusal, Word};
 
 use crate::console::Console;
@@ -33,7 +34,7 @@ use std::time::{Duration, Instant};
 #[derive(Clone, Debug)]
 pub struct Options {
     /// Where the server is.
-    pub server: Server,
+    pub server: Address,
     /// Sent with every call, if there is one.
     pub token: Option<Token>,
     /// Sent with every call, for a gateway in front.
@@ -48,8 +49,6 @@ pub struct Options {
 pub struct Client {
     options: Options,
     agent: ureq::Agent,
-    /// For event streams: what has arrived on one still counts once there is a cause.
-    streams: ureq::Agent,
     watch: Watch,
     console: Console,
     shared: Arc<Shared>,
@@ -84,11 +83,8 @@ impl Client {
     }
 
     fn sharing(options: Options, watch: Watch, console: Console, shared: Arc<Shared>) -> Self {
-        let agent = transport::agent(&options.server);
-        let waker = agent.clone();
-        watch.on_cause(move || waker.clone().shutdown());
-        let streams = transport::agent(&options.server);
-        Self { options, agent, streams, watch, console, shared }
+        let agent = connection::agent(&options.server, !options.retry_timeout.is_zero(), &watch);
+        Self { options, agent, watch, console, shared }
     }
 
     /// Another client of the same server, for the last calls: their retries end with `watch` and not with the retry
@@ -101,6 +97,11 @@ impl Client {
     /// The server's URL.
     pub fn url(&self) -> &str {
         self.options.server.url()
+    }
+
+    /// What ends the client's waiting.
+    pub const fn watch(&self) -> &Watch {
+        &self.watch
     }
 
     /// The longest time without contact.

@@ -2,7 +2,7 @@
 
 use super::Client;
 use super::exchange::{Call, Missed};
-use super::transport::ANSWER;
+use super::connection::ANSWER;
 use super::word::{CallError, Word};
 use std::time::{Duration, Instant};
 use uuid::Uuid;
@@ -60,6 +60,10 @@ impl Retries {
     ) -> Result<Duration, CallError> {
         self.tried = true;
         self.may_have_arrived |= missed.error.may_have_arrived;
+        if missed.stale {
+            log::info!("{}", missed.error);
+            return Ok(Duration::ZERO);
+        }
         let left = client.left(contact);
         if !missed.again || left.is_zero() {
             return Err(missed.error.arrived(self.may_have_arrived));

@@ -5,7 +5,7 @@ use super::Client;
 use super::exchange::Call;
 use super::place::{Arrival, Gap, Place};
 use super::retry::Retries;
-use super::transport::{Body, Chunk, TICK};
+use super::connection::{Body, Chunk, TICK};
 use super::word::{CallError, Word};
 use crate::agent::events;
 use crate::agent::sse::{Frame, Parser};
@@ -175,6 +175,11 @@ impl<'c> EventStream<'c> {
         self.quiet = Duration::ZERO;
     }
 
+    /// When the last event was dispatched; at first, when the reader was made.
+    pub const fn last_event(&self) -> Instant {
+        self.last_event
+    }
+
     /// Time was spent that is not the run's: idleness begins anew.
     pub fn restart_idle(&mut self) {
         self.last_event = Instant::now();
@@ -275,9 +280,6 @@ impl<'c> EventStream<'c> {
     fn read(&mut self, until: Option<Instant>) -> Option<Told> {
         let connection = self.connection.as_mut()?;
         let asked = Instant::now();
-        if until.is_some_and(|until| until <= asked) {
-            return Some(Told::Quiet);
-        }
         match connection.body.read(&mut self.buffer) {
             Ok(Chunk::Bytes(length)) => {
                 self.contact = Instant::now();
@@ -303,7 +305,7 @@ impl<'c> EventStream<'c> {
                 }
             }
             Ok(Chunk::End) => self.lose("the stream ended before the run did"),
-            Err(broken) => self.lose(&broken.message),
+            Err(why) => self.lose(&why),
         }
         Some(Told::Quiet)
     }

@@ -196,11 +196,10 @@ impl From<CallError> for Failure {
             Word::Nothing => (Reason::Connection, true),
             Word::Hopeless => (Reason::Connection, false),
             Word::Broken | Word::OverBound => (Reason::Protocol, false),
-            Word::Stopped(cause) => return Self::from(*cause).in_doubt(error.may_have_arrived),
+            Word::Stopped(cause) => return Self::from(*cause),
             Word::Internal => (Reason::Internal, false),
         };
-        let code = if let Word::Server(refusal) = &error.word { refusal.code() } else { "" };
-        Self::new(reason, error.message).retryable(passes).with_code(code).in_doubt(error.may_have_arrived)
+        Self::new(reason, error.message).passing(passes)
     }
 }
 

@@ -206,7 +206,7 @@ impl Machine {
     }
 
     fn dispatch<'a>(&mut self, id: Option<u64>, event: &'a Event<'a>) -> Step<'a> {
-        if !matches!(event, Event::CompactionStarted | Event::CompactionCompleted) {
+        if !matches!(event, Event::CompactionStarted(_) | Event::CompactionCompleted(_)) {
             self.tally.progress();
         }
         let mut effect = Effect::Continue;
@@ -243,12 +243,12 @@ impl Machine {
             }
             Event::RunCompleted(completion) => effect = Effect::End(self.completed(completion)),
             Event::RunError(failure) => effect = Effect::End(self.failed(failure)),
-            Event::CompactionStarted => effect = self.compaction(""),
+            Event::CompactionStarted(compaction) => effect = self.compaction(&compaction.reason),
             Event::RunStarted
             | Event::ThinkingDelta
             | Event::WaitingForToolApproval
             | Event::RetryAttempt(_)
-            | Event::CompactionCompleted
+            | Event::CompactionCompleted(_)
             | Event::Unknown => {}
         }
         effect.into()
@@ -443,8 +443,8 @@ impl Machine {
             | Event::WaitingForToolApproval
             | Event::ToolExecutionProgress(_)
             | Event::RetryAttempt(_)
-            | Event::CompactionStarted
-            | Event::CompactionCompleted
+            | Event::CompactionStarted(_)
+            | Event::CompactionCompleted(_)
             | Event::UsageReport(_)
             | Event::RunCompleted(_)
             | Event::RunError(_)

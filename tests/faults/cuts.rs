@@ -233,7 +233,7 @@ impl Following {
         let console = Console::new(Some(watch.clone()));
         console.set_level(Level::Quiet);
         let options = client::Options {
-            server: client::Server::parse(&format!("http://{}", server.address())).unwrap(),
+            server: client::Address::parse(&format!("http://{}", server.address())).unwrap(),
             token: None,
             connect_timeout: Duration::from_secs(10),
             retry_timeout: Duration::from_secs(30),

@@ -4,6 +4,7 @@
 
 pub mod agent;
 pub mod http;
+pub mod names;
 pub mod process;
 pub mod story;
 pub mod watched;

@@ -89,6 +89,9 @@ struct State {
     lagging: bool,
     down: bool,
     refused: usize,
+    connections: usize,
+    /// Each connection is closed after one answer, without a word.
+    hangs_up: bool,
     closing: bool,
     /// What no client of ours should ever do.
     complaints: Vec<String>,
@@ -227,6 +230,8 @@ impl Agent {
             lagging: false,
             down: false,
             refused: 0,
+            connections: 0,
+            hangs_up: false,
             closing: false,
             complaints: Vec::new(),
         }));
@@ -314,6 +319,18 @@ impl Agent {
             let session = &state.sessions[&session];
             (session.title.clone(), session.cwd.clone())
         })
+    }
+
+    // Connections.
+
+    /// How many connections have brought a request so far.
+    pub fn connections(&self) -> usize {
+        self.shared.look(|state| state.connections)
+    }
+
+    /// From now on each connection is closed after one answer, which does not say so.
+    pub fn hang_up_after_answers(&self) {
+        self.shared.change(|state| state.hangs_up = true);
     }
 
     // Requests.

@@ -59,8 +59,14 @@ pub fn serve(shared: &Arc<Shared>, mut connection: Connection) {
     if refused {
         return;
     }
+    let mut used = false;
     while let Some(request) = connection.read_request() {
-        let last = request.header("connection").is_some_and(|value| value.eq_ignore_ascii_case("close"));
+        let hangs_up = shared.change(|state| {
+            state.connections += usize::from(!std::mem::replace(&mut used, true));
+            state.hangs_up
+        });
+        let last =
+            hangs_up || request.header("connection").is_some_and(|value| value.eq_ignore_ascii_case("close"));
         let Some(again) = exchange(shared, connection, &request) else { return };
         if last {
             return;

@@ -1,0 +1,529 @@
+//! The connection: our own sockets below the HTTP crate. All of them are non-blocking and are polled together with the
+//! watch, so that a cause to end interrupts every wait without a thread.
+
+use super::address::{Address, Memory};
+use super::race;
+use super::tls;
+use crate::watchdog::Watch;
+use rustix::event::{PollFd, PollFlags};
+use std::fmt;
+use std::io::{self, ErrorKind, Read, Write};
+use std::net::TcpStream;
+use std::time::{Duration, Instant};
+use ureq::AsSendBody;
+use ureq::http::{Request, Response, Uri, header};
+use ureq::unversioned::resolver::{ResolvedSocketAddrs, Resolver};
+use ureq::unversioned::transport::{
+    Buffers, ConnectProxyConnector, ConnectionDetails, Connector, Either, LazyBuffers, NextTimeout,
+    RustlsConnector, Transport,
+};
+
+/// A read of an event stream that finds nothing for this long returns to its caller.
+pub const TICK: Duration = Duration::from_millis(250);
+/// The same once there is a cause to end: the caller only takes what has already arrived.
+const LAST_TICK: Duration = Duration::from_millis(1);
+/// How long an event stream may still be read once there is a cause to end. Some input never yields any of the body.
+const LAST_READS: Duration = Duration::from_secs(1);
+/// Bound on the head of an answer, however slowly it comes, and then on the body of a call's answer.
+pub const ANSWER: Duration = Duration::from_secs(30);
+/// How long a connection is kept for the next request.
+const KEEP: Duration = Duration::from_secs(1);
+/// The longest wait before the watch is asked again. A watch without a thread cannot wake us.
+const GLANCE: Duration = Duration::from_millis(50);
+/// The largest head of an answer, in bytes.
+const MAX_HEAD: usize = 64 * 1024;
+/// The most headers that the HTTP crate reads.
+const MAX_HEADERS: usize = 128;
+/// The buffer for input, in bytes. It is larger than the largest head: only so is a head that is too large told from one
+/// that was cut.
+const INPUT: usize = MAX_HEAD + 4 * 1024;
+/// The buffer for output, in bytes. A head of our own must fit, with a token of 16 KiB in it.
+const OUTPUT: usize = 32 * 1024;
+
+/// Makes the agent. Each request brings its own bounds.
+///
+/// With `keep`, a connection is kept for the next request. The server may close a kept connection just as that request
+/// goes out. Then nobody can tell whether the server took it. That is no new danger, because any answer may be lost:
+/// the caller sends the request again, a POST under the same idempotency key, and the server does the work of a key
+/// once. So a prompt is never sent twice (see [`is_stale`]).
+pub fn agent(server: &Address, keep: bool, watch: &Watch) -> ureq::Agent {
+    let asked_proxy = server.asked_proxy();
+    let config = ureq::Agent::config_builder()
+        .http_status_as_error(false)
+        // A redirect would turn a POST into a GET, or carry the token elsewhere.
+        .max_redirects(0)
+        .max_redirects_will_error(false)
+        .proxy(server.proxy().filter(|_| asked_proxy.is_none()).cloned())
+        .user_agent(concat!("sortie/", env!("CARGO_PKG_VERSION")))
+        .tls_config(tls::config(server.roots(), server.identity()))
+        .max_response_header_size(MAX_HEAD)
+        .input_buffer_size(INPUT)
+        .output_buffer_size(OUTPUT)
+        // A proxy may send each request to another server.
+        .max_idle_connections(usize::from(keep && asked_proxy.is_none()))
+        .max_idle_age(KEEP)
+        .build();
+    let tcp = TcpConnector { watch: watch.clone(), memory: server.memory() };
+    let chain = ().chain(ConnectProxyConnector::default()).chain(tcp).chain(RustlsConnector::default());
+    let origin = asked_proxy.map(|_| format!("http://{}", server.authority()));
+    ureq::Agent::with_parts(config, HttpConnector { chain, origin }, NoResolver)
+}
+
+/// The bounds of one request.
+#[derive(Clone, Copy, Debug)]
+pub struct Bounds {
+    /// On the connect as a whole, with the look-up and the TLS handshake.
+    pub connect: Duration,
+    /// On the answer's head, and on each write.
+    pub patience: Duration,
+    /// On the answer's body. An event stream has none: its reads return after a [`TICK`] instead.
+    pub body: Option<Duration>,
+}
+
+/// Returns the request with its bounds.
+pub fn bounded<B: AsSendBody>(agent: &ureq::Agent, request: Request<B>, bounds: Bounds) -> Request<B> {
+    agent
+        .configure_request(request)
+        .timeout_connect(Some(bounds.connect.min(bounds.patience)))
+        .timeout_per_write(Some(bounds.patience))
+        .timeout_recv_response(Some(bounds.patience))
+        .timeout_recv_body(bounds.body)
+        .build()
+}
+
+/// What ended a wait.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Woken {
+    /// A descriptor is ready.
+    Ready,
+    /// There is a cause to end.
+    Cause,
+    /// The time is over.
+    Late,
+}
+
+/// Waits until one of `fds` is ready, the watch has a cause to end, or the time is `until`; looked at in this order.
+pub(super) fn wait<'a>(fds: &mut Vec<PollFd<'a>>, watch: Option<&'a Watch>, until: Instant) -> io::Result<Woken> {
+    let ours = fds.len();
+    fds.extend(watch.map(|watch| PollFd::from_borrowed_fd(watch.fd(), PollFlags::IN)));
+    loop {
+        let left = until.saturating_duration_since(Instant::now());
+        let glance = left.min(GLANCE).try_into().map_err(io::Error::other)?;
+        match rustix::event::poll(fds, Some(&glance)) {
+            Ok(_) | Err(rustix::io::Errno::INTR) => {}
+            Err(error) => return Err(error.into()),
+        }
+        if fds[..ours].iter().any(|fd| !fd.revents().is_empty()) {
+            return Ok(Woken::Ready);
+        }
+        if watch.is_some_and(|watch| watch.cause().is_some()) {
+            return Ok(Woken::Cause);
+        }
+        if left.is_zero() {
+            return Ok(Woken::Late);
+        }
+    }
+}
+
+/// Leaves the look-up to [`TcpConnector`], which needs none for a kept connection or a remembered address.
+#[derive(Debug)]
+struct NoResolver;
+
+impl Resolver for NoResolver {
+    fn resolve(
+        &self,
+        _: &Uri,
+        _: &ureq::config::Config,
+        _: NextTimeout,
+    ) -> Result<ResolvedSocketAddrs, ureq::Error> {
+        Ok(self.empty())
+    }
+}
+
+/// Connects to the host of the request, or to that of the proxy.
+struct TcpConnector {
+    watch: Watch,
+    memory: Memory,
+}
+
+impl fmt::Debug for TcpConnector {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("TcpConnector")
+    }
+}
+
+impl<In: Transport> Connector<In> for TcpConnector {
+    type Out = Either<In, TcpTransport>;
+
+    fn connect(&self, details: &ConnectionDetails, chained: Option<In>) -> Result<Option<Self::Out>, ureq::Error> {
+        // A tunnel through a proxy.
+        if let Some(transport) = chained {
+            return Ok(Some(Either::A(transport)));
+        }
+        let host = details.uri.host().unwrap_or_default();
+        let port = details.uri.port_u16().unwrap_or(if details.needs_tls() { 443 } else { 80 });
+        let connect_by = later(*details.timeout.after);
+        let stream = race::connect(host, port, &self.memory, &self.watch, connect_by)?;
+        stream.set_nodelay(true)?;
+        let buffers = LazyBuffers::new(INPUT, OUTPUT);
+        Ok(Some(Either::B(TcpTransport { stream, buffers, watch: self.watch.clone(), connect_by, ending: None })))
+    }
+}
+
+/// The point in time after this duration; far away where that is none.
+fn later(after: Duration) -> Instant {
+    let now = Instant::now();
+    now.checked_add(after).unwrap_or(now + Duration::from_secs(86_400))
+}
+
+/// A non-blocking socket.
+struct TcpTransport {
+    stream: TcpStream,
+    buffers: LazyBuffers,
+    watch: Watch,
+    /// When the handshakes with a proxy and with TLS must be over. The HTTP crate gives each of them the whole time.
+    connect_by: Instant,
+    /// When an event stream was first read with a cause to end.
+    ending: Option<Instant>,
+}
+
+impl fmt::Debug for TcpTransport {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "TcpTransport({:?})", self.stream.peer_addr().ok())
+    }
+}
+
+impl TcpTransport {
+    /// Waits until the socket is ready.
+    ///
+    /// A wait that has a bound ends at once at a cause. The read of an event stream has none: it ends after a tick, and
+    /// never by the cause itself, because what has already arrived counts.
+    fn wait(&self, flags: PollFlags, timeout: NextTimeout, end: &mut Option<Instant>) -> Result<(), ureq::Error> {
+        let mut fds = vec![PollFd::new(&self.stream, flags)];
+        if timeout.after.is_not_happening() {
+            let (tick, watch) = if self.ending.is_some() { (LAST_TICK, None) } else { (TICK, Some(&self.watch)) };
+            return match wait(&mut fds, watch, Instant::now() + tick)? {
+                Woken::Ready => Ok(()),
+                Woken::Cause | Woken::Late => Err(ureq::Error::Timeout(ureq::Timeout::PerRead)),
+            };
+        }
+        let mut end = *end.get_or_insert_with(|| later(*timeout.after));
+        if timeout.reason == ureq::Timeout::Connect {
+            end = end.min(self.connect_by);
+        }
+        match wait(&mut fds, Some(&self.watch), end)? {
+            Woken::Ready => Ok(()),
+            Woken::Cause => Err(Fault::Ended.into()),
+            Woken::Late => Err(ureq::Error::Timeout(timeout.reason)),
+        }
+    }
+}
+
+impl Transport for TcpTransport {
+    fn buffers(&mut self) -> &mut dyn Buffers {
+        &mut self.buffers
+    }
+
+    fn transmit_output(&mut self, amount: usize, timeout: NextTimeout) -> Result<(), ureq::Error> {
+        let timeout = timeout.for_write();
+        let (mut sent, mut end) = (0, None);
+        while sent < amount {
+            match self.stream.write(&self.buffers.output()[sent..amount]) {
+                Ok(written) => sent += written,
+                Err(error) if error.kind() == ErrorKind::WouldBlock => {
+                    self.wait(PollFlags::OUT, timeout, &mut end)?;
+                }
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Ok(())
+    }
+
+    fn await_input(&mut self, timeout: NextTimeout) -> Result<bool, ureq::Error> {
+        let timeout = timeout.for_read();
+        if timeout.after.is_not_happening() && self.watch.cause().is_some() {
+            let since = self.ending.get_or_insert_with(Instant::now);
+            if since.elapsed() > LAST_READS {
+                return Err(Fault::Ended.into());
+            }
+        }
+        let mut end = None;
+        loop {
+            match self.stream.read(self.buffers.input_append_buf()) {
+                Ok(amount) => {
+                    self.buffers.input_appended(amount);
+                    return Ok(amount > 0);
+                }
+                Err(error) if error.kind() == ErrorKind::WouldBlock => {
+                    self.wait(PollFlags::IN, timeout, &mut end)?;
+                }
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+
+    fn is_open(&mut self) -> bool {
+        // Bytes that nobody asked for make it useless, too.
+        self.stream.peek(&mut [0]).is_err_and(|error| error.kind() == ErrorKind::WouldBlock)
+    }
+}
+
+/// The whole chain: a TCP connection, perhaps through a proxy, perhaps with TLS.
+#[derive(Debug)]
+struct HttpConnector<C> {
+    chain: C,
+    /// What a proxy must be told before the path: `GET http://HOST:PORT/PATH`. The HTTP crate only ever asks for a
+    /// path, and uses CONNECT for all that goes through a proxy.
+    origin: Option<String>,
+}
+
+impl<C: Connector> Connector for HttpConnector<C> {
+    type Out = HttpTransport<C::Out>;
+
+    fn connect(&self, details: &ConnectionDetails, _: Option<()>) -> Result<Option<Self::Out>, ureq::Error> {
+        let transport = self.chain.connect(details, None).map_err(Fault::unconnected)?;
+        Ok(transport.map(|inner| HttpTransport { inner, origin: self.origin.clone(), heard: false, kept: false }))
+    }
+}
+
+/// A connection as HTTP sees it.
+#[derive(Debug)]
+struct HttpTransport<T> {
+    inner: T,
+    /// What goes before the path of the one request that a proxy takes.
+    origin: Option<String>,
+    /// A byte of the present answer has come.
+    heard: bool,
+    /// The connection has already brought an answer.
+    kept: bool,
+}
+
+impl<T> HttpTransport<T> {
+    /// A kept connection that breaks before the first byte of the answer had been closed by the server.
+    fn stale(&self, error: ureq::Error) -> ureq::Error {
+        match error {
+            ureq::Error::Io(error) if self.kept && !self.heard && tls::fault(&error).is_none() => {
+                Fault::Stale.into()
+            }
+            error => error,
+        }
+    }
+}
+
+impl<T: Transport> Transport for HttpTransport<T> {
+    fn buffers(&mut self) -> &mut dyn Buffers {
+        self.inner.buffers()
+    }
+
+    fn transmit_output(&mut self, mut amount: usize, timeout: NextTimeout) -> Result<(), ureq::Error> {
+        if let Some(origin) = self.origin.take() {
+            let output = self.inner.buffers().output();
+            let longer = amount + origin.len();
+            let path = output.iter().position(|byte| *byte == b' ').map_or(amount, |space| space + 1);
+            if path >= amount || longer > output.len() {
+                return Err(ureq::Error::BadUri("the request does not begin as one".into()));
+            }
+            output.copy_within(path..amount, path + origin.len());
+            output[path..path + origin.len()].copy_from_slice(origin.as_bytes());
+            amount = longer;
+        }
+        self.inner.transmit_output(amount, timeout).map_err(|error| self.stale(error))
+    }
+
+    fn await_input(&mut self, timeout: NextTimeout) -> Result<bool, ureq::Error> {
+        let brought = self.inner.await_input(timeout).map_err(|error| self.stale(error))?;
+        if self.heard {
+            return Ok(brought);
+        }
+        self.heard = brought;
+        if self.kept {
+            return if brought { Ok(true) } else { Err(Fault::Stale.into()) };
+        }
+        match self.inner.buffers().input() {
+            // The length, type and stream of a SETTINGS frame, with which HTTP/2 begins.
+            [_, _, _, 4, _, 0, 0, 0, 0, ..] => Err(Fault::Http2.into()),
+            // An alert or a handshake.
+            [0x15 | 0x16, 3, ..] => Err(Fault::Https.into()),
+            _ => Ok(brought),
+        }
+    }
+
+    fn is_open(&mut self) -> bool {
+        // The HTTP crate asks this between two requests.
+        (self.kept, self.heard) = (true, false);
+        self.inner.is_open()
+    }
+
+    fn is_tls(&self) -> bool {
+        self.inner.is_tls()
+    }
+}
+
+/// What our connections say beside the errors of the HTTP crate.
+#[derive(Debug)]
+pub(super) enum Fault {
+    /// There is a cause to end.
+    Ended,
+    /// No connection was made, so that the request never left.
+    Unconnected(ureq::Error),
+    /// The server had closed a kept connection.
+    Stale,
+    /// The name was not found.
+    LookUp(io::Error),
+    /// Plain http was asked for, and the server speaks https.
+    Https,
+    /// The server speaks HTTP/2 alone.
+    Http2,
+}
+
+impl Fault {
+    fn unconnected(error: ureq::Error) -> ureq::Error {
+        match Self::of(&error) {
+            // A connection through a proxy is made of two.
+            Some(Self::Unconnected(_)) => error,
+            _ => Self::Unconnected(error).into(),
+        }
+    }
+
+    fn of(error: &ureq::Error) -> Option<&Self> {
+        match error {
+            ureq::Error::Other(error) => error.downcast_ref(),
+            _ => None,
+        }
+    }
+}
+
+impl From<Fault> for ureq::Error {
+    fn from(fault: Fault) -> Self {
+        Self::Other(Box::new(fault))
+    }
+}
+
+impl std::error::Error for Fault {}
+
+impl fmt::Display for Fault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Ended => f.write_str("interrupted"),
+            Self::Unconnected(error) => error.fmt(f),
+            Self::Stale => f.write_str("the server has closed the connection that was kept"),
+            Self::LookUp(error) => write!(f, "the name cannot be looked up: {error}"),
+            Self::Https => {
+                f.write_str("the server speaks https there, and http was asked for; give an https:// URL")
+            }
+            Self::Http2 => f.write_str("the server speaks HTTP/2 alone there; sortie needs HTTP/1.1"),
+        }
+    }
+}
+
+/// Whether the server had closed the kept connection that the request went out on. The same request may follow at once
+/// on a new connection, under the same idempotency key.
+pub fn is_stale(error: &ureq::Error) -> bool {
+    matches!(Fault::of(error), Some(Fault::Stale))
+}
+
+/// Whether the end of the answer's body is the end of the connection, so that a cut body looks whole.
+pub fn is_close_delimited(answer: &Response<ureq::Body>) -> bool {
+    let headers = answer.headers();
+    !headers.contains_key(header::CONTENT_LENGTH) && !headers.contains_key(header::TRANSFER_ENCODING)
+}
+
+/// What a read of a body brought.
+#[derive(Debug)]
+pub enum Chunk {
+    /// So many bytes.
+    Bytes(usize),
+    /// Nothing for a [`TICK`], or less where there is a cause to end; reading may go on. Only in an event stream.
+    Tick,
+    /// The body's end. On a close-delimited body a cut looks the same.
+    End,
+}
+
+/// The body of an answer.
+pub struct Body(ureq::BodyReader<'static>);
+
+impl fmt::Debug for Body {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Body")
+    }
+}
+
+impl Body {
+    pub(super) fn new(body: ureq::Body) -> Self {
+        Self(body.into_with_config().limit(u64::MAX).reader())
+    }
+
+    /// Reads what is there, or waits for a tick. The reads of an event stream go on after a cause to end, so that the
+    /// caller can take what has already arrived; all others end with it.
+    ///
+    /// # Errors
+    /// Why the connection broke.
+    pub fn read(&mut self, buffer: &mut [u8]) -> Result<Chunk, String> {
+        loop {
+            match self.0.read(buffer) {
+                Ok(0) => return Ok(Chunk::End),
+                Ok(length) => return Ok(Chunk::Bytes(length)),
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Err(error) => {
+                    return match ureq::Error::from(error) {
+                        ureq::Error::Timeout(ureq::Timeout::PerRead) => Ok(Chunk::Tick),
+                        error => Err(explain(&error).why),
+                    };
+                }
+            }
+        }
+    }
+}
+
+/// Why a request got no answer.
+pub struct NoAnswer {
+    /// In words.
+    pub why: String,
+    /// The same request may be answered the next time.
+    pub passes: bool,
+    /// The request may have reached the server.
+    pub may_have_arrived: bool,
+}
+
+/// Explains why a request got no answer.
+pub fn explain(error: &ureq::Error) -> NoAnswer {
+    let (error, unconnected) = match Fault::of(error) {
+        Some(Fault::Unconnected(inner)) => (inner, true),
+        _ => (error, false),
+    };
+    if let Some(hopeless) = tls::of(error).map(tls::explain) {
+        // An alert about a handshake that we took for complete says that the server did not take the request.
+        let may_have_arrived = !unconnected && hopeless.passes;
+        return NoAnswer { why: hopeless.why, passes: hopeless.passes, may_have_arrived };
+    }
+    let why = match error {
+        ureq::Error::Io(error) => match error.kind() {
+            ErrorKind::ConnectionRefused => "connection refused: nothing listens there".into(),
+            ErrorKind::UnexpectedEof => "the connection was closed before the answer was complete".into(),
+            _ => error.to_string(),
+        },
+        ureq::Error::Timeout(ureq::Timeout::Connect) => "no connection within --connect-timeout".into(),
+        ureq::Error::Timeout(ureq::Timeout::Resolve) => "the name was not found within --connect-timeout".into(),
+        ureq::Error::Timeout(ureq::Timeout::RecvBody) => {
+            format!("the answer was not complete within {} s", ANSWER.as_secs())
+        }
+        ureq::Error::Timeout(_) => "no answer in time".into(),
+        ureq::Error::HostNotFound => "there is no host of that name".into(),
+        ureq::Error::Protocol(ureq_proto::Error::HttpParseTooManyHeaders) => {
+            format!("the answer has more than {MAX_HEADERS} headers")
+        }
+        ureq::Error::Tls(_) => "the host's name is none that a certificate can have".into(),
+        ureq::Error::Other(fault) => fault.to_string(),
+        _ => error.to_string(),
+    };
+    let hopeless = match error {
+        ureq::Error::Other(_) => matches!(Fault::of(error), Some(Fault::Https | Fault::Http2)),
+        ureq::Error::Protocol(ureq_proto::Error::HttpParseTooManyHeaders) | ureq::Error::Tls(_) => true,
+        // A proxy that says no (4xx) will say it again.
+        ureq::Error::ConnectProxyFailed(said) => said.contains("responded 4"),
+        _ => false,
+    };
+    NoAnswer { why, passes: !hopeless, may_have_arrived: !unconnected }
+}
