@@ -5,7 +5,7 @@ use crate::agent::events::ToolCall;
 use crate::cli::{Cli, Format, PendingFormat, mistake};
 use crate::client::{Client, Options, new_key};
 use crate::console::{Console, Level};
-use crate::ending::{self, Cancel, announce, command, guard, silence_panics};
+use crate::ending::{self, Cancel, announce, command, guard, on_signal, silence_panics};
 use crate::follow::{Context, Follower, session_state};
 use crate::history::{self, LastRun};
 use crate::outcome::{Class, End, Exit, Failure, Fate, Reason, Report};
@@ -13,10 +13,10 @@ use crate::output::{Output, describe};
 use crate::run::batch::Asks;
 use crate::run::choices::Choices;
 use crate::run::transcript::Transcript;
-use crate::run::{self, Start, State};
+use crate::run::{self, Start};
 use crate::send::{Prompt, Unsent};
 use crate::settings::{self, Command, Follow, Settings};
-use crate::watchdog::Watch;
+use crate::watchdog::{OnSignal, Watch};
 use clap::error::ErrorKind;
 use std::time::{Duration, Instant};
 use uuid::Uuid;
@@ -101,7 +101,7 @@ fn prepare(cli: &Cli, watch: &Watch, console: &Console, output: &mut Output) -> 
     let done = match command {
         Command::Run(settings) => context.run(&settings),
         Command::Resume { session, choices, follow } => context.resume(session, choices, &follow),
-        Command::Attach { session, follow } => context.attach(session, &follow),
+        Command::Attach { session, follow } => context.attach(session, None, &follow),
         Command::Cancel { session, timeout } => context.cancel(session, timeout),
         Command::Pending { session, format } => context.pending(session, format),
         Command::Ping { wait } => context.ping(client, wait),
@@ -130,6 +130,7 @@ impl Context<'_> {
         };
         self.console.progress(&format!("session {session}"));
         let prompt = Prompt { session, is_new_session, message: &settings.message, key: new_key() };
+        self.watch.on_signal_say(on_signal(&settings.follow));
         let sent_at = Instant::now();
         let run_id = match prompt.send(&self.client, self.watch) {
             Ok(run_id) => run_id.to_string(),
@@ -201,7 +202,7 @@ impl Context<'_> {
             return Err(self.nothing_to_resume(session));
         };
         let active_since = Instant::now();
-        self.console.progress(&format!("resuming run {run_id}"));
+        self.console.progress(&format!("resuming run {run_id} of session {session}"));
         let options = self.options(run_id.to_string(), Asks::SomeCalls, Start::Waiting, follow);
         let options = run::Options { choices: Some(choices), ..options };
         Ok(Follower::new(&mut self, follow, session, options, Some(active_since)).run(None))
@@ -267,12 +268,7 @@ impl Context<'_> {
     }
 
     /// The server has no events of the run any more: the text of the session's last run is all that is left.
-    fn attach_to_messages(
-        self,
-        session: Uuid,
-        run: Option<Uuid>,
-        state: &SessionState,
-    ) -> Result<Report, Failure> {
+    fn attach_to_messages(self, session: Uuid, run: Option<Uuid>, state: &SessionState) -> Result<Report, Failure> {
         if !history::has_prompt(&self.client, session)? {
             let message = format!("cannot attach to session {session}: it never had a prompt");
             return Err(Failure::new(Reason::NotFound, message));
@@ -300,15 +296,16 @@ impl Context<'_> {
 
     fn cancel(mut self, session: Uuid, timeout: Duration) -> Result<Report, Failure> {
         self.watch.arm(timeout, "--timeout");
+        self.watch.on_signal_say(OnSignal::StopWaiting);
         let Some(run_id) = self.client.session(session)?.active_run() else {
             self.console.progress("no run is going on in the session");
             return Ok(Report::new(End::Completed));
         };
         let follow = Follow::default();
         let options = self.options(run_id.to_string(), Asks::SomeCalls, Start::Peek, &follow);
-        let (client, watch) = (self.client.with_watch(self.watch.clone()), self.watch.clone());
         let mut follower = Follower::new(&mut self, &follow, session, options, None);
-        match follower.stop(&client, &watch) {
+        let (client, watch) = (follower.client, follower.watch);
+        match follower.stop(client, watch) {
             Cancel::Ended => {
                 self.console.progress(&format!("run {run_id} has stopped"));
                 Ok(Report::new(End::Completed))

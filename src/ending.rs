@@ -2,7 +2,7 @@
 //! cancelled and watched until it has stopped; where events were lost, the text is made complete.
 
 use crate::agent::events::decode;
-use crate::client::{Client, EventStream, Heard};
+use crate::client::{CallError, Client, EventStream, Heard, Refusal, Word};
 use crate::console::Console;
 use crate::follow::{Follower, session_state};
 use crate::history;
@@ -10,7 +10,7 @@ use crate::outcome::{Class, End, Failure, Reason, Report};
 use crate::run::transcript::MAX_TEXT;
 use crate::run::{History, Input, Machine, State};
 use crate::settings::Follow;
-use crate::watchdog::Watch;
+use crate::watchdog::{OnSignal, Watch};
 use std::collections::BTreeMap;
 use std::panic::{self, AssertUnwindSafe};
 use std::time::{Duration, Instant};
@@ -23,6 +23,8 @@ pub const LAST_CALLS: Duration = Duration::from_secs(5);
 const LAST_LOOK: Duration = Duration::from_secs(3);
 /// The same after a deadline or a signal.
 const LAST_GLANCE: Duration = Duration::from_secs(1);
+/// A run that has said its end may still be active for a while (protocol traps 8 and 20): its stream tells it sooner.
+const TEARDOWN: Duration = Duration::from_secs(2);
 /// Between two questions for the state of a run that is being stopped: at first, and at most.
 const FIRST_NAP: Duration = Duration::from_millis(20);
 const LONGEST_NAP: Duration = Duration::from_millis(250);
@@ -41,6 +43,7 @@ impl Follower<'_> {
     /// Follows the run to its end and leaves nothing running. Returns how it ended. `known`: what the server has said
     /// about the session so far.
     pub fn run(mut self, known: Option<State>) -> Report {
+        self.watch.on_signal_say(on_signal(self.settings));
         let followed = guard(|| self.follow(known));
         let end = match (followed, self.watch.cause()) {
             // Everything breaks at a cause: it is the cause that counts.
@@ -48,6 +51,7 @@ impl Follower<'_> {
             (result, _) => result.unwrap_or_else(End::Failed),
         };
         let (resume_hint, cancel_tried) = self.leave(&end);
+        self.watch.on_signal_say(OnSignal::NothingToCancel);
         let healed = guard(|| self.last_look());
         self.say_what_else_is_known();
         let mut report = Report {
@@ -70,7 +74,9 @@ impl Follower<'_> {
     fn leave(&mut self, end: &End) -> (Option<String>, bool) {
         let class = match end {
             End::Completed => return (None, false),
-            End::Paused(_) => return (Some(command("resume", self.session, self.settings, &["--approve-all"])), false),
+            End::Paused(_) => {
+                return (Some(command("resume", self.session, self.settings, &["--approve-all"])), false);
+            }
             End::Failed(failure) => failure.reason.class(),
         };
         if !self.machine.fate().is_open() || class == Class::Refusal {
@@ -105,35 +111,42 @@ impl Follower<'_> {
     /// | any | state: nothing, another run, failed | ended; its terminal event may still come |
     pub fn stop(&mut self, client: &Client, watch: &Watch) -> Cancel {
         let run = self.machine.run_id().to_owned();
-        let (mut refusal, mut taken, mut woken) = (String::new(), false, false);
+        let (mut refusal, mut taken_at, mut woken): (_, Option<Instant>, _) = (String::new(), None, false);
         let mut nap = FIRST_NAP;
         loop {
-            if !taken {
+            if taken_at.is_none() {
                 match client.cancel(self.session, &run) {
-                    Ok(()) => taken = true,
+                    Ok(()) => taken_at = Some(Instant::now()),
+                    Err(error) if is_final(&error) => return Cancel::NotTaken(error.message),
                     Err(error) => refusal = error.message,
                 }
             }
             // Protocol trap 5: a run that waits for approval does not hear a cancel. An empty decision wakes it, and does
             // nothing to a run that is awake.
-            if taken && !woken {
+            if taken_at.is_some() && !woken {
                 woken = client.decide(self.session, &run, BTreeMap::new()).is_ok();
             }
-            hear_rest(&mut self.stream, &mut self.machine, Instant::now() + nap);
+            if self.stream.is_open() || taken_at.is_some_and(|at| at.elapsed() >= TEARDOWN) {
+                hear_rest(&mut self.stream, &mut self.machine, Instant::now() + nap);
+            } else {
+                // The loop ends below.
+                let _ = watch.sleep(nap);
+            }
             if !self.machine.fate().is_open() {
                 return Cancel::Ended;
             }
-            if client.session(self.session).is_ok_and(|session| self.machine.has_stopped(&session_state(&session))) {
+            if client.session(self.session).is_ok_and(|session| self.machine.has_stopped(&session_state(&session)))
+            {
                 self.find_terminal_event(client);
                 return Cancel::Ended;
             }
             if watch.check().is_err() {
                 // What has arrived counts.
                 hear_rest(&mut self.stream, &mut self.machine, Instant::now());
-                return match (self.machine.fate().is_open(), taken) {
+                return match (self.machine.fate().is_open(), taken_at) {
                     (false, _) => Cancel::Ended,
-                    (true, true) => Cancel::Accepted,
-                    (true, false) => Cancel::NotTaken(refusal),
+                    (true, Some(_)) => Cancel::Accepted,
+                    (true, None) => Cancel::NotTaken(refusal),
                 };
             }
             nap = (nap * 2).min(LONGEST_NAP);
@@ -182,6 +195,23 @@ impl Follower<'_> {
     }
 }
 
+/// Whether the server's own word is that it will not take the cancel. A run that is just starting takes none yet, and a
+/// session that is not known may be another replica's.
+fn is_final(error: &CallError) -> bool {
+    match &error.word {
+        Word::Server(refusal) => !matches!(
+            refusal,
+            Refusal::SessionBusy
+                | Refusal::NotRunning
+                | Refusal::OtherRun
+                | Refusal::NotFound
+                | Refusal::Unauthorized
+        ),
+        Word::Hopeless | Word::Internal => true,
+        Word::Between(_) | Word::Nothing | Word::Broken | Word::OverBound | Word::Stopped(_) => false,
+    }
+}
+
 /// Hears what the stream brings until `until`, without showing it. Returns whether the stream can bring more.
 fn hear_rest(stream: &mut EventStream<'_>, machine: &mut Machine, until: Instant) -> bool {
     loop {
@@ -200,6 +230,11 @@ fn hear_rest(stream: &mut EventStream<'_>, machine: &mut Machine, until: Instant
             Err(_) => return false,
         }
     }
+}
+
+/// What a signal does to a run that is followed, or whose prompt is on its way.
+pub const fn on_signal(follow: &Follow) -> OnSignal {
+    if follow.cancel { OnSignal::CancelRun } else { OnSignal::LeaveRun }
 }
 
 /// Says what came of a cancel.

@@ -205,7 +205,9 @@ impl<'a> Follower<'a> {
                 Effect::AskState => Input::State(self.ask_state()?),
                 Effect::AskHealth => Input::Health(self.ask_health()),
                 Effect::AskPending => self.ask_pending()?,
-                Effect::AskMessages => Input::Messages(history::read(self.client, self.session).unwrap_or_default()),
+                Effect::AskMessages => {
+                    Input::Messages(history::read(self.client, self.session).unwrap_or_default())
+                }
             };
             effect = self.take(input)?;
         }

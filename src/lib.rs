@@ -14,10 +14,10 @@ pub mod agent;
 pub mod run;
 
 pub mod approver;
-pub mod send;
-pub mod follow;
 pub mod ending;
+pub mod follow;
 pub mod history;
+pub mod send;
 pub mod watchdog;
 
 pub mod console;

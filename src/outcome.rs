@@ -182,7 +182,7 @@ pub enum End {
 }
 
 /// Tool calls that wait for approval.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Waiting {
     /// The name of their batch: the first 8 digits of the run's id, a dot, and the event ID of the proposal. `None`
     /// where the proposal has left the server's ring.

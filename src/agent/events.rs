@@ -1,7 +1,7 @@
 //! Reads a frame of the stream as an event of the protocol. Texts are borrowed from the frame where JSON allows it, since
 //! most events are text that is written straight out again.
 
-use crate::agent::json::without_long_texts;
+use crate::agent::json::{self, without_long_texts};
 use crate::agent::sse::Frame;
 use serde::de::{Deserializer, Error, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde::ser::{self, Serializer};
@@ -329,12 +329,12 @@ pub fn decode<'a>(frame: &Frame<'a>) -> Result<Envelope<'a>, Malformed> {
 /// [`Malformed`] if its data does not have the protocol's shape.
 pub fn gap(frame: &Frame<'_>) -> Option<Result<Gap, Malformed>> {
     let malformed = |error| Malformed(format!("the {} event: {error}", frame.event));
-    (frame.event == "gap_detected").then(|| read(frame.data).map_err(malformed))
+    (frame.event == "gap_detected").then(|| json::object(frame.data.as_bytes()).map_err(malformed))
 }
 
-fn read<'a, T: Deserialize<'a>>(data: &'a str) -> serde_json::Result<T> {
+fn read(data: &str) -> serde_json::Result<Envelope<'_>> {
     if let Some(short) = without_long_texts(data) {
-        T::deserialize(&mut serde_json::Deserializer::from_str(&short)).map(drop)?;
+        serde_json::from_str::<Envelope<'_>>(&short)?;
     }
     serde_json::from_str(data)
 }

@@ -1,7 +1,7 @@
 //! One exchange: a request goes out, and what comes back is judged by whose word it is.
 
-use super::quote::{few_words, quote};
 use super::connection::{self, Body, Bounds, Chunk};
+use super::quote::{few_words, quote};
 use super::word::{Between, CallError, Refusal, Word};
 use super::{Client, Credentials};
 use crate::agent::calls as api;
@@ -67,6 +67,7 @@ impl Client {
         let mut answer = self.exchange(call, patience)?;
         self.undecoded(call, &answer)?;
         let (status, media_type) = (answer.status().as_u16(), media_type(&answer));
+        let may_be_cut = connection::is_close_delimited(&answer);
         let (body, whole) = self.read(call, &mut answer, MAX_ANSWER)?;
         if !whole {
             self.hear();
@@ -79,10 +80,9 @@ impl Client {
                 Ok(parsed)
             }
             // Where the end of the body is the end of the connection, a cut looks like the end.
-            Err(error) if error.is_eof() && !body.trim_ascii().is_empty() => Err(Missed::lost(format!(
-                "{}: the connection was closed in the middle of the answer",
-                self.doing(call)
-            ))),
+            Err(error) if error.is_eof() && (may_be_cut || !body.trim_ascii().is_empty()) => Err(Missed::lost(
+                format!("{}: the connection was closed before the answer was complete", self.doing(call)),
+            )),
             Err(error) => {
                 let got = String::from_utf8_lossy(&body[..body.len().min(MAX_ERROR)]);
                 let got = few_words(&self.redact(&got));
@@ -293,7 +293,13 @@ impl Client {
             },
         };
         let again = heard || passes;
-        Missed { error: CallError::new(Word::Between(between), message).arrived(again), again, wait, late: false, stale: false }
+        Missed {
+            error: CallError::new(Word::Between(between), message).arrived(again),
+            again,
+            wait,
+            late: false,
+            stale: false,
+        }
     }
 
     /// A 2xx that is not what the call is answered with.

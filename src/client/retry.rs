@@ -1,8 +1,8 @@
 //! Retries: how long a call is tried again, how long each try may take, and what is said of it.
 
 use super::Client;
-use super::exchange::{Call, Missed};
 use super::connection::ANSWER;
+use super::exchange::{Call, Missed};
 use super::word::{CallError, Word};
 use std::time::{Duration, Instant};
 use uuid::Uuid;

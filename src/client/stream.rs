@@ -2,10 +2,10 @@
 //! owns the cursor, reconnects, and the time that the stream has been quiet.
 
 use super::Client;
+use super::connection::{Body, Chunk, TICK};
 use super::exchange::Call;
 use super::place::{Arrival, Gap, Place};
 use super::retry::Retries;
-use super::connection::{Body, Chunk, TICK};
 use super::word::{CallError, Word};
 use crate::agent::events;
 use crate::agent::sse::{Frame, Parser};
@@ -175,6 +175,11 @@ impl<'c> EventStream<'c> {
         self.quiet = Duration::ZERO;
     }
 
+    /// Whether there is a connection at the moment.
+    pub const fn is_open(&self) -> bool {
+        self.connection.is_some()
+    }
+
     /// When the last event was dispatched; at first, when the reader was made.
     pub const fn last_event(&self) -> Instant {
         self.last_event
@@ -210,7 +215,7 @@ impl<'c> EventStream<'c> {
                 }
                 return Ok(Told::Read);
             }
-            if let Some(told) = self.read(until) {
+            if let Some(told) = self.read() {
                 return Ok(told);
             }
         }
@@ -277,7 +282,7 @@ impl<'c> EventStream<'c> {
     }
 
     /// Reads once. `None` where that brought bytes.
-    fn read(&mut self, until: Option<Instant>) -> Option<Told> {
+    fn read(&mut self) -> Option<Told> {
         let connection = self.connection.as_mut()?;
         let asked = Instant::now();
         match connection.body.read(&mut self.buffer) {

@@ -269,7 +269,7 @@ fn a_lost_run_breaks_its_stream_and_never_ends() {
     let mut listener = client.listen(&session, Some(0));
     listener.names(&session, &run, 0, "text_complete");
     assert_eq!(listener.next().unwrap_err().kind(), io::ErrorKind::UnexpectedEof);
-    assert_eq!(client.status(&session), json!({ "state": "failed" }));
+    assert_eq!(client.status(&session), json!({ "state": "idle" }));
     assert_eq!(client.messages(&session)[1]["content"], "Reading, then writing.");
     assert_eq!(client.cancel(&session, &run).1["code"], "session_not_running");
     // A later stream holds the same and goes on, mute, as the real one does.
@@ -347,7 +347,7 @@ fn any_session_is_known_and_its_run_has_been_started() {
     assert_eq!(client.listen("old", Some(0)).next().unwrap().1, "run_started");
 
     let client = Client::of(Outcome::Lost);
-    assert_eq!(client.status("old"), json!({ "state": "failed" }));
+    assert_eq!(client.status("old"), json!({ "state": "idle" }));
     assert_eq!(client.listen("old", Some(0)).next().unwrap().1, "run_started");
 }
 

@@ -82,7 +82,10 @@ enum State {
     /// Nothing was sent yet; the ruling, once the policy has given one.
     Undecided(Option<Ruling>),
     /// A decision was sent; whether we have reconnected since to look for its effect.
-    Decided { ruling: Ruling, reconnected: bool },
+    Decided {
+        ruling: Ruling,
+        reconnected: bool,
+    },
     Running,
     Finished,
 }
@@ -105,14 +108,7 @@ pub struct Batch {
 impl Batch {
     /// Creates an empty batch.
     pub const fn new(asks: Asks) -> Self {
-        Self {
-            asks,
-            calls: Vec::new(),
-            proposal: None,
-            unplaced: Vec::new(),
-            looked_away: false,
-            adopted: false,
-        }
+        Self { asks, calls: Vec::new(), proposal: None, unplaced: Vec::new(), looked_away: false, adopted: false }
     }
 
     /// Sets about which calls the server asks.
@@ -261,7 +257,11 @@ impl Batch {
             State::Undecided(_) if self.adopted => Next::Wait,
             State::Undecided(_) if self.asks == Asks::Unknown => Next::Learn,
             State::Undecided(Some(ruling)) if ruling.verdict == Verdict::Pause => {
-                if enough(PAUSED) { Next::Pause(self.undecided().cloned().collect()) } else { Next::Wait }
+                if enough(PAUSED) {
+                    Next::Pause(self.undecided().cloned().collect())
+                } else {
+                    Next::Wait
+                }
             }
             State::Undecided(_) if enough(SETTLED) => self.judge_or_send(head),
             // Judging goes on meanwhile; only sending waits.
@@ -382,7 +382,8 @@ mod tests {
         assert_eq!(batch.next(Duration::ZERO), Next::Judge(call("b")), "judging goes on");
         batch.judged("b", Ruling::by_policy(Verdict::Accept));
         assert_eq!(batch.next(Duration::ZERO), Next::Wait);
-        let decisions = vec![(call("a"), Ruling::by_policy(Verdict::Accept)), (call("b"), Ruling::by_policy(Verdict::Accept))];
+        let decisions =
+            vec![(call("a"), Ruling::by_policy(Verdict::Accept)), (call("b"), Ruling::by_policy(Verdict::Accept))];
         assert_eq!(batch.next(SETTLED), Next::Send { decisions, again: false });
         assert_ne!(batch.next(Duration::ZERO), Next::Wait, "and then no more");
     }
@@ -406,7 +407,10 @@ mod tests {
         assert_eq!(batch.next(Duration::ZERO), Next::Judge(call("a")));
         batch.judged("a", Ruling::by_policy(Verdict::Reject(None)));
         batch.judged("a", Ruling::by_policy(Verdict::Accept));
-        let decisions = vec![(call("a"), Ruling::by_policy(Verdict::Reject(None))), (call("b"), Ruling::by_policy(Verdict::Accept))];
+        let decisions = vec![
+            (call("a"), Ruling::by_policy(Verdict::Reject(None))),
+            (call("b"), Ruling::by_policy(Verdict::Accept)),
+        ];
         assert_eq!(batch.next(Duration::ZERO), Next::Send { decisions, again: false });
     }
 

@@ -141,8 +141,7 @@ impl Machine {
     }
 
     pub(super) fn health(&mut self, uptime: Option<Uptime>) -> Effect {
-        let is_younger =
-            |uptime: Uptime| uptime.run.is_some_and(|run| uptime.server + UPTIME_ROUNDING < run);
+        let is_younger = |uptime: Uptime| uptime.run.is_some_and(|run| uptime.server + UPTIME_ROUNDING < run);
         let restarted = uptime.is_some_and(is_younger);
         match &self.phase {
             Phase::Doubting(Doubt::Refused(_)) if restarted => {

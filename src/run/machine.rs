@@ -414,9 +414,7 @@ impl Machine {
         let ran = |tool: &Tool<'_>| {
             let id = &*tool.tool_call_id;
             match choices.verdict(id)? {
-                Verdict::Reject(_) => {
-                    Some(format!("the server ran call {id}, which was to be rejected: our decision did not count"))
-                }
+                Verdict::Reject(_) => Some(format!("the server ran call {id} by itself, which was to be rejected")),
                 _ if self.batch.is_undecided(id) => {
                     Some(format!("call {id} was approved elsewhere: our decision was not the one that counted"))
                 }

@@ -1,7 +1,7 @@
 //! The machine's table, row by row, and the machine against a model of the server.
 
 use super::batch::Asks;
-use super::policy::{OnApproval, Policy, Ruling, Verdict};
+use super::policy::{OnApproval, Policy, Verdict};
 use super::*;
 use crate::agent::events::{Arguments, Usage, decode};
 use crate::agent::sse::Parser;
@@ -308,10 +308,9 @@ fn a_session_that_the_server_does_not_know_is_asked_for_again_for_five_seconds()
 #[test]
 fn a_refused_token_is_a_restart_only_if_the_server_is_younger_than_the_run() {
     let refused = || Input::State(State::Refused(Failure::new(Reason::Auth, "401")));
-    for (server, expected, passes, fate) in [
-        (1, Reason::Lost, true, Fate::Restarted { answered: true }),
-        (99, Reason::Auth, false, Fate::Open),
-    ] {
+    for (server, expected, passes, fate) in
+        [(1, Reason::Lost, true, Fate::Restarted { answered: true }), (99, Reason::Auth, false, Fate::Open)]
+    {
         let mut run = machine(Start::Fresh);
         feed(&mut run, 1, &ours(STARTED));
         assert_eq!(tell(&mut run, refused()), Effect::AskHealth);
@@ -489,16 +488,16 @@ fn a_yes_to_one_batch_is_no_yes_to_the_next() {
     assert_eq!(quiet(&mut run, 2000, 0), Effect::End(End::Paused(waiting)));
     let decisions = summary(run).decisions;
     assert_eq!(decisions.len(), 1);
-    assert_eq!((decisions[0].tool_call_id.as_str(), decisions[0].verdict, decisions[0].by), ("a", "accept", "flag"));
+    assert_eq!(
+        (decisions[0].tool_call_id.as_str(), decisions[0].verdict, decisions[0].by),
+        ("a", "accept", "flag")
+    );
 }
 
 #[test]
 fn what_somebody_else_decided_is_noticed() {
-    let choices = Some(Choices {
-        approve: ["a".to_owned()].into(),
-        reject: ["b".to_owned()].into(),
-        ..Choices::default()
-    });
+    let choices =
+        Some(Choices { approve: ["a".to_owned()].into(), reject: ["b".to_owned()].into(), ..Choices::default() });
     let mut run = Machine::new(Options { choices, ..options(Start::Waiting) });
     feed(&mut run, 1, &ours(STARTED));
     feed(&mut run, 2, &proposal(&["a", "b"]));
@@ -645,8 +644,22 @@ fn the_recorded_runs_come_out_as_they_were() {
         // stream, id's prefix, reason, last turn's text, turns, calls
         (recorded!("completed-text.sse"), "d30255b1", None, text, 1, [0; 4]),
         (recorded!("completed-tools-accepted.sse"), "42b1dcc9", None, "The file is in place.", 2, [1, 1, 0, 1]),
-        (recorded!("completed-tool-rejected.sse"), "9f78e9ba", None, "I could not write the file.", 2, [1, 0, 1, 0]),
-        (recorded!("cancelled.sse"), "9e412a09", Some(Reason::Cancelled), "I will write the file.", 1, [1, 0, 0, 0]),
+        (
+            recorded!("completed-tool-rejected.sse"),
+            "9f78e9ba",
+            None,
+            "I could not write the file.",
+            2,
+            [1, 0, 1, 0],
+        ),
+        (
+            recorded!("cancelled.sse"),
+            "9e412a09",
+            Some(Reason::Cancelled),
+            "I will write the file.",
+            1,
+            [1, 0, 0, 0],
+        ),
         (recorded!("max-turns.sse"), "6b3e4333", Some(Reason::MaxTurns), "Looking.", 1, [1, 1, 0, 0]),
         (recorded!("run-error.sse"), "d8362b9f", failed, "", 1, [0; 4]),
         (recorded!("tool-error.sse"), "bd63832d", None, "That tool does not exist.", 2, [1, 1, 0, 1]),

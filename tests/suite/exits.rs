@@ -185,7 +185,7 @@ fn a_server_that_stays_away_for_the_retry_timeout_is_a_connection_failure() {
 }
 
 #[test]
-fn a_run_that_fails_without_a_word_is_lost() {
+fn a_run_that_fails_without_a_word_is_a_run_error() {
     let agent = Agent::start();
     let running = start(&agent, &[]);
     let run = agent.next_run();
@@ -194,7 +194,7 @@ fn a_run_that_fails_without_a_word_is_lost() {
     run.fail_silently();
     // Else it is found out after 15 seconds.
     agent.drop_streams(Ending::Cut);
-    let record = running.wait().fails("lost");
+    let record = running.wait().fails("run_error");
     assert_eq!(record["retryable"], true);
     assert_eq!(record["text"], "So far");
 }

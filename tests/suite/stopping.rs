@@ -368,7 +368,7 @@ fn attach_after_the_end_has_the_runs_own_exit_code() {
         (|run| run.error("the model is out of order", true), 1, "run_error"),
         (|run| run.end("cancelled"), 1, "cancelled"),
         (|run| run.end("max_turns"), 1, "max_turns"),
-        (RunHandle::fail_silently, 1, "lost"),
+        (RunHandle::fail_silently, 1, "run_error"),
     ];
     let started = ends.map(|(end, code, reason)| {
         let agent = Agent::start();
