@@ -4,7 +4,7 @@
 use crate::agent::calls::{Context as ContextEntry, NewMessage, Overrides, Priority, UserMessage};
 use crate::cli::{self, Format, PendingFormat};
 use crate::client::{self, Server};
-use crate::rehearsal::{Outcome, Rehearsal};
+use crate::rehearsal::{self, Outcome, Rehearsal};
 use crate::run::policy::{Choices, OnApproval, Policy, bare_name};
 use crate::watchdog::Watch;
 use anyhow::{Context, Result, anyhow, bail, ensure};
@@ -206,6 +206,7 @@ fn rehearsed(outcome: &str, watch: &Watch) -> Result<Outcome> {
         // Likewise.
         let recording = watch.run(move || std::fs::read_to_string(path))?;
         let recording = recording.with_context(|| format!("--rehearse {outcome}"))?;
+        ensure!(rehearsal::has_event(&recording), "--rehearse {outcome}: there is no event in it");
         Ok(Outcome::Recorded(recording))
     })
 }
