@@ -14,6 +14,7 @@ use crate::run::batch::Asks;
 use crate::run::choices::Choices;
 use crate::run::transcript::Transcript;
 use crate::run::{self, Start};
+use crate::same_file;
 use crate::send::{Prompt, Unsent};
 use crate::settings::{self, Command, Follow, Settings};
 use crate::watchdog::{OnSignal, Watch};
@@ -77,9 +78,7 @@ fn start_log(verbose: u8, console: &Console) {
 fn prepare(cli: &Cli, watch: &Watch, console: &Console, output: &mut Output) -> Result<Report, Failure> {
     if let Some(follow) = cli.command.follow() {
         watch.arm(follow.timeout, "--timeout");
-        if follow.record.is_some() && follow.record == follow.result_file {
-            return Err(Failure::new(Reason::Usage, "--record and --result-file name the same file"));
-        }
+        same_file::check(cli).map_err(|error| Failure::usage(&error))?;
         if let Some(path) = &follow.result_file {
             output.set_result_file(path).map_err(|error| Failure::usage(&error))?;
         }

@@ -5,6 +5,7 @@
 //! This library exists for the binary, and for the tests, benches and fuzz targets beside it. It promises no API.
 
 pub mod cli;
+pub mod same_file;
 pub mod settings;
 
 pub mod client;
@@ -24,6 +25,7 @@ pub mod console;
 pub mod descriptor;
 pub mod outcome;
 pub mod output;
+pub mod recording;
 pub mod result_file;
 
 pub mod commands;

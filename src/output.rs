@@ -8,16 +8,14 @@ use crate::cli::Format;
 use crate::console::{Console, acts, visible_lines, visible_start};
 use crate::descriptor::Pipe;
 use crate::outcome::{End, Exit, Failure, Reason, Report, Waiting};
+use crate::recording::Recording;
 use crate::result_file::ResultFile;
 use crate::run::transcript::{Healed, Keep};
 use crate::watchdog::Watch;
-use anyhow::{Context, ensure};
 use serde::Serialize;
 use serde_json::value::RawValue;
-use std::fs::{File, Permissions};
-use std::io::{self, BufWriter, Write};
-use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
-use std::path::{Path, PathBuf};
+use std::io::{self, Write};
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 /// Written out when so much has come together; a read from the server is written out in any case.
@@ -37,7 +35,7 @@ pub struct Output {
     /// A turn has begun since.
     turn_begun: bool,
     result_file: Option<ResultFile>,
-    recording: Option<(PathBuf, BufWriter<File>)>,
+    recording: Option<Recording>,
     console: Console,
     watch: Watch,
     /// Only where a person watches.
@@ -92,17 +90,9 @@ impl Output {
     /// Names the file that the events are recorded in. It is readable by its owner alone.
     ///
     /// # Errors
-    /// When it cannot be created.
+    /// When it could not be written.
     pub fn set_recording(&mut self, path: &Path) -> anyhow::Result<()> {
-        // A FIFO would hold us until somebody reads it.
-        let is_file = path.metadata().map_or(true, |there| there.is_file());
-        ensure!(is_file, "--record {}: it is not a regular file", path.display());
-        let file = File::options().write(true).create(true).truncate(true).mode(0o600).open(path);
-        let doing = || format!("--record {}", path.display());
-        let file = file.with_context(doing)?;
-        // An older file keeps its permissions when it is opened.
-        file.set_permissions(Permissions::from_mode(0o600)).with_context(doing)?;
-        self.recording = Some((path.to_owned(), BufWriter::new(file)));
+        self.recording = Some(Recording::prepare(path, &self.watch)?);
         Ok(())
     }
 
@@ -135,7 +125,9 @@ impl Output {
         if let Some(status) = &mut self.status {
             status.note(event);
         }
-        self.record(frame)?;
+        if let Some(recording) = &mut self.recording {
+            recording.write(frame)?;
+        }
         if matches!(event, Event::TurnStarted(_)) {
             self.turn_begun = true;
         }
@@ -144,16 +136,6 @@ impl Output {
             Format::StreamJson => self.event_line(id, frame),
             _ => Ok(()),
         }
-    }
-
-    /// As it came, but for the comments between the events.
-    fn record(&mut self, frame: &Frame<'_>) -> Result<(), Failure> {
-        let Some((path, file)) = &mut self.recording else { return Ok(()) };
-        let id = frame.id.map(|id| format!("id: {id}\n")).unwrap_or_default();
-        let written = writeln!(file, "{id}event: {}", frame.event)
-            .and_then(|()| frame.data.split('\n').try_for_each(|line| writeln!(file, "data: {line}")))
-            .and_then(|()| file.write_all(b"\n"));
-        written.map_err(|error| unrecorded(path, &error))
     }
 
     fn event_line(&mut self, id: Option<u64>, frame: &Frame<'_>) -> Result<(), Failure> {
@@ -312,8 +294,7 @@ impl Output {
     }
 
     fn finish_recording(&mut self) -> Result<(), Failure> {
-        let Some((path, mut file)) = self.recording.take() else { return Ok(()) };
-        file.flush().map_err(|error| unrecorded(&path, &error))
+        self.recording.take().map_or(Ok(()), Recording::finish)
     }
 
     fn write_result_file(&self, report: &Report) -> Result<(), Failure> {
@@ -503,8 +484,4 @@ fn fail_with(report: &mut Report, result: Result<(), Failure>) {
 
 fn unwritten(error: &io::Error) -> Failure {
     Failure::new(Reason::Output, format!("write to stdout: {error}"))
-}
-
-fn unrecorded(path: &Path, error: &io::Error) -> Failure {
-    Failure::new(Reason::Output, format!("write the recording to {}: {error}", path.display()))
 }

@@ -1,11 +1,20 @@
-//! `--result-file`: proven writable before anything is sent, written all at once at the end, private to the user.
+//! `--result-file`: proven writable before anything is sent, and written at the end.
+//!
+//! The record goes into a temporary file beside the result file, which is then renamed, so that a reader never finds half
+//! a record. Where that cannot be done (a bind mount, a read-only or sticky folder), the file is written in place.
 
 use crate::outcome::Record;
 use crate::watchdog::Watch;
-use anyhow::{Context, Result, ensure};
-use std::io::{BufWriter, ErrorKind, Write};
+use anyhow::{Context, Error, Result, bail, ensure};
+use rustix::fs::OFlags;
+use std::fs::{File, FileType, Metadata};
+use std::io::{self, BufWriter, ErrorKind, Write};
+use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use tempfile::NamedTempFile;
+
+/// The sticky bit of a folder's mode: a file in it can be renamed or removed only by its owner or the folder's.
+const STICKY: u32 = 0o1000;
 
 /// Where the record goes.
 pub struct ResultFile {
@@ -17,53 +26,133 @@ pub struct ResultFile {
 }
 
 impl ResultFile {
-    /// Checks the path, and that a file can be made beside it; none stays there until the end. A symbolic link is
-    /// followed, so that the file it leads to is written and the link stays; what is there must be a regular file.
+    /// Checks the path, and that the record can be written there in one of the two ways. No file stays there until the
+    /// end. A symbolic link is followed, so that the file it leads to is written and the link stays; what is there must
+    /// be a regular file.
     ///
     /// # Errors
     /// Why the record could not be written there.
     pub fn prepare(name: &Path, watch: Watch) -> Result<Self> {
         let doing = || format!("--result-file {}", name.display());
-        let path = match std::fs::symlink_metadata(name) {
-            Ok(_) => {
-                // A rename would put a file in the place of a FIFO or a device.
-                let path = name.canonicalize().with_context(doing)?;
-                ensure!(path.metadata().with_context(doing)?.is_file(), "{}: it is not a regular file", doing());
-                path
-            }
-            Err(error) if error.kind() == ErrorKind::NotFound => name.to_owned(),
+        ensure!(!name.as_os_str().as_encoded_bytes().ends_with(b"/"), "{}: it names a folder", doing());
+        let there = match std::fs::symlink_metadata(name) {
+            Ok(_) => Some(name.metadata().with_context(doing)?),
+            Err(error) if error.kind() == ErrorKind::NotFound => None,
             Err(error) => return Err(error).with_context(doing),
         };
-        ensure!(!name.as_os_str().as_encoded_bytes().ends_with(b"/"), "{}: it names a folder", doing());
+        if let Some(there) = &there {
+            // A rename would put a file in the place of a FIFO or a device.
+            ensure!(!there.is_dir(), "{}: it is a folder", doing());
+            let kind = kind(there.file_type());
+            ensure!(there.is_file(), "{}: it is {kind}, not a regular file; -o json writes to stdout", doing());
+        }
+        let path = if there.is_some() { name.canonicalize().with_context(doing)? } else { name.to_owned() };
         let file = Self { name: name.to_owned(), path, watch };
-        file.make_temporary().with_context(doing)?;
+        file.prove(there.as_ref()).with_context(doing)?;
         Ok(file)
+    }
+
+    /// That one of the two ways is open.
+    fn prove(&self, there: Option<&Metadata>) -> Result<()> {
+        let temporary = self.make_temporary();
+        let Some(there) = there else { return temporary.map(drop) };
+        match (temporary, self.open(false)) {
+            (_, Ok(_)) => Ok(()),
+            // It must not be written, but it can be replaced.
+            (Ok(_), Err(error)) if self.may_replace(there, &error) => Ok(()),
+            (_, Err(error)) => Err(error.into()),
+        }
+    }
+
+    /// Whether a rename may succeed over a file that cannot be opened for writing: not if the file is immutable or on a
+    /// read-only file system, nor if the folder is sticky and both belong to others.
+    fn may_replace(&self, there: &Metadata, error: &io::Error) -> bool {
+        let user = rustix::process::geteuid();
+        let is_ours = |file: &Metadata| user.is_root() || file.uid() == user.as_raw();
+        let folder = self.folder().metadata();
+        let is_held =
+            folder.is_ok_and(|folder| folder.mode() & STICKY != 0 && !is_ours(&folder) && !is_ours(there));
+        error.raw_os_error() == Some(rustix::io::Errno::ACCESS.raw_os_error()) && !is_held
+    }
+
+    fn folder(&self) -> &Path {
+        self.path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."))
     }
 
     /// Beside it, so that the rename stays on one file system; gone when it is dropped.
     fn make_temporary(&self) -> Result<NamedTempFile> {
         ensure!(self.path.file_name().is_some(), "it names no file");
-        let folder = self.path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
-        let made = tempfile::Builder::new().prefix(".sortie-").tempfile_in(folder);
-        let made = made.with_context(|| format!("write in {}", folder.display()))?;
+        let made = tempfile::Builder::new().prefix(".sortie-").tempfile_in(self.folder());
+        let made = made.with_context(|| format!("write in {}", self.folder().display()))?;
         self.watch.remove_on_leaving(made.path());
         Ok(made)
+    }
+
+    /// The file itself, to be written in place. A link or a FIFO that came in its place is not followed.
+    fn open(&self, empty: bool) -> io::Result<File> {
+        let flags = i32::try_from((OFlags::NOFOLLOW | OFlags::NONBLOCK).bits()).unwrap_or_default();
+        let file = File::options().write(true).custom_flags(flags).open(&self.path)?;
+        if !file.metadata()?.is_file() {
+            return Err(io::Error::other("it is not a regular file"));
+        }
+        if empty {
+            file.set_len(0)?;
+        }
+        Ok(file)
     }
 
     /// Writes the record; may be called again with a later one.
     ///
     /// # Errors
-    /// Why it could not be written; what was there before is untouched then.
+    /// Why it could not be written. What was there before is untouched, unless it had to be written in place.
     pub fn write(&self, record: &Record<'_>) -> Result<()> {
-        let doing = || format!("write the result to {}", self.name.display());
-        let temporary = self.make_temporary().with_context(doing)?;
-        // In pieces: the record may be large.
-        let mut json = BufWriter::new(temporary.as_file());
-        serde_json::to_writer(&mut json, record).with_context(doing)?;
-        json.write_all(b"\n").and_then(|()| json.flush()).with_context(doing)?;
-        drop(json);
-        temporary.as_file().sync_all().with_context(doing)?;
-        temporary.persist(&self.path).map_err(|failed| failed.error).with_context(doing)?;
-        Ok(())
+        self.replace(record)
+            .or_else(|failed| match failed {
+                Refused::Replacing(error) => {
+                    self.open(true).map_err(|_| error).and_then(|file| fill(&file, record))
+                }
+                Refused::Writing(error) => Err(error),
+            })
+            .with_context(|| format!("write the result to {}", self.name.display()))
+    }
+
+    fn replace(&self, record: &Record<'_>) -> Result<(), Refused> {
+        let temporary = self.make_temporary().map_err(Refused::Replacing)?;
+        fill(temporary.as_file(), record).map_err(Refused::Writing)?;
+        match temporary.persist(&self.path) {
+            Ok(_) => Ok(()),
+            Err(failed) => Err(Refused::Replacing(failed.error.into())),
+        }
+    }
+}
+
+/// Why the file was not replaced.
+enum Refused {
+    /// The temporary file could not be made or renamed.
+    Replacing(Error),
+    /// The record could not be written into it, as on a full disk: the file itself is left as it is.
+    Writing(Error),
+}
+
+fn fill(file: &File, record: &Record<'_>) -> Result<()> {
+    // In pieces: the record may be large.
+    let mut json = BufWriter::new(file);
+    serde_json::to_writer(&mut json, record)?;
+    json.write_all(b"\n")?;
+    json.flush()?;
+    drop(json);
+    match file.sync_all() {
+        Err(error) if error.kind() != ErrorKind::InvalidInput => bail!(error),
+        _ => Ok(()),
+    }
+}
+
+fn kind(kind: FileType) -> &'static str {
+    if kind.is_fifo() {
+        "a pipe"
+    } else if kind.is_socket() {
+        "a socket"
+    } else {
+        "a device"
     }
 }

@@ -5,7 +5,7 @@ use crate::agent::calls::{Context as ContextEntry, NewMessage, Overrides, Priori
 use crate::agent::tools::bare_name;
 use crate::cli::{self, Format, PendingFormat};
 use crate::client::{self, Address, Headers, MAX_TOKEN, Token};
-use crate::rehearsal::{Outcome, Rehearsal};
+use crate::rehearsal::{self, Outcome, Rehearsal};
 use crate::run::choices::Choices;
 use crate::run::policy::{OnApproval, Policy};
 use crate::watchdog::Watch;
@@ -204,6 +204,7 @@ fn rehearsed(outcome: &str, watch: &Watch) -> Result<Outcome> {
         // Likewise.
         let recording = watch.run(move || std::fs::read_to_string(path))?;
         let recording = recording.with_context(|| format!("--rehearse {outcome}"))?;
+        ensure!(rehearsal::has_event(&recording), "--rehearse {outcome}: there is no event in it");
         Ok(Outcome::Recorded(recording))
     })
 }

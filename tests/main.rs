@@ -10,6 +10,7 @@ mod suite {
     mod approvals;
     mod decide;
     mod exits;
+    mod files;
     mod model;
     mod network;
     mod output;

@@ -391,6 +391,13 @@ fn accepted(result: &str) -> String {
     ACCEPTED.replace(RECORDED_RESULT, &format!(r#""result":{},"is_error":false"#, Value::from(result)))
 }
 
+/// Whether a recording has an event that can be played.
+pub fn has_event(recording: &str) -> bool {
+    let recording = recording.replace("\r\n", "\n");
+    let mut events = recording.split("\n\n").filter_map(Event::parse);
+    events.any(|event| serde_json::from_str::<Value>(&event.data).is_ok_and(|data| data["event"].is_object()))
+}
+
 struct Event {
     name: String,
     data: String,

@@ -1,0 +1,137 @@
+//! A file that a command writes must not be read, or written for another purpose, by the same command: its content would
+//! be lost. Files are compared by device and inode, because one file can have many names.
+
+use crate::cli::{Cli, Command};
+use crate::rehearsal::Outcome;
+use anyhow::{Result, bail};
+use rustix::fs::{FileType, fstat};
+use std::ffi::OsString;
+use std::fs::Metadata;
+use std::io;
+use std::os::fd::AsFd;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+/// As many symbolic links are followed on the way to a file that is not there yet.
+const MAX_LINKS: usize = 40;
+
+/// A regular file, however it is named.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Identity {
+    /// By device and inode.
+    There(u64, u64),
+    /// By the device and inode of the folder, and the name in it.
+    NotYet(u64, u64, OsString),
+}
+
+/// A use of a file: what uses it, in the words of an error, and which file.
+type Use = (&'static str, Option<Identity>);
+
+/// Checks that each file the command line has written is used for nothing else.
+///
+/// # Errors
+/// The two uses of one file.
+pub fn check(cli: &Cli) -> Result<()> {
+    let Some(follow) = cli.command.follow() else { return Ok(()) };
+    let written = [("--result-file", &follow.result_file), ("--record", &follow.record)];
+    let mut others = read_by(cli);
+    others.push(("stdout", of_descriptor(io::stdout())));
+    others.push(("stderr", of_descriptor(io::stderr())));
+    for (flag, path) in written {
+        let Some(path) = path else { continue };
+        let identity = of_path(path);
+        let same = others.iter().find(|(_, other)| identity.is_some() && *other == identity);
+        if let Some((other, _)) = same {
+            bail!("{flag} {}: this is also the file of {other}; give another file", path.display());
+        }
+        others.push((flag, identity));
+    }
+    Ok(())
+}
+
+/// What the command reads.
+fn read_by(cli: &Cli) -> Vec<Use> {
+    let common = cli.command.common();
+    let mut paths: Vec<(&'static str, PathBuf)> = Vec::new();
+    paths.extend(common.token_file.iter().map(|path| ("--token-file", path.clone())));
+    paths.extend(std::env::var_os("SORTIE_TOKEN_FILE").map(|path| ("SORTIE_TOKEN_FILE", path.into())));
+    paths.extend(common.cacert.iter().map(|path| ("--cacert", path.clone())));
+    let recordings = common.rehearse.iter().filter(|outcome| outcome.parse::<Outcome>().is_err());
+    paths.extend(recordings.map(|path| ("--rehearse", path.into())));
+    if let Command::Run(run) = &cli.command {
+        paths.extend(run.prompt_file.iter().map(|path| ("--prompt-file", path.clone())));
+        paths.extend(run.prompt.iter().filter(|prompt| *prompt == "-").map(|stdin| ("the prompt -", stdin.into())));
+        paths.extend(run.system_prompt_file.iter().map(|path| ("--system-prompt-file", path.clone())));
+        let contexts = run.context_file.iter().filter_map(|argument| argument.split_once('='));
+        paths.extend(contexts.map(|(_, path)| ("--context-file", path.into())));
+    }
+    let identify = |path: &Path| if path == Path::new("-") { of_descriptor(io::stdin()) } else { of_path(path) };
+    paths.iter().map(|(flag, path)| (*flag, identify(path))).collect()
+}
+
+/// `None` for what is no regular file, and where there can be none.
+fn of_path(path: &Path) -> Option<Identity> {
+    let mut path = path.to_owned();
+    for _ in 0..MAX_LINKS {
+        if let Ok(there) = path.metadata() {
+            return there.is_file().then(|| Identity::There(there.dev(), there.ino()));
+        }
+        let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        if let Ok(target) = path.read_link() {
+            path = folder.join(target);
+            continue;
+        }
+        let folder: Metadata = folder.metadata().ok()?;
+        return Some(Identity::NotYet(folder.dev(), folder.ino(), path.file_name()?.to_owned()));
+    }
+    None
+}
+
+fn of_descriptor(descriptor: impl AsFd) -> Option<Identity> {
+    let there = fstat(descriptor).ok()?;
+    let is_file = FileType::from_raw_mode(there.st_mode) == FileType::RegularFile;
+    // Their types differ between systems.
+    #[allow(clippy::useless_conversion, clippy::unnecessary_cast)]
+    is_file.then_some(Identity::There(there.st_dev as u64, there.st_ino as u64))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs;
+    use std::os::unix::fs::symlink;
+
+    #[test]
+    fn a_file_is_the_same_under_each_of_its_names() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = |name: &str| folder.path().join(name);
+        fs::write(path("file"), "").unwrap();
+        fs::write(path("other"), "").unwrap();
+        fs::hard_link(path("file"), path("hard")).unwrap();
+        symlink("file", path("soft")).unwrap();
+        let file = of_path(&path("file"));
+        assert!(file.is_some());
+        assert_eq!(of_path(&path("hard")), file);
+        assert_eq!(of_path(&path("soft")), file);
+        assert_eq!(of_path(&path("./soft")), file);
+        assert_eq!(of_descriptor(fs::File::open(path("file")).unwrap()), file);
+        assert_ne!(of_path(&path("other")), file);
+    }
+
+    #[test]
+    fn a_file_that_is_not_there_yet_is_known_by_its_folder_and_name() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = |name: &str| folder.path().join(name);
+        fs::create_dir(path("sub")).unwrap();
+        symlink("new", path("soft")).unwrap();
+        symlink("circle", path("circle")).unwrap();
+        let new = of_path(&path("new"));
+        assert!(new.is_some());
+        assert_eq!(of_path(&path("sub/../new")), new);
+        assert_eq!(of_path(&path("soft")), new);
+        assert_ne!(of_path(&path("sub/new")), new);
+        for none in ["sub", "circle", "no/such/folder", ".."] {
+            assert_eq!(of_path(&path(none)), None, "{none}");
+        }
+    }
+}
