@@ -23,4 +23,5 @@ mod suite {
     mod stopping;
     mod stream;
     mod usage;
+    mod words;
 }
