@@ -24,4 +24,5 @@ mod suite {
     mod stopping;
     mod stream;
     mod usage;
+    mod words;
 }

@@ -266,32 +266,7 @@ impl Client {
             _ if !heard && !passes => Between::NoAgentServer,
             _ => Between::Page(status),
         };
-        let words = if words.is_empty() { String::new() } else { format!(": {words}") };
-        let doing = self.doing(call);
-        let claim = if heard || passes { "" } else { "this is no agent server: " };
-        let front = "something in front of the agent server answered";
-        let status = named(status);
-        let message = match between {
-            Between::Proxy(407) => format!(
-                "{doing}: {status}{words}; give the proxy's user and password: http://USER:PASSWORD@HOST:PORT"
-            ),
-            Between::Proxy(_) => format!("{doing}: {status}{words}; the proxy says so, not the agent server"),
-            Between::Auth => {
-                format!("{doing}: {claim}{status}{words}; {front} and wants credentials of its own (--header-file)")
-            }
-            _ => match location {
-                Some(place) => format!(
-                    "{doing}: {claim}{status}; it points to {}, and no redirect is followed: give the right --server, \
-                     or what a login page in front wants (--header-file)",
-                    quote(&self.redact(place))
-                ),
-                None if status.starts_with("403") => {
-                    format!("{doing}: {claim}{status}{words}; {front} (--header-file sends what a gateway wants)")
-                }
-                None if claim.is_empty() => format!("{doing}: {status}{words}; {front}"),
-                None => format!("{doing}: {claim}{status}{words}"),
-            },
-        };
+        let message = self.foreign_message(call, between, status, location, words);
         let again = heard || passes;
         Missed {
             error: CallError::new(Word::Between(between), message).arrived(again),
@@ -299,6 +274,40 @@ impl Client {
             wait,
             late: false,
             stale: false,
+        }
+    }
+
+    /// What is said of an answer that is not the server's own.
+    fn foreign_message(
+        &self,
+        call: &Call<'_>,
+        between: Between,
+        status: u16,
+        location: Option<&str>,
+        words: &str,
+    ) -> String {
+        let words = if words.is_empty() { String::new() } else { format!(": {words}") };
+        let passes = self.has_heard() || Between::passes(status);
+        let claim = if passes { "" } else { "this is no agent server: " };
+        let head = format!("{}: {claim}{}{words}", self.doing(call), named(status));
+        let front = "something in front of the agent server answered";
+        match (between, status) {
+            (Between::Proxy(407), _) => {
+                format!("{head}; give the proxy's user and password: http://USER:PASSWORD@HOST:PORT")
+            }
+            (Between::Proxy(_), _) => format!("{head}; the proxy says so, not the agent server"),
+            (_, 401) => format!("{head}; {front} and wants credentials of its own (--header-file)"),
+            (_, 403) => format!("{head}; {front} (--header-file sends what a gateway wants)"),
+            (_, 300..=399) => {
+                let place = location.map(|place| format!("it points to {}, and ", quote(&self.redact(place))));
+                let place = place.unwrap_or_default();
+                format!(
+                    "{head}; {front}: {place}no redirect is followed; give the right --server, or what a login page \
+                     wants (--header-file)"
+                )
+            }
+            _ if passes => format!("{head}; {front}"),
+            _ => head,
         }
     }
 

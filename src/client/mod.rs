@@ -142,7 +142,7 @@ impl Client {
             Word::Server(Refusal::Unauthorized) => {
                 let token = present.token.as_ref().and_then(Token::read_again);
                 present.token = token.or_else(|| present.token.take());
-                "token"
+                "token file"
             }
             Word::Between(_) if matches!(status, 401 | 403 | 300..=399) => {
                 present.headers = present.headers.read_again().unwrap_or_else(|| present.headers.clone());
@@ -154,7 +154,7 @@ impl Client {
         drop(present);
         if is_new {
             self.console
-                .progress(&format!("the {what} is no longer taken, and has changed meanwhile: trying again"));
+                .progress(&format!("the {what} has changed, and is tried instead of the one that was refused"));
         }
         is_new
     }

@@ -101,7 +101,7 @@ impl Retries {
         } else {
             format!("{}: failed {count} times; trying again in {wait:.1} s{limit}", client.doing(call))
         };
-        log::info!("{line}");
+        log::warn!("{line}");
         if client.console.is_live() {
             client.console.status(&line);
         } else if count.is_power_of_two() {

@@ -330,8 +330,8 @@ impl<'c> EventStream<'c> {
         let cursor = self.place.last();
         if self.client.watch.cause().is_none() {
             self.client.console.progress(&format!("{why}: reconnecting from event {cursor}"));
+            log::info!("reconnecting from event {cursor}: {why}");
         }
-        log::info!("the event stream is closed after event {cursor}: {why}");
         if connection.from == cursor {
             self.next_try = Instant::now().checked_add(self.retries.backoff.wait());
         } else {

@@ -113,7 +113,17 @@ struct Logged {
 /// What is to become of a request.
 #[derive(Clone)]
 enum Mishap {
-    Answer { status: u16, headers: Vec<(String, String)>, body: Vec<u8> },
+    Answer {
+        status: u16,
+        headers: Vec<(String, String)>,
+        body: Vec<u8>,
+    },
+    /// It takes effect first.
+    AnswerAfterwards {
+        status: u16,
+        headers: Vec<(String, String)>,
+        body: Vec<u8>,
+    },
     LoseRequest(Ending),
     LoseAnswer(Ending),
     Hold(usize),
@@ -441,6 +451,11 @@ impl Agent {
         self.shared.change(|state| state.token = Some(token.to_owned()));
     }
 
+    /// The token is another from now on; all else goes on.
+    pub fn change_token(&self, token: &str) {
+        self.shared.change(|state| state.token = Some(token.to_owned()));
+    }
+
     fn forget(&self) {
         self.down();
         self.shared.change(|state| {
@@ -541,6 +556,12 @@ impl Planning<'_> {
     pub fn answer(self, status: u16, headers: &[(&str, &str)], body: &str) {
         let headers = headers.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
         self.plan(Mishap::Answer { status, headers, body: body.as_bytes().to_vec() });
+    }
+
+    /// It takes effect on the server, but something in between answers this.
+    pub fn answer_afterwards(self, status: u16, headers: &[(&str, &str)], body: &str) {
+        let headers = headers.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
+        self.plan(Mishap::AnswerAfterwards { status, headers, body: body.as_bytes().to_vec() });
     }
 
     /// An error of the server's own kind.

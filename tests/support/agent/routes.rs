@@ -95,7 +95,7 @@ fn exchange(shared: &Arc<Shared>, mut connection: Connection, request: &Request)
             return None;
         }
         Some(Mishap::Hold(gate)) => pass(shared, *gate),
-        Some(Mishap::LoseAnswer(_) | Mishap::HoldAnswer(_)) | None => {}
+        Some(Mishap::LoseAnswer(_) | Mishap::HoldAnswer(_) | Mishap::AnswerAfterwards { .. }) | None => {}
     }
     let answer = shared.change(|state| {
         state.requests[index].settled = true;
@@ -121,6 +121,11 @@ fn exchange(shared: &Arc<Shared>, mut connection: Connection, request: &Request)
             return None;
         }
         Some(Mishap::HoldAnswer(gate)) => pass(shared, gate),
+        Some(Mishap::AnswerAfterwards { status, headers, body }) => {
+            let headers: Vec<(&str, &str)> =
+                headers.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
+            return connection.respond(status, &headers, &body).then_some(connection);
+        }
         _ => {}
     }
     connection.respond(status, &[("content-type", kind)], body.as_bytes()).then_some(connection)
