@@ -19,7 +19,8 @@ use crate::send::{Prompt, Unsent};
 use crate::settings::{self, Command, Follow, Settings};
 use crate::watchdog::{OnSignal, Watch};
 use clap::error::ErrorKind;
-use std::time::{Duration, Instant};
+use std::io::Write;
+use std::time::{Duration, Instant, SystemTime};
 use uuid::Uuid;
 
 /// Executes a command line that could be read: the record is written from here on, whatever happens.
@@ -71,6 +72,10 @@ fn start_log(verbose: u8, console: &Console) {
     // A second logger in one process is refused; the first serves.
     let _ = env_logger::Builder::new()
         .parse_filters(filter.as_deref().unwrap_or(default))
+        .format(|line, record| {
+            let now = humantime::format_rfc3339_millis(SystemTime::now());
+            writeln!(line, "{now} {:<5} {}", record.level(), record.args())
+        })
         .target(env_logger::Target::Pipe(Box::new(console.clone())))
         .try_init();
 }

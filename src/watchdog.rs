@@ -195,6 +195,8 @@ struct Thread {
     signals: SignalDelivery<UnixStream, SignalOnly>,
     interrupted: Arc<AtomicBool>,
     last_calls: UnixStream,
+    /// It ends the process where the main thread is stuck.
+    ends_process: bool,
 }
 
 /// A handle on the cause. Clones share it.
@@ -220,7 +222,7 @@ impl Watch {
         watch.spawn(thread)
     }
 
-    /// The same without the signals, for tests, which share a process.
+    /// The same without the signals and without an end of the process: the tests share it.
     ///
     /// # Errors
     /// Those of [`Watch::start`].
@@ -241,7 +243,8 @@ impl Watch {
             // A signal cannot be ignored in safe Rust. With a handler the write fails (EFBIG), which is all we want.
             signal_hook::flag::register(SIGXFSZ, Arc::default())?;
         }
-        let thread = Thread { signals, interrupted: Arc::default(), last_calls: far };
+        let ends_process = !taken.is_empty();
+        let thread = Thread { signals, interrupted: Arc::default(), last_calls: far, ends_process };
         Ok((Self { shared: Arc::new(shared), last_calls: None }, thread))
     }
 
@@ -479,7 +482,7 @@ impl Watch {
             }
             self.wake(thread);
             if is_tick {
-                self.count_down();
+                self.count_down(thread.ends_process);
             }
         }
     }
@@ -542,11 +545,11 @@ impl Watch {
         }
     }
 
-    fn count_down(&self) {
+    fn count_down(&self, ends_process: bool) {
         let mut state = self.state();
         let Some(left) = &mut state.ticks_left else { return };
         *left = left.saturating_sub(1);
-        if *left == 0 {
+        if *left == 0 && ends_process {
             drop(state);
             self.leave();
         }

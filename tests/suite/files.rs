@@ -86,7 +86,7 @@ fn a_recording_is_opened_with_the_first_event() {
     // Refused before there is one: an older recording is kept, and no empty file is left.
     for older in [None, Some(RECORDED)] {
         let agent = Agent::start();
-        agent.next(Route::Send).answer(422, &[], "no");
+        agent.next(Route::Send).answer(422, &[("content-type", "text/plain")], "no");
         let command = agent.sortie(["run", "--record", "events.sse", "go"]);
         if let Some(older) = older {
             command.file("events.sse", older);

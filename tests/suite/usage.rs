@@ -212,7 +212,7 @@ fn scripts_can_tell_the_outcomes_apart() {
 fn one_file_cannot_take_the_record_and_the_recording() {
     let agent = Agent::out_of_bounds();
     let command = agent.sortie(["run", "--record", "x", "--result-file", "x", "go"]);
-    command.run().code(1).stderr_has("--record and --result-file name the same file");
+    command.run().code(1).stderr_has("--record x: this is also the file of --result-file");
 }
 
 #[test]

@@ -7,7 +7,7 @@ use crate::support::process::{Running, Sortie};
 use crate::support::wire::{Wire, answer};
 use rustix::process::Signal;
 use serde_json::{Value, json};
-use sortie::client::{Between, CallError, Client, Headers, Options, Server, Token, Word};
+use sortie::client::{Address, Between, CallError, Client, Headers, Options, Token, Word};
 use sortie::console::Console;
 use sortie::watchdog::Watch;
 use std::path::PathBuf;
@@ -242,7 +242,7 @@ fn v_logs_each_call_with_its_time_and_no_secret() {
     assert!(logged(&format!(" DEBUG GET /v1/sessions/{session}/events 200 in ")) >= 2, "{}", output.stderr);
     assert_eq!(logged(" WARN  send the prompt "), 1, "the retry: {}", output.stderr);
     assert_eq!(logged(" INFO  the event stream is open after event 0"), 1, "{}", output.stderr);
-    assert_eq!(logged(" INFO  reconnecting from event 3: read the answer: "), 1, "{}", output.stderr);
+    assert_eq!(logged(" INFO  reconnecting from event 3: the connection was closed "), 1, "{}", output.stderr);
 }
 
 // Retries.
@@ -373,13 +373,13 @@ fn a_token_file_with_the_same_or_no_token_does_not_help() {
 /// A client of this process, with headers from a file.
 fn client(wire: &Wire, headers: Headers, token: Option<Token>) -> Client {
     let options = Options {
-        server: Server::parse(&format!("http://{}", wire.address())).unwrap(),
+        server: Address::parse(&format!("http://{}", wire.address())).unwrap(),
         token,
         headers,
         connect_timeout: Duration::from_secs(5),
         retry_timeout: Duration::from_secs(5),
     };
-    Client::new(options, Watch::quiet(), Console::new(Watch::quiet()))
+    Client::new(options, Watch::without_signals().unwrap(), Console::new(None))
 }
 
 #[test]
