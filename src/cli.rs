@@ -13,7 +13,7 @@ use std::time::Duration;
 /// Gives a task to an agent on a running agent server, follows the run to its true end, and tells by the exit code how
 /// it ended. "sortie COMMAND --help" tells each command's options.
 #[derive(Debug, Parser)]
-#[command(name = "sortie", bin_name = "sortie", version, max_term_width = 100)]
+#[command(name = "sortie", bin_name = "sortie", version = env!("SORTIE_VERSION"), max_term_width = 100)]
 #[command(after_help = AFTER_HELP, after_long_help = AFTER_HELP)]
 #[command(subcommand_required = true, arg_required_else_help = true, disable_help_subcommand = true)]
 #[command(infer_long_args = false, args_override_self = false)]

@@ -18,7 +18,7 @@ fn help_and_version_are_0_and_go_to_stdout() {
     }
     for arguments in [["--version"], ["-V"]] {
         let output = Sortie::new(arguments).run().code(0);
-        assert_eq!(output.stdout, format!("sortie {}\n", env!("CARGO_PKG_VERSION")));
+        assert_eq!(output.stdout, format!("sortie {}\n", env!("SORTIE_VERSION")));
     }
     for command in COMMANDS {
         let output = Sortie::new([command, "--help"]).run().code(0);
