@@ -10,6 +10,7 @@ mod suite {
     mod approvals;
     mod decide;
     mod exits;
+    mod gateways;
     mod model;
     mod output;
     mod ping;
