@@ -236,8 +236,8 @@ impl Gateway {
         Planning { gateway: self, calls: calls.into() }
     }
 
-    /// What is to become of the calls that have not arrived yet?
-    pub fn from_now_on(&self, calls: impl Into<Calls>) -> Planning<'_> {
+    /// What is to become of those of these calls that have not arrived yet?
+    pub fn later(&self, calls: impl Into<Calls>) -> Planning<'_> {
         let calls = calls.into();
         let so_far = self.shared.look(|state| state.count(calls.route));
         self.on(calls.from(so_far + 1))
