@@ -11,6 +11,7 @@ mod suite {
     mod decide;
     mod exits;
     mod gateways;
+    mod knowledge;
     mod model;
     mod output;
     mod ping;

@@ -10,13 +10,14 @@
 use super::PATIENCE;
 use super::agent::{Agent, Route, TOKEN};
 use super::http::{Connection, Ending, Listener, Request};
-use super::process::Sortie;
+use super::process::{Running, Sortie};
 use super::watched::Watched;
 use serde_json::Value;
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::thread;
+use std::time::{Duration, Instant};
 
 /// Some of the calls that arrive: see the module.
 #[derive(Clone, Copy, Debug)]
@@ -328,6 +329,18 @@ impl Gateway {
         self.shared.expect(&format!("call {count} of {calls:?}"), |state| {
             (state.count(calls.route) >= count).then_some(())
         });
+    }
+
+    /// Waits until so many of these calls have arrived, as long as the client goes on.
+    #[track_caller]
+    pub fn wait_for_calls_of(&self, running: &mut Running, calls: impl Into<Calls>, count: usize) {
+        let calls = calls.into();
+        let came = |bound| self.shared.wait(bound, |state| (state.count(calls.route) >= count).then_some(()));
+        let end = Instant::now() + PATIENCE;
+        while came(Duration::from_millis(100)).is_none() {
+            running.is_going_on();
+            assert!(Instant::now() < end, "waited in vain for call {count} of {calls:?}");
+        }
     }
 
     /// Waits until so many connections have been ended because of [`Gateway::down`].

@@ -16,6 +16,12 @@ use std::time::Duration;
 /// How long anything may take before it counts as hanging.
 pub const PATIENCE: Duration = Duration::from_secs(30);
 
+/// Lets time pass where time is what the product is given: how old a run is, or how long a process is frozen. Never to
+/// wait for something to happen.
+pub fn let_pass(time: Duration) {
+    watched::Watched::new(()).wait(time, |()| None::<()>);
+}
+
 /// A recorded transcript, byte for byte.
 pub fn fixture(name: &str) -> Vec<u8> {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures").join(name);

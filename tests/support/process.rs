@@ -200,7 +200,7 @@ impl Sortie {
         Running {
             pid,
             status,
-            exited: false,
+            exited: None,
             stdout,
             stderr,
             read,
@@ -243,7 +243,8 @@ fn collect(mut pipe: impl Read + Send + 'static) -> Arc<Watched<Captured>> {
 pub struct Running {
     pid: Pid,
     status: Receiver<ExitStatus>,
-    exited: bool,
+    /// How it has ended.
+    exited: Option<ExitStatus>,
     stdout: Arc<Watched<Captured>>,
     stderr: Arc<Watched<Captured>>,
     read: bool,
@@ -312,15 +313,29 @@ impl Running {
         self.read = true;
     }
 
+    /// Asserts that it has not ended yet.
+    #[track_caller]
+    pub fn is_going_on(&mut self) {
+        self.exited = self.exited.or_else(|| self.status.try_recv().ok());
+        assert!(self.exited.is_none(), "sortie has ended\n{}", self.so_far());
+    }
+
     /// Waits for its end.
     #[track_caller]
-    pub fn wait(mut self) -> Output {
-        let status = match self.status.recv_timeout(PATIENCE) {
+    pub fn wait(self) -> Output {
+        self.wait_at_most(PATIENCE)
+    }
+
+    /// Waits for its end, where the product's own times are longer than [`PATIENCE`].
+    #[track_caller]
+    pub fn wait_at_most(mut self, patience: Duration) -> Output {
+        let ended = self.exited.map_or_else(|| self.status.recv_timeout(patience), Ok);
+        let status = match ended {
             Ok(status) => status,
-            Err(RecvTimeoutError::Timeout) => panic!("sortie did not end in {PATIENCE:?}\n{}", self.so_far()),
+            Err(RecvTimeoutError::Timeout) => panic!("sortie did not end in {patience:?}\n{}", self.so_far()),
             Err(RecvTimeoutError::Disconnected) => panic!("nobody waits for sortie"),
         };
-        self.exited = true;
+        self.exited = Some(status);
         let elapsed = self.started.elapsed();
         // A process that it left behind may hold the pipes open: what it wrote itself is in them by now.
         let text = |pipe: &Watched<Captured>| {
@@ -336,7 +351,7 @@ impl Running {
 
 impl Drop for Running {
     fn drop(&mut self) {
-        if !self.exited {
+        if self.exited.is_none() {
             let _ = kill_process(self.pid, Signal::KILL);
             let _ = self.status.recv_timeout(PATIENCE);
         }

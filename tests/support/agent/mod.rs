@@ -11,7 +11,7 @@ mod stream;
 
 pub use log::Fields;
 pub use routes::Route;
-pub use run::{Action, Call, Decision, Effect, Policy, Starting, call, command_task, subagent_task};
+pub use run::{Action, Call, Decision, Effect, Policy, Starting, Step, call, command_task, subagent_task};
 pub use stream::Fault;
 
 use super::PATIENCE;
@@ -332,9 +332,18 @@ impl Agent {
 
     /// The same, under a policy of its own.
     pub fn begin_run_with(&self, session: Uuid, policy: Option<Policy>) -> RunHandle {
+        self.begin(session, policy, 64)
+    }
+
+    /// The same as [`Agent::begin_run`], and it may take the most turns that the server allows.
+    pub fn begin_long_run(&self, session: Uuid) -> RunHandle {
+        self.begin(session, None, 256)
+    }
+
+    fn begin(&self, session: Uuid, policy: Option<Policy>, max_turns: u64) -> RunHandle {
         let (index, id) = self.shared.change(|state| {
             let policy = policy.unwrap_or_else(|| state.options.policy.clone());
-            let begun = state.begin_run(session, &json!("a prompt of somebody else"), policy, 64);
+            let begun = state.begin_run(session, &json!("a prompt of somebody else"), policy, max_turns);
             state.handed_out += 1;
             begun
         });
@@ -752,13 +761,21 @@ impl RunHandle {
 
     /// A run that was held at its start begins ([`Agent::hold_starts`]).
     pub fn start(&self) {
+        assert!(self.attempt(Step::Start), "the run is not held at its start");
+    }
+
+    /// Takes a step if the run is ready for it, and says whether it was.
+    pub fn attempt(&self, step: Step) -> bool {
         self.shared.change(|state| {
             let session = state.session(self.session);
             let run = &mut session.runs[self.index];
-            run.start();
-            session.messages.clone_from(&run.messages);
+            let taken = run.attempt(step);
+            if taken && step == Step::Start {
+                session.messages.clone_from(&run.messages);
+            }
             state.publish(self.session);
-        });
+            taken
+        })
     }
 
     /// The run has a sandbox: after its end the state stays `running` until [`RunHandle::tear_down`], and the last
@@ -860,6 +877,11 @@ impl RunHandle {
 
     pub fn is_over(&self) -> bool {
         self.shared.look(|state| state.sessions[&self.session].runs[self.index].is_over())
+    }
+
+    /// What its `RunCompleted` said, if there was one.
+    pub fn stop_reason(&self) -> Option<String> {
+        self.shared.look(|state| state.sessions[&self.session].runs[self.index].stop_reason.clone())
     }
 
     pub fn is_cancelled(&self) -> bool {

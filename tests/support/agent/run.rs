@@ -149,6 +149,22 @@ impl Call {
     }
 }
 
+/// Something that may happen to a run, if it is ready for it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Step {
+    /// A run that was held at its start begins.
+    Start,
+    Say(&'static str),
+    /// The model has said all.
+    Complete,
+    /// The model fails for good.
+    Error,
+    /// The tool that runs is done.
+    FinishTool,
+    /// The loop ends without a word (protocol traps 7 and 21).
+    FailSilently,
+}
+
 /// What the client decided about a call.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Decision {
@@ -216,6 +232,8 @@ pub struct Run {
     pub cancelled: bool,
     /// There was a `RunStarted`. Before that nothing is written to the session's messages either.
     pub started: bool,
+    /// What its `RunCompleted` said.
+    pub stop_reason: Option<String>,
     /// Its sandbox is still to be torn down after its end (protocol trap 20).
     pub has_sandbox: bool,
     policy: Policy,
@@ -241,6 +259,7 @@ impl Run {
             decisions: Vec::new(),
             cancelled: false,
             started: false,
+            stop_reason: None,
             has_sandbox: false,
             policy,
             max_turns,
@@ -278,6 +297,21 @@ impl Run {
 
     fn emit<const N: usize>(&mut self, variant: &'static str, fields: [(&'static str, Value); N]) {
         self.outbox.push((variant, fields.into()));
+    }
+
+    /// Takes a step if the run is ready for it, and says whether it was.
+    pub fn attempt(&mut self, step: Step) -> bool {
+        match (step, &self.phase) {
+            (_, Phase::Over(_)) => return false,
+            (Step::FailSilently, _) => self.fail_silently(),
+            (Step::Start, Phase::Starting(_)) => self.start(),
+            (Step::Say(text), Phase::Inference) => self.text(text),
+            (Step::Complete, Phase::Inference) => self.stop("stop"),
+            (Step::Error, Phase::Inference) => self.error("the model is out of order", false),
+            (Step::FinishTool, Phase::Tool(index)) => self.finish_tool(*index, "done", false),
+            _ => return false,
+        }
+        true
     }
 
     // What the model does.
@@ -554,6 +588,7 @@ impl Run {
     }
 
     fn run_completed(&mut self, stop_reason: &str) {
+        self.stop_reason = Some(stop_reason.to_owned());
         let usage = json!({
             "prompt_tokens": 11 * self.turn, "completion_tokens": 7 * self.turn, "total_tokens": 18 * self.turn,
         });
