@@ -1,13 +1,15 @@
-//! The gateway that stands between the client and the server in other suites: it must do what the tests tell it, or they
-//! prove nothing.
+//! The gateway that stands between the client and the server: it must do what the tests tell it, or they prove nothing.
+//! And what the client says of runs behind gateways that do things at random.
 
 use crate::support::PATIENCE;
 use crate::support::agent::{Agent, Route, TOKEN};
+use crate::support::disturbed;
 use crate::support::gateway::{Calls, Gateway, Page};
 use crate::support::http::Ending;
 use serde_json::{Value, json};
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
+use std::thread;
 
 /// A connection to a gateway, by hand.
 struct Client(BufReader<TcpStream>);
@@ -211,4 +213,13 @@ fn a_gateway_that_is_a_black_hole_answers_nothing() {
     let output = gateway.sortie(["ping", "--connect-timeout", "1s"]).run().code(1);
     assert!(!output.stderr.is_empty());
     assert!(agent.all_requests().is_empty());
+}
+
+#[test]
+fn whatever_gateways_do_the_client_states_only_what_is_so() {
+    thread::scope(|scope| {
+        for seed in 0..36 {
+            scope.spawn(move || disturbed::play(seed));
+        }
+    });
 }

@@ -3,6 +3,7 @@
 //! Nothing here sleeps: every wait is for something to happen, and gives up after [`PATIENCE`].
 
 pub mod agent;
+pub mod disturbed;
 pub mod gateway;
 pub mod http;
 pub mod process;

@@ -272,6 +272,11 @@ impl Running {
     /// Sends a signal after a pause, for tests of how far apart two signals are. sortie may have ended by then.
     pub fn signal_after(&self, pause: Duration, signal: Signal) {
         thread::sleep(pause);
+        self.interrupt(signal);
+    }
+
+    /// Sends a signal, unless it has ended meanwhile.
+    pub fn interrupt(&self, signal: Signal) {
         let _ = kill_process(self.pid, signal);
     }
 
@@ -296,7 +301,8 @@ impl Running {
         assert_eq!(found, Some(true), "{text:?} on {name}\n{}", self.so_far());
     }
 
-    fn so_far(&self) -> String {
+    /// What it has written up to now.
+    pub fn so_far(&self) -> String {
         let text =
             |pipe: &Watched<Captured>| pipe.look(|captured| String::from_utf8_lossy(&captured.bytes).into_owned());
         format!("--- stdout\n{}\n--- stderr\n{}\n---", text(&self.stdout), text(&self.stderr))
@@ -313,11 +319,15 @@ impl Running {
         self.read = true;
     }
 
+    pub fn has_ended(&mut self) -> bool {
+        self.exited = self.exited.or_else(|| self.status.try_recv().ok());
+        self.exited.is_some()
+    }
+
     /// Asserts that it has not ended yet.
     #[track_caller]
     pub fn is_going_on(&mut self) {
-        self.exited = self.exited.or_else(|| self.status.try_recv().ok());
-        assert!(self.exited.is_none(), "sortie has ended\n{}", self.so_far());
+        assert!(!self.has_ended(), "sortie has ended\n{}", self.so_far());
     }
 
     /// Waits for its end.

@@ -244,7 +244,12 @@ impl Agent {
 
     /// Another server, which knows nothing of the first one's sessions and takes the same token. It may stay unreached.
     pub fn replica() -> Self {
-        let mut agent = Self::start();
+        Self::replica_with(Options::default())
+    }
+
+    /// The same, set up like this.
+    pub fn replica_with(options: Options) -> Self {
+        let mut agent = Self::with(options);
         agent.reach = Reach::May;
         agent
     }
@@ -371,6 +376,10 @@ impl Agent {
     /// Runs that begin from now on have no event before [`RunHandle::start`].
     pub fn hold_starts(&self, starting: Starting) {
         self.shared.change(|state| state.starting = Some(starting));
+    }
+
+    pub fn has_session(&self, session: Uuid) -> bool {
+        self.shared.look(|state| state.sessions.contains_key(&session))
     }
 
     /// The title and the working directory of a session.
@@ -877,6 +886,26 @@ impl RunHandle {
 
     pub fn is_over(&self) -> bool {
         self.shared.look(|state| state.sessions[&self.session].runs[self.index].is_over())
+    }
+
+    /// The text of its turns, as the client puts it together.
+    pub fn said(&self) -> String {
+        let mut said = String::new();
+        self.shared.look(|state| {
+            let messages = &state.sessions[&self.session].runs[self.index].messages;
+            let begin = messages.iter().rposition(|message| message["role"] == "user").unwrap_or(0);
+            for parts in messages[begin..].iter().filter(|message| message["role"] == "assistant") {
+                for text in
+                    parts["content"].as_array().into_iter().flatten().filter_map(|part| part["text"].as_str())
+                {
+                    if !said.is_empty() && !said.ends_with('\n') {
+                        said.push('\n');
+                    }
+                    said.push_str(text);
+                }
+            }
+        });
+        said
     }
 
     /// What its `RunCompleted` said, if there was one.

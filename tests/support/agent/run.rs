@@ -155,7 +155,7 @@ pub enum Step {
     /// A run that was held at its start begins.
     Start,
     Say(&'static str),
-    /// The model has said all.
+    /// The model has said all, and something at least.
     Complete,
     /// The model fails for good.
     Error,
@@ -306,7 +306,12 @@ impl Run {
             (Step::FailSilently, _) => self.fail_silently(),
             (Step::Start, Phase::Starting(_)) => self.start(),
             (Step::Say(text), Phase::Inference) => self.text(text),
-            (Step::Complete, Phase::Inference) => self.stop("stop"),
+            (Step::Complete, Phase::Inference) => {
+                if self.said.is_empty() {
+                    self.text("Done. ");
+                }
+                self.stop("stop");
+            }
             (Step::Error, Phase::Inference) => self.error("the model is out of order", false),
             (Step::FinishTool, Phase::Tool(index)) => self.finish_tool(*index, "done", false),
             _ => return false,
