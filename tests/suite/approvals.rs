@@ -953,7 +953,7 @@ fn a_decision_that_is_refused_since_another_run_goes_on_is_explained() {
 }
 
 #[test]
-fn a_decision_that_is_refused_by_a_run_that_failed_without_a_word_finds_it_lost() {
+fn a_decision_that_is_refused_by_a_run_that_failed_without_a_word_finds_it_failed() {
     let agent = Agent::start();
     let gate = agent.next(Route::Decide).hold();
     let (running, run) = start(&agent, &[]);
@@ -961,7 +961,7 @@ fn a_decision_that_is_refused_by_a_run_that_failed_without_a_word_finds_it_lost(
     gate.wait_until_reached();
     run.fail_silently();
     gate.open();
-    running.wait().within(Duration::from_secs(15)).fails("lost");
+    running.wait().within(Duration::from_secs(15)).fails("run_error");
 }
 
 #[test]
@@ -993,7 +993,7 @@ fn a_decision_that_the_server_finds_wrong_ends_the_run() {
 }
 
 #[test]
-fn a_mistaken_guess_that_kills_the_run_is_found_as_lost() {
+fn a_mistaken_guess_that_kills_the_run_is_found() {
     let agent = agent(Policy::usual(), HALF);
     let gate = agent.next(Route::Decide).hold();
     let (running, run) = start(&agent, &[]);
@@ -1004,7 +1004,7 @@ fn a_mistaken_guess_that_kills_the_run_is_found_as_lost() {
     run.wait_until_waiting_at("b");
     gate.open();
     run.wait_until_over();
-    running.wait().fails("lost");
+    running.wait().fails("run_error");
     agent.forgive("trap 2");
     assert_eq!(run.decisions()[..1], accepted(&["a"]));
 }

@@ -294,8 +294,8 @@ pub fn play(seed: u64) {
     let record = result_file(&output.home().join("result.json"), code);
     let reason = match story.end {
         End::Completes => Value::Null,
-        End::Fails => "run_error".into(),
-        End::FailsSilently | End::Restart => "lost".into(),
+        End::Fails | End::FailsSilently => "run_error".into(),
+        End::Restart => "lost".into(),
     };
     assert_eq!(record["reason"], reason, "{record:#}\n{}", output.stderr);
     assert_eq!(record["text"], text, "{record:#}\n{}", output.stderr);
