@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 use tempfile::TempDir;
 
 /// The keys of the result record: all of them, always.
-pub const RECORD_KEYS: [&str; 21] = [
+pub const RECORD_KEYS: [&str; 29] = [
     "type",
     "outcome",
     "exit_code",
@@ -29,15 +29,23 @@ pub const RECORD_KEYS: [&str; 21] = [
     "text",
     "turns",
     "stop_reason",
+    "finish_reason",
     "usage",
     "tool_calls",
+    "decisions",
+    "background_tasks",
     "timed_out",
     "paused",
     "pause_reason",
     "resume_hint",
     "cancel_confirmed",
     "last_event_id",
+    "started_at",
     "duration_ms",
+    "server",
+    "server_version",
+    "sortie_version",
+    "rehearsal",
 ];
 
 enum Input {
@@ -480,4 +488,8 @@ fn check_record(record: &Value, code: i32) {
         }
     }
     assert!(record["retryable"].is_boolean() && record["duration_ms"].is_u64(), "{record:#}");
+    assert!(record["decisions"].is_array() && record["background_tasks"].is_array(), "{record:#}");
+    assert!(record["rehearsal"].is_boolean() && record["sortie_version"].is_string(), "{record:#}");
+    let completed = record["stop_reason"] == "completed";
+    assert!(record["retryable"] == false || code == 1 && !completed, "{record:#}");
 }
