@@ -25,7 +25,7 @@ use uuid::Uuid;
 
 /// Executes a command line that could be read: the record is written from here on, whatever happens.
 pub fn execute(cli: &Cli, watch: &Watch, console: &Console) -> Exit {
-    let began = Instant::now();
+    let (began, started_at) = (Instant::now(), SystemTime::now());
     let common = cli.command.common();
     if common.quiet {
         console.set_level(Level::Quiet);
@@ -36,7 +36,7 @@ pub fn execute(cli: &Cli, watch: &Watch, console: &Console) -> Exit {
     let mut output = Output::new(format, watch.clone(), console.clone());
     let mut report =
         guard(|| prepare(cli, watch, console, &mut output)).unwrap_or_else(|failure| Report::new(failure.into()));
-    report.duration = began.elapsed();
+    (report.duration, report.started_at) = (began.elapsed(), started_at);
     output.finish(report)
 }
 
@@ -99,18 +99,21 @@ fn prepare(cli: &Cli, watch: &Watch, console: &Console, output: &mut Output) -> 
         let outcome = cli.command.common().rehearse.as_deref().unwrap_or_default();
         console.error(&format!("REHEARSAL ({outcome}): a practice server plays a recorded run; nothing is real"));
     }
-    let context =
-        Context { client: Client::new(client.clone(), watch.clone(), console.clone()), watch, console, output };
+    let options = client.clone();
+    let client = &Client::new(client, watch.clone(), console.clone());
+    let context = Context { client, watch, console, output };
     let session_id = command.session().map(|session| session.to_string());
+    let server = Some(client.url().to_owned());
     let done = match command {
         Command::Run(settings) => context.run(&settings),
         Command::Resume { session, choices, follow } => context.resume(session, choices, &follow),
         Command::Attach { session, follow } => context.attach(session, None, &follow),
         Command::Cancel { session, timeout } => context.cancel(session, timeout),
         Command::Pending { session, format } => context.pending(session, format),
-        Command::Ping { wait } => context.ping(client, wait),
+        Command::Ping { wait } => context.ping(options, wait),
     };
-    done.or_else(|failure| Ok(Report { session_id, ..Report::new(failure.into()) }))
+    let report = done.unwrap_or_else(|failure| Report { session_id, ..Report::new(failure.into()) });
+    Ok(Report { server, server_version: client.server_version(), rehearsal: rehearsal.is_some(), ..report })
 }
 
 /// What `pending -o json` prints.
@@ -136,7 +139,7 @@ impl Context<'_> {
         let prompt = Prompt { session, is_new_session, message: &settings.message, key: new_key() };
         self.watch.on_signal_say(on_signal(&settings.follow));
         let sent_at = Instant::now();
-        let run_id = match prompt.send(&self.client, self.watch) {
+        let run_id = match prompt.send(self.client, self.watch) {
             Ok(run_id) => run_id.to_string(),
             Err(unsent) => return Ok(self.unsent(&prompt, &settings.follow, unsent)),
         };
@@ -224,8 +227,8 @@ impl Context<'_> {
     /// A pause that a restart of the server swallowed: nothing runs, the events are gone, and the messages end with a tool
     /// call without a result (protocol trap 23).
     fn swallowed_pause(&self, session: Uuid) -> Option<Failure> {
-        let history = history::read(&self.client, session).ok()?;
-        let no_events = || history::last_run(&self.client, session).is_ok_and(|last| last.is_none());
+        let history = history::read(self.client, session).ok()?;
+        let no_events = || history::last_run(self.client, session).is_ok_and(|last| last.is_none());
         (history.ends_with_open_call && no_events()).then(|| {
             let message = format!(
                 "the server was restarted while tool calls of session {session} were pending: the run is gone; on the \
@@ -242,8 +245,8 @@ impl Context<'_> {
             Some(run_id) => (run_id, None, Some(Instant::now())),
             None => {
                 let last = match run {
-                    Some(run) => history::run_with_id(&self.client, session, run)?,
-                    None => history::last_run(&self.client, session)?,
+                    Some(run) => history::run_with_id(self.client, session, run)?,
+                    None => history::last_run(self.client, session)?,
                 };
                 let Some(LastRun { id, ended }) = last else {
                     return self.attach_to_messages(session, run, &found.state());
@@ -262,7 +265,7 @@ impl Context<'_> {
 
     /// The session's state is the only sign of a run that failed before its first event.
     fn died_unheard(&self, session: Uuid) -> Report {
-        let history = history::read(&self.client, session).unwrap_or_default();
+        let history = history::read(self.client, session).unwrap_or_default();
         let failure = Failure::new(Reason::RunError, run::STATE_FAILED).passing(true);
         Report {
             fate: Fate::StateFailed { tools: !history.known || history.called_tools },
@@ -273,7 +276,7 @@ impl Context<'_> {
 
     /// The server has no events of the run any more: the text of the session's last run is all that is left.
     fn attach_to_messages(self, session: Uuid, run: Option<Uuid>, state: &SessionState) -> Result<Report, Failure> {
-        if !history::has_prompt(&self.client, session)? {
+        if !history::has_prompt(self.client, session)? {
             let message = format!("cannot attach to session {session}: it never had a prompt");
             return Err(Failure::new(Reason::NotFound, message));
         }
@@ -291,7 +294,7 @@ impl Context<'_> {
         report.session_id = Some(session.to_string());
         if run.is_none() {
             let mut transcript = Transcript::new(self.output.keep());
-            self.output.healed(transcript.heal(history::read(&self.client, session)?.texts))?;
+            self.output.healed(transcript.heal(history::read(self.client, session)?.texts))?;
             report.run.agent_message = transcript.last_turn().map(str::to_owned);
             report.run.text = transcript.into_all();
         }

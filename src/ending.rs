@@ -192,6 +192,9 @@ impl Follower<'_> {
             let text = format!("the run said more than {MAX_TEXT} bytes: the record has no text");
             self.console.error(&text);
         }
+        for name in self.machine.unmatched() {
+            self.console.error(&format!("no call was named {name} (--allow-tool, --deny-tool)"));
+        }
     }
 }
 

@@ -24,7 +24,7 @@ const LAST_READ: Duration = Duration::from_millis(500);
 
 /// What a command works with.
 pub struct Context<'a> {
-    pub client: Client,
+    pub client: &'a Client,
     pub watch: &'a Watch,
     pub console: &'a Console,
     pub output: &'a mut Output,
@@ -60,14 +60,14 @@ impl<'a> Follower<'a> {
     ) -> Self {
         let now = Instant::now();
         Self {
-            client: &context.client,
+            client: context.client,
             watch: context.watch,
             console: context.console,
             output: context.output,
             settings,
             session,
             machine: Machine::new(options),
-            stream: EventStream::new(&context.client, session, 0),
+            stream: EventStream::new(context.client, session, 0),
             began: now,
             active_since,
             looked: now,

@@ -5,7 +5,7 @@ use crate::agent::events::{ToolCall, Usage};
 use serde::Serialize;
 use std::fmt;
 use std::process::ExitCode;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 /// What the process tells its caller. No other code ever leaves it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -336,6 +336,12 @@ pub struct Report {
     pub left_waiting: Option<Waiting>,
     /// A command that goes on from here, ready to be pasted into a shell.
     pub resume_hint: Option<String>,
+    /// The server's URL.
+    pub server: Option<String>,
+    /// What the server said of its version, where it was asked.
+    pub server_version: Option<String>,
+    pub rehearsal: bool,
+    pub started_at: SystemTime,
     pub duration: Duration,
 }
 
@@ -350,6 +356,10 @@ impl Report {
             run: RunSummary::default(),
             left_waiting: None,
             resume_hint: None,
+            server: None,
+            server_version: None,
+            rehearsal: false,
+            started_at: SystemTime::now(),
             duration: Duration::ZERO,
         }
     }
@@ -420,14 +430,22 @@ impl Report {
             text: self.run.text.as_deref(),
             turns: self.run.turns,
             stop_reason: self.fate.stop_reason(),
+            finish_reason: self.run.finish_reason.as_deref(),
             usage: self.run.usage,
             tool_calls: self.run.tool_calls,
+            decisions: &self.run.decisions,
+            background_tasks: &self.run.background_tasks,
             timed_out: reason.is_some_and(Reason::is_timeout),
             paused: exit == Exit::Paused,
             pause_reason: self.waiting().map(PauseReason::on),
             resume_hint: self.resume_hint.as_deref(),
             cancel_confirmed: self.cancel_confirmed(),
             last_event_id: self.run.last_event_id,
+            started_at: humantime::format_rfc3339_seconds(self.started_at).to_string(),
+            server: self.server.as_deref(),
+            server_version: self.server_version.as_deref(),
+            sortie_version: env!("SORTIE_VERSION"),
+            rehearsal: self.rehearsal,
             duration_ms: u64::try_from(self.duration.as_millis()).unwrap_or(u64::MAX),
         }
     }
@@ -449,27 +467,37 @@ pub struct Record<'a> {
     text: Option<&'a str>,
     turns: u64,
     stop_reason: Option<&'a str>,
+    finish_reason: Option<&'a str>,
     usage: Option<Usage>,
     tool_calls: ToolCounts,
+    decisions: &'a [Decided],
+    background_tasks: &'a [BackgroundTask],
     timed_out: bool,
     paused: bool,
     pause_reason: Option<PauseReason<'a>>,
     resume_hint: Option<&'a str>,
     cancel_confirmed: Option<bool>,
     last_event_id: Option<u64>,
+    started_at: String,
     duration_ms: u64,
+    server: Option<&'a str>,
+    server_version: Option<&'a str>,
+    sortie_version: &'static str,
+    rehearsal: bool,
 }
 
 /// What a run waits for; also given by an end that leaves it waiting.
 #[derive(Debug, Serialize)]
 struct PauseReason<'a> {
     r#type: Reason,
+    batch: Option<&'a str>,
     pending_tool_calls: &'a [ToolCall],
 }
 
 impl<'a> PauseReason<'a> {
     fn on(waiting: &'a Waiting) -> Self {
-        Self { r#type: Reason::ToolApprovalRequired, pending_tool_calls: &waiting.calls }
+        let batch = waiting.batch.as_deref();
+        Self { r#type: Reason::ToolApprovalRequired, batch, pending_tool_calls: &waiting.calls }
     }
 }
 

@@ -302,8 +302,25 @@ impl Output {
         file.write(&report.record()).map_err(|error| Failure::new(Reason::Output, format!("{error:#}")))
     }
 
+    /// What a person must know beside how it ended.
+    fn warn(&self, report: &Report) {
+        let run = &report.run;
+        if run.finish_reason.as_deref() == Some("max_output_tokens") {
+            self.console.error("the answer is cut: the model reached its output limit (max_output_tokens)");
+        }
+        let tasks: Vec<_> =
+            run.background_tasks.iter().map(|task| format!("{} ({})", task.name, task.tool_call_id)).collect();
+        if !tasks.is_empty() {
+            let tasks = shorten(&tasks.join(", "));
+            self.console.error(&format!(
+                "background tasks may go on, on the server, whatever became of the run: {tasks}"
+            ));
+        }
+    }
+
     /// The closing line.
     fn close(&self, report: &Report) {
+        self.warn(report);
         let time = seconds(report.duration);
         match &report.end {
             End::Failed(failure) => {

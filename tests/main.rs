@@ -11,6 +11,8 @@ mod suite {
     mod decide;
     mod exits;
     mod files;
+    mod gateways;
+    mod knowledge;
     mod model;
     mod network;
     mod output;

@@ -13,7 +13,9 @@ use uuid::Uuid;
 impl Client {
     /// `GET /v1/health`. It needs no token.
     pub fn health(&self) -> Result<api::Health, CallError> {
-        self.get("ask for the server's health", "/v1/health".into())
+        let health: api::Health = self.get("ask for the server's health", "/v1/health".into())?;
+        self.set_server_version(health.version.clone());
+        Ok(health)
     }
 
     /// `GET /v1/config`.

@@ -61,6 +61,8 @@ struct Shared {
     /// When it last did.
     contact: Mutex<Instant>,
     credentials: Mutex<Credentials>,
+    /// As `/v1/health` told it.
+    server_version: Mutex<Option<String>>,
 }
 
 /// What opens the server, and a gateway in front of it.
@@ -78,6 +80,7 @@ impl Client {
             heard: AtomicBool::new(false),
             contact: Mutex::new(Instant::now()),
             credentials: Mutex::new(credentials),
+            server_version: Mutex::default(),
         };
         Self::sharing(options, watch, console, Arc::new(shared))
     }
@@ -97,6 +100,15 @@ impl Client {
     /// The server's URL.
     pub fn url(&self) -> &str {
         self.options.server.url()
+    }
+
+    /// The server's version, where it was asked for its health.
+    pub fn server_version(&self) -> Option<String> {
+        lock(&self.shared.server_version).clone()
+    }
+
+    fn set_server_version(&self, version: Option<String>) {
+        *lock(&self.shared.server_version) = version;
     }
 
     /// What ends the client's waiting.

@@ -221,7 +221,10 @@ impl Machine {
                 self.transcript.turn();
                 self.batch.clear();
             }
-            Event::TurnCompleted(_) => self.batch.clear(),
+            Event::TurnCompleted(turn) => {
+                self.tally.turn_completed(turn.finish_reason.as_deref());
+                self.batch.clear();
+            }
             Event::ToolCallsProposed(proposal) => effect = self.proposed(id, &proposal.tool_calls),
             Event::ToolExecutionStarted(tool) => {
                 self.tally.started();

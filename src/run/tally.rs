@@ -6,6 +6,8 @@ use crate::outcome::{BackgroundTask, ToolCounts};
 
 /// This many background tasks are named in the record.
 const MAX_TASKS: usize = 1000;
+/// A finish reason is one word; longer ones are cut after this many characters.
+const MAX_WORD: usize = 100;
 /// After this many compactions in a row within one turn the server is taken to loop (protocol trap 15).
 const MAX_COMPACTIONS: u32 = 5;
 
@@ -26,6 +28,11 @@ impl Tally {
     pub fn turn_started(&mut self, turn: u64) {
         self.turns = self.turns.max(turn);
         self.finish_reason = None;
+    }
+
+    /// A turn ended, for this reason.
+    pub fn turn_completed(&mut self, finish_reason: Option<&str>) {
+        self.finish_reason = finish_reason.map(|reason| reason.chars().take(MAX_WORD).collect());
     }
 
     /// The model proposed this many calls.

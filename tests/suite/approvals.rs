@@ -953,7 +953,7 @@ fn a_decision_that_is_refused_since_another_run_goes_on_is_explained() {
 }
 
 #[test]
-fn a_decision_that_is_refused_by_a_run_that_failed_without_a_word_finds_its_failure() {
+fn a_decision_that_is_refused_by_a_run_that_failed_without_a_word_finds_it_failed() {
     let agent = Agent::start();
     let gate = agent.next(Route::Decide).hold();
     let (running, run) = start(&agent, &[]);
@@ -993,7 +993,7 @@ fn a_decision_that_the_server_finds_wrong_ends_the_run() {
 }
 
 #[test]
-fn a_mistaken_guess_that_kills_the_run_is_found_as_a_failure() {
+fn a_mistaken_guess_that_kills_the_run_is_found() {
     let agent = agent(Policy::usual(), HALF);
     let gate = agent.next(Route::Decide).hold();
     let (running, run) = start(&agent, &[]);

@@ -486,7 +486,7 @@ fn attach_after_a_restart_has_the_text_and_says_that_nobody_knows_the_end() {
     for (format, stdout) in
         [("text", "First.\nSecond,\nin lines.\n"), ("final", "Second,\nin lines.\n"), ("json", "")]
     {
-        let agent = Agent::start();
+        let agent = Agent::with(Options { keepalive: Duration::from_secs(1), ..Options::default() });
         let old = begin(&agent);
         old.text("A run of long ago.");
         old.complete();
@@ -576,7 +576,7 @@ fn attach_never_takes_an_older_runs_success_for_that_of_a_run_that_died_unheard(
 
 #[test]
 fn attach_where_no_run_ever_was_is_not_found() {
-    let agent = Agent::start();
+    let agent = Agent::with(Options { keepalive: Duration::from_secs(1), ..Options::default() });
     let empty = agent.session().to_string();
     let nowhere = Uuid::new_v4().to_string();
     for session in [&empty, &nowhere] {

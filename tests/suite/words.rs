@@ -326,7 +326,7 @@ fn a_token_file_is_read_again_when_the_server_no_longer_takes_the_token() {
     run.text("So far");
     agent.wait_for_streams(1);
     std::fs::write(path, "second-token\n").unwrap();
-    agent.change_token("second-token");
+    agent.set_token("second-token");
     agent.drop_streams(Ending::Cut);
     agent.wait_for_streams(2);
     run.propose([call("a", "create")]);
@@ -344,7 +344,7 @@ fn a_token_file_is_read_again_by_the_last_calls_too() {
     run.propose([call("a", "view").held()]);
     agent.wait_for_streams(1);
     std::fs::write(path, "second-token\n").unwrap();
-    agent.change_token("second-token");
+    agent.set_token("second-token");
     running.signal(Signal::TERM);
     let record = running.wait().fails("interrupted");
     assert_eq!(record["cancel_confirmed"], true);

@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 use tempfile::TempDir;
 
 /// The keys of the result record: all of them, always.
-pub const RECORD_KEYS: [&str; 21] = [
+pub const RECORD_KEYS: [&str; 29] = [
     "type",
     "outcome",
     "exit_code",
@@ -29,15 +29,23 @@ pub const RECORD_KEYS: [&str; 21] = [
     "text",
     "turns",
     "stop_reason",
+    "finish_reason",
     "usage",
     "tool_calls",
+    "decisions",
+    "background_tasks",
     "timed_out",
     "paused",
     "pause_reason",
     "resume_hint",
     "cancel_confirmed",
     "last_event_id",
+    "started_at",
     "duration_ms",
+    "server",
+    "server_version",
+    "sortie_version",
+    "rehearsal",
 ];
 
 enum Input {
@@ -200,7 +208,7 @@ impl Sortie {
         Running {
             pid,
             status,
-            exited: false,
+            exited: None,
             stdout,
             stderr,
             read,
@@ -243,7 +251,8 @@ fn collect(mut pipe: impl Read + Send + 'static) -> Arc<Watched<Captured>> {
 pub struct Running {
     pid: Pid,
     status: Receiver<ExitStatus>,
-    exited: bool,
+    /// How it has ended.
+    exited: Option<ExitStatus>,
     stdout: Arc<Watched<Captured>>,
     stderr: Arc<Watched<Captured>>,
     read: bool,
@@ -271,6 +280,11 @@ impl Running {
     /// Sends a signal after a pause, for tests of how far apart two signals are. sortie may have ended by then.
     pub fn signal_after(&self, pause: Duration, signal: Signal) {
         thread::sleep(pause);
+        self.interrupt(signal);
+    }
+
+    /// Sends a signal, unless it has ended meanwhile.
+    pub fn interrupt(&self, signal: Signal) {
         let _ = kill_process(self.pid, signal);
     }
 
@@ -295,7 +309,8 @@ impl Running {
         assert_eq!(found, Some(true), "{text:?} on {name}\n{}", self.so_far());
     }
 
-    fn so_far(&self) -> String {
+    /// What it has written up to now.
+    pub fn so_far(&self) -> String {
         let text =
             |pipe: &Watched<Captured>| pipe.look(|captured| String::from_utf8_lossy(&captured.bytes).into_owned());
         format!("--- stdout\n{}\n--- stderr\n{}\n---", text(&self.stdout), text(&self.stderr))
@@ -312,15 +327,33 @@ impl Running {
         self.read = true;
     }
 
+    pub fn has_ended(&mut self) -> bool {
+        self.exited = self.exited.or_else(|| self.status.try_recv().ok());
+        self.exited.is_some()
+    }
+
+    /// Asserts that it has not ended yet.
+    #[track_caller]
+    pub fn is_going_on(&mut self) {
+        assert!(!self.has_ended(), "sortie has ended\n{}", self.so_far());
+    }
+
     /// Waits for its end.
     #[track_caller]
-    pub fn wait(mut self) -> Output {
-        let status = match self.status.recv_timeout(PATIENCE) {
+    pub fn wait(self) -> Output {
+        self.wait_at_most(PATIENCE)
+    }
+
+    /// Waits for its end, where the product's own times are longer than [`PATIENCE`].
+    #[track_caller]
+    pub fn wait_at_most(mut self, patience: Duration) -> Output {
+        let ended = self.exited.map_or_else(|| self.status.recv_timeout(patience), Ok);
+        let status = match ended {
             Ok(status) => status,
-            Err(RecvTimeoutError::Timeout) => panic!("sortie did not end in {PATIENCE:?}\n{}", self.so_far()),
+            Err(RecvTimeoutError::Timeout) => panic!("sortie did not end in {patience:?}\n{}", self.so_far()),
             Err(RecvTimeoutError::Disconnected) => panic!("nobody waits for sortie"),
         };
-        self.exited = true;
+        self.exited = Some(status);
         let elapsed = self.started.elapsed();
         // A process that it left behind may hold the pipes open: what it wrote itself is in them by now.
         let text = |pipe: &Watched<Captured>| {
@@ -336,7 +369,7 @@ impl Running {
 
 impl Drop for Running {
     fn drop(&mut self) {
-        if !self.exited {
+        if self.exited.is_none() {
             let _ = kill_process(self.pid, Signal::KILL);
             let _ = self.status.recv_timeout(PATIENCE);
         }
@@ -455,4 +488,8 @@ fn check_record(record: &Value, code: i32) {
         }
     }
     assert!(record["retryable"].is_boolean() && record["duration_ms"].is_u64(), "{record:#}");
+    assert!(record["decisions"].is_array() && record["background_tasks"].is_array(), "{record:#}");
+    assert!(record["rehearsal"].is_boolean() && record["sortie_version"].is_string(), "{record:#}");
+    let completed = record["stop_reason"] == "completed";
+    assert!(record["retryable"] == false || code == 1 && !completed, "{record:#}");
 }
