@@ -117,6 +117,7 @@ Register-ArgumentCompleter -Native -CommandName 'sortie' -ScriptBlock {
             break
         }
         'sortie;attach' {
+            [CompletionResult]::new('--run', '--run', [CompletionResultType]::ParameterName, 'Follow this run, and no other [default: the session''s last]')
             [CompletionResult]::new('--timeout', '--timeout', [CompletionResultType]::ParameterName, 'Longest time for the whole command; a run that is not done by then is cancelled')
             [CompletionResult]::new('--idle-timeout', '--idle-timeout', [CompletionResultType]::ParameterName, 'Longest time without an event from the run, which is then cancelled [default: no limit]')
             [CompletionResult]::new('--heartbeat', '--heartbeat', [CompletionResultType]::ParameterName, 'Say on stderr that the run is still going, each time that nothing was said for so long')

@@ -55,12 +55,19 @@ _sortie() {
             return 0
             ;;
         sortie__subcmd__attach)
-            opts="-t -o -q -v -h --timeout --idle-timeout --no-cancel --heartbeat --on-approval --pause-on-approval --allow-tool --deny-tool --approve-with --enable-slack-tools --enable-subagents --fail-on-tool-error --output --result-file --record --server --token-file --cacert --allow-http --connect-timeout --retry-timeout --rehearse --quiet --verbose --help"
+            opts="-t -o -q -v -h --run --timeout --idle-timeout --no-cancel --heartbeat --on-approval --pause-on-approval --allow-tool --deny-tool --approve-with --enable-slack-tools --enable-subagents --fail-on-tool-error --output --result-file --record --server --token-file --cacert --allow-http --connect-timeout --retry-timeout --rehearse --quiet --verbose --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
             fi
             case "${prev}" in
+                --run)
+                    COMPREPLY=("${cur}")
+                    if [[ "${BASH_VERSINFO[0]}" -ge 4 ]]; then
+                        compopt -o nospace
+                    fi
+                    return 0
+                    ;;
                 --timeout)
                     COMPREPLY=("${cur}")
                     if [[ "${BASH_VERSINFO[0]}" -ge 4 ]]; then

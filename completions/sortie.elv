@@ -111,6 +111,7 @@ set edit:completion:arg-completer[sortie] = {|@words|
             cand --help 'Print help (see more with ''--help'')'
         }
         &'sortie;attach'= {
+            cand --run 'Follow this run, and no other [default: the session''s last]'
             cand --timeout 'Longest time for the whole command; a run that is not done by then is cancelled'
             cand --idle-timeout 'Longest time without an event from the run, which is then cancelled [default: no limit]'
             cand --heartbeat 'Say on stderr that the run is still going, each time that nothing was said for so long'

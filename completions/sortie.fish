@@ -108,6 +108,7 @@ complete -c sortie -n "__fish_sortie_using_subcommand resume" -l allow-http -d '
 complete -c sortie -n "__fish_sortie_using_subcommand resume" -s q -l quiet -d 'Say nothing on stderr but errors, and that a run is paused'
 complete -c sortie -n "__fish_sortie_using_subcommand resume" -s v -l verbose -d 'Log every call on stderr; -vv the HTTP library\'s view too [env: SORTIE_LOG]'
 complete -c sortie -n "__fish_sortie_using_subcommand resume" -s h -l help -d 'Print help (see more with \'--help\')'
+complete -c sortie -n "__fish_sortie_using_subcommand attach" -l run -d 'Follow this run, and no other [default: the session\'s last]' -r -f
 complete -c sortie -n "__fish_sortie_using_subcommand attach" -l timeout -d 'Longest time for the whole command; a run that is not done by then is cancelled' -r -f
 complete -c sortie -n "__fish_sortie_using_subcommand attach" -l idle-timeout -d 'Longest time without an event from the run, which is then cancelled [default: no limit]' -r -f
 complete -c sortie -n "__fish_sortie_using_subcommand attach" -l heartbeat -d 'Say on stderr that the run is still going, each time that nothing was said for so long' -r -f

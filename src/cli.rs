@@ -356,6 +356,10 @@ pub struct Attach {
     #[arg(value_name = "SESSION")]
     pub session: String,
 
+    /// Follow this run, and no other [default: the session's last]
+    #[arg(long, value_name = "ID", help_heading = "Task")]
+    pub run: Option<String>,
+
     #[command(flatten)]
     pub follow: Follow,
 

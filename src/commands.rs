@@ -3,7 +3,7 @@
 use crate::agent::calls::{NewSession, SessionState};
 use crate::agent::events::ToolCall;
 use crate::cli::{Cli, Format, PendingFormat, mistake};
-use crate::client::{Client, Options, new_key};
+use crate::client::{Client, Options, Refusal, new_key};
 use crate::console::{Console, Level};
 use crate::ending::{self, Cancel, announce, command, guard, on_signal, silence_panics};
 use crate::follow::{Context, Follower, session_state};
@@ -22,6 +22,9 @@ use clap::error::ErrorKind;
 use std::io::Write;
 use std::time::{Duration, Instant, SystemTime};
 use uuid::Uuid;
+
+/// Between two looks at a token file whose token the server refuses.
+const TOKEN_AGAIN: Duration = Duration::from_millis(250);
 
 /// Executes a command line that could be read: the record is written from here on, whatever happens.
 pub fn execute(cli: &Cli, watch: &Watch, console: &Console) -> Exit {
@@ -107,7 +110,7 @@ fn prepare(cli: &Cli, watch: &Watch, console: &Console, output: &mut Output) -> 
     let done = match command {
         Command::Run(settings) => context.run(&settings),
         Command::Resume { session, choices, follow } => context.resume(session, choices, &follow),
-        Command::Attach { session, follow } => context.attach(session, None, &follow),
+        Command::Attach { session, run, follow } => context.attach(session, run, &follow),
         Command::Cancel { session, timeout } => context.cancel(session, timeout),
         Command::Pending { session, format } => context.pending(session, format),
         Command::Ping { wait } => context.ping(options, wait),
@@ -150,6 +153,7 @@ impl Context<'_> {
         }
         let asks = if settings.follow.policy.replaces_servers() { Asks::EveryCall } else { Asks::Unknown };
         let options = self.options(run_id, asks, Start::Fresh, &settings.follow);
+        let options = run::Options { sandbox: settings.message.sandbox, ..options };
         Ok(Follower::new(&mut self, &settings.follow, session, options, Some(sent_at)).run(None))
     }
 
@@ -265,7 +269,9 @@ impl Context<'_> {
 
     /// The session's state is the only sign of a run that failed before its first event.
     fn died_unheard(&self, session: Uuid) -> Report {
-        let history = history::read(self.client, session).unwrap_or_default();
+        // The state has said all: the messages can add little, and a checkpoint that cannot be read never will.
+        let client = self.client.with_watch(self.watch.last_calls(ending::LAST_LOOK));
+        let history = history::read(&client, session).unwrap_or_default();
         let failure = Failure::new(Reason::RunError, run::STATE_FAILED).passing(true);
         Report {
             fate: Fate::StateFailed { tools: !history.known || history.called_tools },
@@ -276,12 +282,12 @@ impl Context<'_> {
 
     /// The server has no events of the run any more: the text of the session's last run is all that is left.
     fn attach_to_messages(self, session: Uuid, run: Option<Uuid>, state: &SessionState) -> Result<Report, Failure> {
+        if *state == SessionState::Failed && run.is_none() {
+            return Ok(self.died_unheard(session));
+        }
         if !history::has_prompt(self.client, session)? {
             let message = format!("cannot attach to session {session}: it never had a prompt");
             return Err(Failure::new(Reason::NotFound, message));
-        }
-        if *state == SessionState::Failed && run.is_none() {
-            return Ok(self.died_unheard(session));
         }
         if let Some(failure) = self.swallowed_pause(session) {
             return Err(failure);
@@ -374,7 +380,15 @@ impl Context<'_> {
         let options = Options { retry_timeout: wait, ..options };
         let client = Client::new(options, self.watch.clone(), self.console.clone());
         client.health()?;
-        client.config()?;
+        let began = Instant::now();
+        while let Err(error) = client.config() {
+            // A server that has just started has a new token, and somebody may be about to write it (protocol trap 18).
+            let may_change = error.is(&Refusal::Unauthorized) && client.has_token_file();
+            if !may_change || began.elapsed() >= wait {
+                return Err(error.into());
+            }
+            self.watch.sleep(TOKEN_AGAIN)?;
+        }
         self.console.progress(&format!("{} is there, and takes the token", client.url()));
         Ok(Report::new(End::Completed))
     }

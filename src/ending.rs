@@ -20,7 +20,7 @@ use uuid::Uuid;
 pub const LAST_CALLS: Duration = Duration::from_secs(5);
 /// The most time spent after that on how the run ended and on lost text: the messages are written up to 2 s after the
 /// last event (protocol trap 8).
-const LAST_LOOK: Duration = Duration::from_secs(3);
+pub const LAST_LOOK: Duration = Duration::from_secs(3);
 /// The same after a deadline or a signal.
 const LAST_GLANCE: Duration = Duration::from_secs(1);
 /// A run that has said its end may still be active for a while (protocol traps 8 and 20): its stream tells it sooner.

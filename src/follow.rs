@@ -92,7 +92,7 @@ impl<'a> Follower<'a> {
         loop {
             let done = self.perform(effect).and_then(|end| match end {
                 Some(end) => Ok(Err(end)),
-                None => self.hear(self.idle_deadline()).map(Ok),
+                None => self.hear(self.wake_at()).map(Ok),
             });
             match done {
                 Ok(Ok(next)) => effect = next,
@@ -177,10 +177,11 @@ impl<'a> Follower<'a> {
         }
     }
 
-    /// When the idle timeout must be judged.
-    fn idle_deadline(&self) -> Option<Instant> {
-        let limit = self.settings.idle_timeout?;
-        self.stream.last_event().checked_add(limit)
+    /// When the idle timeout must be judged, or the machine be asked again.
+    fn wake_at(&self) -> Option<Instant> {
+        let idle = self.settings.idle_timeout.and_then(|limit| self.stream.last_event().checked_add(limit));
+        let machine = self.machine.patience().map(|patience| Instant::now() + patience);
+        [idle, machine].into_iter().flatten().min()
     }
 
     /// Does what the machine wants, until it wants to hear more; returns the end if that is reached.
@@ -191,6 +192,19 @@ impl<'a> Follower<'a> {
                 Effect::End(end) => return Ok(Some(end)),
                 Effect::Reconnect(why) => {
                     self.stream.reconnect(why);
+                    return Ok(None);
+                }
+                Effect::Replay(why) => {
+                    self.stream.replay(why);
+                    return Ok(None);
+                }
+                Effect::TakeBack(call_id) => {
+                    let rejection = BTreeMap::from([(call_id.as_str(), Decision::Reject)]);
+                    // Where this is not taken, a later call with the same ID may run unasked.
+                    if let Err(error) = self.client.decide(self.session, self.machine.run_id(), rejection) {
+                        log::warn!("a decision may stay on the server for a later call {call_id}: {error}");
+                    }
+                    self.stream.restart_quiet();
                     return Ok(None);
                 }
                 Effect::AskConfig => self.ask_config()?,
@@ -247,7 +261,11 @@ impl<'a> Follower<'a> {
         for (call, ruling) in decisions {
             let Some(decision) = Decision::of(&ruling.verdict) else { continue };
             let word = if decision == Decision::Accept { "accept" } else { "reject" };
-            let again = if again { " again: the server dropped the decision" } else { "" };
+            let again = if again {
+                " again: the server dropped the decision, and may apply it to a later call with the same ID"
+            } else {
+                ""
+            };
             self.console.progress(&format!("{word} {} ({}){again}", call.name, call.id));
             log::debug!("decision: {word} {} by {}", call.id, ruling.by.word());
             bodies.insert(call.id.as_str(), decision);

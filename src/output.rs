@@ -312,9 +312,8 @@ impl Output {
             run.background_tasks.iter().map(|task| format!("{} ({})", task.name, task.tool_call_id)).collect();
         if !tasks.is_empty() {
             let tasks = shorten(&tasks.join(", "));
-            self.console.error(&format!(
-                "background tasks may go on, on the server, whatever became of the run: {tasks}"
-            ));
+            self.console
+                .error(&format!("background tasks may go on, on the server, whatever became of the run: {tasks}"));
         }
     }
 
@@ -376,6 +375,9 @@ impl Output {
                 retry.attempt,
                 shorten(&retry.reason)
             )),
+            Event::CompactionStarted(compaction) => {
+                say(format!("the server compacts the conversation: {}", shorten(&compaction.reason)));
+            }
             Event::RunStarted
             | Event::TurnStarted(_)
             | Event::TurnCompleted(_)
@@ -386,7 +388,6 @@ impl Output {
             | Event::WaitingForToolApproval
             | Event::ToolExecutionProgress(_)
             | Event::ToolExecutionCompleted(_)
-            | Event::CompactionStarted(_)
             | Event::CompactionCompleted(_)
             | Event::UsageReport(_)
             | Event::RunCompleted(_)

@@ -40,7 +40,7 @@ pub struct Settings {
 pub enum Command {
     Run(Box<Run>),
     Resume { session: Uuid, choices: Choices, follow: Follow },
-    Attach { session: Uuid, follow: Follow },
+    Attach { session: Uuid, run: Option<Uuid>, follow: Follow },
     Cancel { session: Uuid, timeout: Duration },
     Pending { session: Uuid, format: PendingFormat },
     Ping { wait: Option<Duration> },
@@ -119,6 +119,7 @@ pub fn resolve(cli: &cli::Cli, watch: &Watch) -> Result<Settings> {
         },
         cli::Command::Attach(attach) => Command::Attach {
             session: session(&attach.session)?,
+            run: attach.run.as_deref().map(|id| Uuid::parse_str(id).context("--run")).transpose()?,
             follow: follow(&attach.follow, OnApproval::Pause)?,
         },
         cli::Command::Cancel(cancel) => {

@@ -211,7 +211,10 @@ impl Client {
         let text = self.redact(&text);
         let head = format!("{}: {}", self.doing(call), named(status));
         match own {
-            Some(refusal) => self.own_refusal(call, credentials, refusal, &head, &quote(&text), wait),
+            Some(refusal) => {
+                let text = if said.code.is_empty() { few_words(&text) } else { quote(&text) };
+                self.own_refusal(call, credentials, refusal, &head, &text, wait)
+            }
             None => self.foreign(status, location.as_deref(), &few_words(&text), call, wait),
         }
     }
@@ -233,7 +236,12 @@ impl Client {
                 "; is the token (--token-file, SORTIE_TOKEN) the server's present one?".to_owned()
             }
             Refusal::TooLarge => {
-                format!("; the request has {} bytes", size(&self.request(call, credentials), call))
+                let request = self.request(call, credentials);
+                let body = call.body.as_ref().map_or(0, Vec::len);
+                format!(
+                    "; the request has {body} bytes, and {} bytes of head before them",
+                    head_size(&request, call)
+                )
             }
             _ => String::new(),
         };
@@ -383,11 +391,11 @@ fn unanswered(doing: &str, error: &ureq::Error) -> Missed {
     Missed { error: call_error, again: fault.passes, wait: None, late, stale: connection::is_stale(error) }
 }
 
-/// About how many bytes the request has.
-fn size(request: &request::Builder, call: &Call<'_>) -> usize {
+/// About how many bytes the head of the request has.
+fn head_size(request: &request::Builder, call: &Call<'_>) -> usize {
     let headers = request.headers_ref().into_iter().flatten();
     let head = headers.map(|(name, value)| name.as_str().len() + value.len() + ": \r\n".len()).sum::<usize>();
-    head + call.path.len() + call.body.as_ref().map_or(0, Vec::len)
+    head + call.path.len()
 }
 
 /// The status with its name, where it has one.

@@ -85,6 +85,8 @@ pub struct EventStream<'c> {
     opened: bool,
     held_back: bool,
     said_held_back: bool,
+    /// The last event is to come again.
+    overlap: bool,
 }
 
 /// An open stream.
@@ -130,6 +132,7 @@ impl<'c> EventStream<'c> {
             opened: false,
             held_back: false,
             said_held_back: false,
+            overlap: false,
         }
     }
 
@@ -188,6 +191,12 @@ impl<'c> EventStream<'c> {
     /// Time was spent that is not the run's: idleness begins anew.
     pub fn restart_idle(&mut self) {
         self.last_event = Instant::now();
+    }
+
+    /// The same, from before the last event: it comes again, which shows that the stream is alive.
+    pub fn replay(&mut self, why: &str) {
+        self.reconnect(why);
+        self.overlap = true;
     }
 
     /// Opens the stream anew, after the last event, when it is next asked.
@@ -253,7 +262,10 @@ impl<'c> EventStream<'c> {
         let id = frame.id.and_then(|id| id.parse().ok());
         match self.place.event(id) {
             Arrival::New => Ok(Some(self.give())),
-            Arrival::Repeated => Ok(None),
+            Arrival::Repeated => {
+                self.overlap = false;
+                Ok(None)
+            }
             Arrival::Hole => {
                 self.close("events are missing");
                 Ok(Some(Told::Quiet))
@@ -267,6 +279,11 @@ impl<'c> EventStream<'c> {
 
     fn gap(&mut self, gap: &events::Gap) -> Result<Option<Told>, CallError> {
         match self.place.gap(gap.oldest_available_id) {
+            // Only the event that was to come again has left the server's ring, and the server replays nothing.
+            Gap::None if std::mem::take(&mut self.overlap) => {
+                self.close("the last event cannot be replayed");
+                Ok(Some(Told::Quiet))
+            }
             Gap::None => Ok(None),
             Gap::Lost => {
                 self.close("the server no longer has the next events");
@@ -359,7 +376,8 @@ impl<'c> EventStream<'c> {
         }
         let path = format!("/v1/sessions/{}/events", self.session);
         let cursor = self.place.last();
-        let call = Call { doing: "follow the run", path, body: None, key: None, after: Some(cursor) };
+        let after = cursor.saturating_sub(u64::from(self.overlap));
+        let call = Call { doing: "follow the run", path, body: None, key: None, after: Some(after) };
         let requested = Instant::now();
         let missed = match self.client.stream(&call, bounded) {
             Ok(body) => return Ok(self.begin(body, requested, cursor)),

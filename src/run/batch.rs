@@ -14,9 +14,9 @@
 //! | some calls | undecided, not judged | 250 ms | judge it |
 //! | some calls | judged accept or reject | 250 ms | send it |
 //! | some calls | judged pause | 2 s | pause |
-//! | every or some | decided, no event since | 3 s | reconnect: an event may have been lost |
-//! | some calls | decided, no event since, reconnected | 250 ms | the server dropped it (trap 3): send it again |
-//! | every call | decided, no event since, reconnected | 10 s | the same; only another client's decision can cause it |
+//! | every or some | decided, no event since | 3 s | replay the last event: the next one may have been lost |
+//! | some calls | decided, only the last event since | 2 s | the server dropped it (trap 3): send it again |
+//! | every call | decided, only the last event since | 10 s | the same; only another client's decision can cause it |
 //! | any | running | any | nothing |
 //! | every or some | has the id of a call before it | as for a pause | fail: nobody can decide it |
 //! | every or some | undecided, its proposal was lost | 6 s | learn from the messages which calls are finished |
@@ -25,6 +25,10 @@
 //! program ran): another client may have decided meanwhile.
 //!
 //! A call that has started is never decided: that kills the run (trap 2).
+//!
+//! The server keeps a dropped decision for a later call with the same ID, which would run unasked. It keeps one decision
+//! for each ID: once the call that was decided twice has started, and if it is the last one of its batch, a rejection
+//! takes the place of the one that is kept.
 
 use super::policy::{Ruling, Verdict};
 use crate::agent::events::{MAX_LIST, MAX_NAME, ToolCall};
@@ -67,8 +71,8 @@ pub enum Next {
     Judge(ToolCall),
     /// Send these decisions; `again` if they were sent before and the server dropped them.
     Send { decisions: Vec<(ToolCall, Ruling)>, again: bool },
-    /// Reconnect from the cursor, to see whether an event was lost.
-    Reconnect,
+    /// Reconnect from before the last event: once it comes again, the stream is known to be alive.
+    Replay,
     /// Ask for the pending calls and for the messages: [`Batch::adopt`].
     Adopt,
     /// These calls wait for approval.
@@ -103,12 +107,22 @@ pub struct Batch {
     looked_away: bool,
     /// The batch was taken from the pending list. Which of its calls have finished since is not known yet.
     adopted: bool,
+    /// Calls whose decision was sent twice, and has not been taken back.
+    doubled: Vec<String>,
 }
 
 impl Batch {
     /// Creates an empty batch.
     pub const fn new(asks: Asks) -> Self {
-        Self { asks, calls: Vec::new(), proposal: None, unplaced: Vec::new(), looked_away: false, adopted: false }
+        Self {
+            asks,
+            calls: Vec::new(),
+            proposal: None,
+            unplaced: Vec::new(),
+            looked_away: false,
+            adopted: false,
+            doubled: Vec::new(),
+        }
     }
 
     /// Sets about which calls the server asks.
@@ -234,9 +248,17 @@ impl Batch {
         self.calls.iter().filter(|(_, state)| matches!(state, State::Undecided(_))).map(|(call, _)| call)
     }
 
+    /// The call has started. Returns whether a decision that the server keeps for it must be replaced: it was sent twice,
+    /// and no call of the batch can be asked about after it.
+    pub fn take_back(&mut self, id: &str) -> bool {
+        let was_doubled = self.doubled.iter().position(|doubled| doubled == id);
+        let is_last = self.calls.last().is_some_and(|(call, _)| call.id == id);
+        was_doubled.map(|at| self.doubled.swap_remove(at)).is_some() && is_last
+    }
+
     /// Returns what is to be done: the table above. `quiet` is how long reads have blocked since the last byte of an
-    /// event, request or reconnect.
-    pub fn next(&mut self, quiet: Duration) -> Next {
+    /// event, request or reconnect; `heard` says whether a byte has come since the stream was opened.
+    pub fn next(&mut self, quiet: Duration, heard: bool) -> Next {
         let Some(head) = self.calls.iter().position(|(_, state)| *state != State::Finished) else {
             return Next::Wait;
         };
@@ -251,7 +273,10 @@ impl Batch {
         }
         match &self.calls[head].1 {
             State::Running | State::Finished => Next::Wait,
-            State::Decided { ruling, reconnected } => self.decided(head, ruling.clone(), *reconnected, quiet),
+            State::Decided { ruling, reconnected } => {
+                let (ruling, reconnected) = (ruling.clone(), *reconnected);
+                self.decided(head, ruling, reconnected, if reconnected && !heard { Duration::ZERO } else { quiet })
+            }
             State::Undecided(_) if self.asks == Asks::NoCall => Next::Wait,
             State::Undecided(_) if self.adopted && quiet >= WRITTEN => Next::Adopt,
             State::Undecided(_) if self.adopted => Next::Wait,
@@ -282,12 +307,13 @@ impl Batch {
 
     /// The head was decided, and no event has shown the effect.
     fn decided(&mut self, head: usize, ruling: Ruling, reconnected: bool, quiet: Duration) -> Next {
-        let dropped_after = if self.asks == Asks::EveryCall { STUCK } else { SETTLED };
+        let dropped_after = if self.asks == Asks::EveryCall { STUCK } else { PAUSED };
         if !reconnected && quiet >= UNHEARD {
             self.calls[head].1 = State::Decided { ruling, reconnected: true };
-            return Next::Reconnect;
+            return Next::Replay;
         }
         if reconnected && quiet >= dropped_after {
+            self.doubled.push(self.calls[head].0.id.clone());
             return Next::Send { decisions: vec![(self.calls[head].0.clone(), ruling)], again: true };
         }
         Next::Wait
@@ -333,15 +359,15 @@ mod tests {
         for asks in [Asks::SomeCalls, Asks::EveryCall] {
             let mut batch = Batch::new(asks);
             batch.adopt(calls(&["a", "b"]), &[]);
-            assert_eq!(batch.next(Duration::ZERO), Next::Wait);
-            assert_eq!(batch.next(WRITTEN - SETTLED), Next::Wait);
-            assert_eq!(batch.next(WRITTEN), Next::Adopt);
+            assert_eq!(batch.next(Duration::ZERO, true), Next::Wait);
+            assert_eq!(batch.next(WRITTEN - SETTLED, true), Next::Wait);
+            assert_eq!(batch.next(WRITTEN, true), Next::Adopt);
             batch.adopt(calls(&["a", "b"]), &["a".into()]);
-            assert_eq!(batch.next(SETTLED), Next::Judge(call("b")));
+            assert_eq!(batch.next(SETTLED, true), Next::Judge(call("b")));
         }
         let mut batch = Batch::new(Asks::NoCall);
         batch.adopt(calls(&["a"]), &[]);
-        assert_eq!(batch.next(WRITTEN), Next::Wait, "nothing is asked about");
+        assert_eq!(batch.next(WRITTEN, true), Next::Wait, "nothing is asked about");
     }
 
     #[test]
@@ -349,10 +375,10 @@ mod tests {
         let mut batch = Batch::new(Asks::SomeCalls);
         batch.adopt(calls(&["a"]), &[]);
         batch.adopt(calls(&["b"]), &[]);
-        assert_eq!(batch.next(SETTLED), Next::Wait);
-        assert_eq!(batch.next(WRITTEN), Next::Adopt);
+        assert_eq!(batch.next(SETTLED, true), Next::Wait);
+        assert_eq!(batch.next(WRITTEN, true), Next::Adopt);
         batch.propose(calls(&["c"]), None);
-        assert_eq!(batch.next(SETTLED), Next::Judge(call("c")));
+        assert_eq!(batch.next(SETTLED, true), Next::Judge(call("c")));
     }
 
     #[test]
@@ -369,7 +395,7 @@ mod tests {
             (0..others).for_each(|number| batch.finished(&number.to_string()));
             batch.started(&id);
             batch.propose(calls(&[&id, "b"]), None);
-            let next = batch.next(SETTLED);
+            let next = batch.next(SETTLED, true);
             assert_eq!(next == Next::Wait, counts, "{others} others, {} bytes: {next:?}", id.len());
         }
     }
@@ -379,13 +405,13 @@ mod tests {
         let mut batch = proposed(Asks::EveryCall, &["a", "b"]);
         batch.judged("a", Ruling::by_policy(Verdict::Accept));
         batch.look_away();
-        assert_eq!(batch.next(Duration::ZERO), Next::Judge(call("b")), "judging goes on");
+        assert_eq!(batch.next(Duration::ZERO, true), Next::Judge(call("b")), "judging goes on");
         batch.judged("b", Ruling::by_policy(Verdict::Accept));
-        assert_eq!(batch.next(Duration::ZERO), Next::Wait);
+        assert_eq!(batch.next(Duration::ZERO, true), Next::Wait);
         let decisions =
             vec![(call("a"), Ruling::by_policy(Verdict::Accept)), (call("b"), Ruling::by_policy(Verdict::Accept))];
-        assert_eq!(batch.next(SETTLED), Next::Send { decisions, again: false });
-        assert_ne!(batch.next(Duration::ZERO), Next::Wait, "and then no more");
+        assert_eq!(batch.next(SETTLED, true), Next::Send { decisions, again: false });
+        assert_ne!(batch.next(Duration::ZERO, true), Next::Wait, "and then no more");
     }
 
     #[test]
@@ -397,21 +423,21 @@ mod tests {
         batch.finished("a");
         batch.clear();
         batch.propose(calls(&["a"]), None);
-        assert_eq!(batch.next(SETTLED), Next::Judge(call("a")));
+        assert_eq!(batch.next(SETTLED, true), Next::Judge(call("a")));
     }
 
     #[test]
     fn a_verdict_is_the_named_calls_and_the_first_one_stays() {
         let mut batch = proposed(Asks::EveryCall, &["a", "b"]);
         batch.judged("b", Ruling::by_policy(Verdict::Accept));
-        assert_eq!(batch.next(Duration::ZERO), Next::Judge(call("a")));
+        assert_eq!(batch.next(Duration::ZERO, true), Next::Judge(call("a")));
         batch.judged("a", Ruling::by_policy(Verdict::Reject(None)));
         batch.judged("a", Ruling::by_policy(Verdict::Accept));
         let decisions = vec![
             (call("a"), Ruling::by_policy(Verdict::Reject(None))),
             (call("b"), Ruling::by_policy(Verdict::Accept)),
         ];
-        assert_eq!(batch.next(Duration::ZERO), Next::Send { decisions, again: false });
+        assert_eq!(batch.next(Duration::ZERO, true), Next::Send { decisions, again: false });
     }
 
     #[test]
@@ -452,7 +478,7 @@ mod tests {
             (EveryCall, "fp-", 0, pause(&[&b, &c])),
             (EveryCall, "p--", 0, pause(&[&a, &b, &c])),
             (EveryCall, "ddd", 2750, Next::Wait),
-            (EveryCall, "ddd", 3000, Next::Reconnect),
+            (EveryCall, "ddd", 3000, Next::Replay),
             (EveryCall, "rdd", 9_750, Next::Wait),
             (EveryCall, "rdd", 10_000, send(&[&a], true)),
             (SomeCalls, "---", 0, Next::Wait),
@@ -468,10 +494,10 @@ mod tests {
             (SomeCalls, "ff-", 250, Next::Judge(c.clone())),
             (SomeCalls, "fff", 60_000, Next::Wait),
             (SomeCalls, "d--", 250, Next::Wait),
-            (SomeCalls, "d--", 3000, Next::Reconnect),
-            (SomeCalls, "r--", 0, Next::Wait),
-            (SomeCalls, "r--", 250, send(&[&a], true)),
-            (SomeCalls, "rs-", 250, send(&[&a], true)),
+            (SomeCalls, "d--", 3000, Next::Replay),
+            (SomeCalls, "r--", 1750, Next::Wait),
+            (SomeCalls, "r--", 2000, send(&[&a], true)),
+            (SomeCalls, "rs-", 2000, send(&[&a], true)),
         ];
         for (asks, marks, quiet, expected) in rows {
             let mut batch = proposed(NoCall, &["a", "b", "c"]);
@@ -486,11 +512,28 @@ mod tests {
                 }
                 if mark == 'r' {
                     batch.set_asks(asks);
-                    assert_eq!(batch.next(UNHEARD), Next::Reconnect);
+                    assert_eq!(batch.next(UNHEARD, true), Next::Replay);
                 }
             }
             batch.set_asks(asks);
-            assert_eq!(batch.next(Duration::from_millis(quiet)), expected, "{asks:?} {marks} {quiet}");
+            assert_eq!(batch.next(Duration::from_millis(quiet), true), expected, "{asks:?} {marks} {quiet}");
+        }
+    }
+
+    #[test]
+    fn a_decision_is_sent_again_only_on_a_stream_that_is_alive_and_then_taken_back() {
+        for (ids, taken_back) in [(&["z", "a"][..], true), (&["a", "z"], false)] {
+            let mut batch = proposed(Asks::SomeCalls, ids);
+            if ids[0] == "z" {
+                batch.finished("z");
+            }
+            batch.sent(&[(call("a"), Ruling::by_policy(Verdict::Accept))]);
+            assert_eq!(batch.next(UNHEARD, true), Next::Replay);
+            assert_eq!(batch.next(STUCK, false), Next::Wait, "nothing has come since");
+            assert!(matches!(batch.next(PAUSED, true), Next::Send { again: true, .. }));
+            batch.started("a");
+            assert_eq!(batch.take_back("a"), taken_back, "not where a later call of the batch may be asked about");
+            assert!(!batch.take_back("a"), "once");
         }
     }
 }

@@ -28,7 +28,7 @@ pub(super) enum Doubt {
     /// The session runs nothing, or another run.
     Stopped,
     /// The session's state is `failed` (protocol trap 21).
-    Failed,
+    Failed { since: Duration },
     /// The server does not know the session.
     UnknownSession { since: Duration },
     /// The server refuses the token that it took before.
@@ -78,7 +78,13 @@ impl Machine {
             State::Active { .. } | State::Idle => {
                 self.doubt(Doubt::Stopped, Effect::Reconnect("the session no longer runs our run"))
             }
-            State::Failed => self.doubt(Doubt::Failed, Effect::Reconnect("the session's state is failed")),
+            State::Failed => {
+                let since = match self.phase {
+                    Phase::Doubting(Doubt::Failed { since }) => since,
+                    _ => self.quiet.now,
+                };
+                self.doubt(Doubt::Failed { since }, Effect::Reconnect("the session's state is failed"))
+            }
             State::NoSession => {
                 let since = match self.phase {
                     Phase::Doubting(Doubt::UnknownSession { since }) => since,
@@ -87,6 +93,16 @@ impl Machine {
                 self.doubt(Doubt::UnknownSession { since }, Effect::Continue)
             }
             State::Refused(failure) => self.doubt(Doubt::Refused(failure), Effect::AskHealth),
+        }
+    }
+
+    /// How long the machine can wait for the next [`super::Input::Quiet`], while the stream is being opened.
+    pub const fn patience(&self) -> Option<Duration> {
+        match self.phase {
+            Phase::Doubting(Doubt::Failed { .. }) => Some(REPLAYED),
+            // A run that died before its first event shows only in the state.
+            Phase::Following if !self.begun && self.asked_at.is_none() => Some(ASK_EARLY),
+            Phase::Doubting(_) | Phase::CatchingUp | Phase::Following => None,
         }
     }
 
@@ -106,7 +122,12 @@ impl Machine {
             Phase::Doubting(Doubt::Stopped) if quiet.held_back || quiet.heard && quiet.quiet >= REPLAYED => {
                 Effect::AskHealth
             }
-            Phase::Doubting(Doubt::Failed) if quiet.quiet >= REPLAYED => self.state_failed(),
+            // It needs no replay to its end, not even a byte.
+            Phase::Doubting(Doubt::Failed { since })
+                if quiet.idle.min(quiet.now.saturating_sub(*since)) >= REPLAYED =>
+            {
+                self.state_failed()
+            }
             Phase::Doubting(Doubt::UnknownSession { since }) if quiet.now.saturating_sub(*since) >= UNKNOWN => {
                 let message = "the server does not know the session; is it another server behind the same address? \
                                The run may be going on";

@@ -206,9 +206,7 @@ impl Machine {
     }
 
     fn dispatch<'a>(&mut self, id: Option<u64>, event: &'a Event<'a>) -> Step<'a> {
-        if !matches!(event, Event::CompactionStarted(_) | Event::CompactionCompleted(_)) {
-            self.tally.progress();
-        }
+        self.tally.note(event);
         let mut effect = Effect::Continue;
         match event {
             Event::TextDelta(delta) => {
@@ -229,6 +227,9 @@ impl Machine {
             Event::ToolExecutionStarted(tool) => {
                 self.tally.started();
                 self.batch.started(&tool.tool_call_id);
+                if self.batch.take_back(&tool.tool_call_id) {
+                    effect = Effect::TakeBack(tool.tool_call_id.to_string());
+                }
             }
             // The event of its start may have left the ring.
             Event::ToolExecutionProgress(tool) => self.batch.started(&tool.tool_call_id),
@@ -459,7 +460,7 @@ impl Machine {
             return Effect::Continue;
         }
         loop {
-            return match self.batch.next(self.quiet.quiet) {
+            return match self.batch.next(self.quiet.quiet, self.quiet.heard) {
                 Next::Wait => Effect::Continue,
                 Next::Learn => Effect::AskConfig,
                 Next::Judge(call) => match self.judge(&call) {
@@ -473,7 +474,7 @@ impl Machine {
                     self.sending.clone_from(&decisions);
                     Effect::Send { decisions, again }
                 }
-                Next::Reconnect => Effect::Reconnect("a decision shows no effect"),
+                Next::Replay => Effect::Replay("a decision shows no effect"),
                 Next::Adopt => Effect::AskPending,
                 Next::Pause(_) => Effect::End(End::Paused(self.waiting())),
                 Next::Fail(call) => {

@@ -145,8 +145,13 @@ pub enum Effect {
     AskProgram(ToolCall),
     /// Send these decisions, for [`Input::Sent`] or [`Input::Refused`]; `again` if the server dropped them before.
     Send { decisions: Vec<(ToolCall, Ruling)>, again: bool },
+    /// Reject this call, which has started, so that no decision stays on the server for a later call with its ID
+    /// (protocol trap 3).
+    TakeBack(String),
     /// Open the stream anew from the cursor, for this reason.
     Reconnect(&'static str),
+    /// The same from before the last event, so that it comes again.
+    Replay(&'static str),
     /// Ask for the session's state, for [`Input::State`].
     AskState,
     /// Ask for the server's health, for [`Input::Health`].

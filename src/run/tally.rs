@@ -1,6 +1,6 @@
 //! What a run has used and done so far: turns, tokens, tool calls, tasks beside the run. Pure; part of the run's machine.
 
-use crate::agent::events::{Completion, Tool, Usage};
+use crate::agent::events::{Completion, Event, Tool, Usage};
 use crate::agent::tools::is_background_task;
 use crate::outcome::{BackgroundTask, ToolCounts};
 
@@ -81,15 +81,22 @@ impl Tally {
         self.usage = completion.total_usage.or(self.usage);
     }
 
+    /// Whether an event breaks a row of compactions. The server begins the same turn anew after each (protocol trap 15).
+    pub fn note(&mut self, event: &Event<'_>) {
+        let goes_on = match event {
+            Event::CompactionStarted(_) | Event::CompactionCompleted(_) => true,
+            Event::TurnStarted(turn) => turn.turn == self.turns,
+            _ => false,
+        };
+        if !goes_on {
+            self.compactions = 0;
+        }
+    }
+
     /// A compaction began. Returns whether the server compacts the same turn again and again.
     pub const fn compaction(&mut self) -> bool {
         self.compactions += 1;
         self.compactions >= MAX_COMPACTIONS
-    }
-
-    /// Something else happened in the turn.
-    pub const fn progress(&mut self) {
-        self.compactions = 0;
     }
 
     /// Tokens used so far.

@@ -84,9 +84,11 @@ fn a_pause_comes_only_when_the_server_waits_and_lists_just_the_calls_that_wait()
         let output = running.wait().code(10);
         let record = output.record();
         assert_eq!(listed(&record), ["b", "c", "d"]);
+        let batch = record["pause_reason"]["batch"].as_str().unwrap();
+        assert!(batch.starts_with(&format!("{}.", &run.id.to_string()[..8])), "{batch}");
         assert_eq!(
             record["pause_reason"],
-            json!({ "type": "tool_approval_required", "pending_tool_calls": [
+            json!({ "type": "tool_approval_required", "batch": batch, "pending_tool_calls": [
                 { "id": "b", "name": "stakpak__create", "arguments": arguments },
                 { "id": "c", "name": "stakpak__view", "arguments": { "path": "motd.txt" } },
                 { "id": "d", "name": "stakpak__remove", "arguments": { "path": "motd.txt" } },

@@ -212,7 +212,7 @@ fn follow(plans: &[Plan], asks: Asks, delay: u64, breaks: &[u64]) -> (End, Serve
             effect = match effect {
                 Effect::Continue => break,
                 Effect::End(end) => return (end, server),
-                Effect::Reconnect(_) => {
+                Effect::Reconnect(_) | Effect::Replay(_) => {
                     time += delay;
                     silent = 0;
                     tell(&mut run, Input::Reconnected)
@@ -239,6 +239,10 @@ fn follow(plans: &[Plan], asks: Asks, delay: u64, breaks: &[u64]) -> (End, Serve
                     time += 2 * delay;
                     silent = 0;
                     tell(&mut run, Input::Sent)
+                }
+                Effect::TakeBack(_) => {
+                    time += 2 * delay;
+                    Effect::Continue
                 }
                 other => panic!("{other:?}"),
             };
