@@ -1,0 +1,1 @@
+"""haproxy in front of one agent server or two."""
