@@ -11,6 +11,7 @@ import json
 import os
 import pathlib
 import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -167,16 +168,21 @@ class Lab:
     def run(self, place, *arguments):
         return command("ip", "netns", "exec", self.net(place), *arguments)
 
-    def nft(self, place, rules):
-        command("ip", "netns", "exec", self.net(place), "nft", "-f", "-", input=rules)
+    def rule(self, rule, hook="forward", place="middle"):
+        """Adds a rule to the packet filter."""
+        command("ip", "netns", "exec", self.net(place), "nft", "-f", "-", input=f"""
+            add table inet trial
+            add chain inet trial {hook} {{ type filter hook {hook} priority 0; }}
+            add rule inet trial {hook} {rule}
+            """)
 
-    def drop(self, what="", place="middle"):
-        """The router drops what it forwards, or of that the packets that match."""
-        self.nft(place, f"table inet trial {{ chain forward {{ type filter hook forward priority 0; {what} drop; }}\n"
-                        f"chain input {{ type filter hook input priority 0; {what} drop; }} }}")
+    def drop(self, what=""):
+        """The router drops all packets without a word, or of them those that match."""
+        for hook in ("forward", "input"):
+            self.rule(f"{what} drop", hook)
 
-    def let_through(self, place="middle"):
-        self.nft(place, "delete table inet trial")
+    def let_through(self):
+        self.run("middle", "nft", "delete", "table", "inet", "trial")
 
     def hosts(self, *lines, place="client"):
         (pathlib.Path("/etc/netns") / self.net(place) / "hosts").write_text("127.0.0.1 localhost\n" + "\n".join(lines) + "\n")
@@ -208,7 +214,11 @@ class Lab:
             hold(process.poll() is None, f"{process.args[4:]} ended, {process.returncode}")
             state = {"tcp": "0A", "udp": "07"}[protocol]
             for table in (protocol, protocol + "6"):
-                for row in pathlib.Path(f"/proc/{process.pid}/net/{table}").read_text().splitlines()[1:]:
+                try:
+                    rows = pathlib.Path(f"/proc/{process.pid}/net/{table}").read_text().splitlines()[1:]
+                except OSError:  # it has just ended
+                    return False
+                for row in rows:
                     fields = row.split()
                     if int(fields[1].rpartition(":")[2], 16) == port and fields[3] == state:
                         return True
@@ -265,6 +275,9 @@ defaults
             return admin.recv(65536).decode()
 
     def squid(self, rules="http_access allow all", port=3128):
+        own = self.folder / "squid"
+        own.mkdir(exist_ok=True)
+        shutil.chown(own, "proxy")  # squid does not run as root
         (self.folder / "squid.conf").write_text(f"""
             http_port {port}
             acl SSL_ports port 443
@@ -272,16 +285,15 @@ defaults
             {rules}
             cache deny all
             access_log none
-            cache_log {self.folder}/squid.log
-            pid_filename {self.folder}/squid.pid
-            coredump_dir {self.folder}
-            cache_effective_user root
+            cache_log {own}/squid.log
+            pid_filename {own}/squid.pid
+            coredump_dir {own}
             shutdown_lifetime 0 seconds
             pinger_enable off
             hosts_file /etc/hosts
             visible_hostname front.test
             """)
-        self.logs.append(self.folder / "squid.log")
+        self.logs.append(own / "squid.log")
         return self.serve("middle", port, "squid", "-N", "-n", self.prefix, "-f", self.folder / "squid.conf")
 
     def names(self, *options, address=None):

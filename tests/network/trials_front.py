@@ -244,13 +244,16 @@ def nginx_buffered_chunks(lab):
     lab.completed(lab.sortie("run", SHORT, server=WEB), SHORT)
 
 
-@trial(seconds=8)
-def nginx_buffered_until_idle(lab):
-    """nginx lets go of what it holds when the stream has been idle for a while."""
+@trial(seconds=20)
+def nginx_buffered_and_cut(lab):
+    """nginx holds the stream back, and throws away what it holds when the stream has been idle for three seconds."""
     lab.agent()
     lab.nginx(BUFFERED + "proxy_read_timeout 3s;")
     story = "say 3 every 0.3"
-    lab.completed(lab.sortie("run", story, server=WEB), story)
+    run = lab.sortie("run", story, "--retry-timeout", "15s", server=WEB)
+    record = lab.failed(run, "lost", "connection", within=60, prompts=1, retryable=False)
+    if record["reason"] == "lost":
+        lab.same_text(run, story)
 
 
 @trial(seconds=10)

@@ -1,1 +1,312 @@
-"""haproxy in front of one agent server or two."""
+"""Paths that lose packets, fall silent, or forget."""
+
+import signal
+import time
+
+from lab import AT_ONCE, SERVER, hold, trial, trials
+
+DIRECT = f"http://{SERVER}:4096"
+NAMED = "http://agent.test:4096"
+LONG = "say 2, wait 60, say 2"
+TRIVIAL = "say 3"
+
+
+def hole(lab, seconds):
+    """Nothing passes in either direction, and nobody is told."""
+    lab.drop()
+    time.sleep(seconds)
+    lab.let_through()
+
+
+# Black holes.
+
+
+@trial(seconds=14)
+def hole_5(lab):
+    lab.agent()
+    story = "say 30 every 0.3"
+    run = lab.sortie("run", story, server=DIRECT)
+    run.said(3)
+    hole(lab, 5)
+    lab.completed(run, story, within=60)
+
+
+@trial(seconds=15)
+def hole_5_at_the_end(lab):
+    """The run ends while nothing passes."""
+    lab.agent()
+    story = "say 12 every 0.3"
+    run = lab.sortie("run", story, server=DIRECT)
+    run.said(3)
+    hole(lab, 5)
+    lab.completed(run, story, within=60)
+
+
+@trial(seconds=10)
+def hole_5_at_the_start(lab):
+    lab.agent()
+    lab.drop()
+    run = lab.sortie("run", TRIVIAL, server=DIRECT)
+    time.sleep(5)
+    lab.let_through()
+    lab.completed(run, TRIVIAL)
+
+
+@trial(seconds=15)
+def hole_5_on_the_prompt(lab):
+    """The server has the prompt, and its answer is lost."""
+    lab.agent("--answer-after", "1")
+    story = "say 3, wait 8, say 3"
+    run = lab.sortie("run", story, server=DIRECT)
+    lab.taken()
+    hole(lab, 5)
+    lab.completed(run, story, within=60)
+
+
+@trial(seconds=12)
+def hole_at_the_cancel(lab):
+    """The cancel cannot be sent: sortie ends all the same, and claims nothing."""
+    lab.agent()
+    run = lab.sortie("run", LONG, server=DIRECT)
+    run.said(2)
+    lab.drop()
+    run.signal(signal.SIGINT)
+    lab.failed(run, "interrupted", within=20, cancel_confirmed=False, retryable=False, prompts=1, unsaid="has stopped",
+               says="sortie cancel")
+    lab.going_on()
+
+
+@trial(seconds=10)
+def hole_2_at_the_cancel(lab):
+    """Something passes again within the 5 s of a cancel."""
+    lab.agent()
+    run = lab.sortie("run", LONG, server=DIRECT)
+    run.said(2)
+    lab.drop()
+    run.signal()
+    time.sleep(2)
+    lab.let_through()
+    lab.failed(run, "interrupted", within=20, cancel_confirmed=True, prompts=1)
+    lab.cancelled()
+
+
+@trial(seconds=90)
+def hole_70(lab):
+    """Longer than --retry-timeout: no contact."""
+    lab.agent()
+    run = lab.sortie("run", "say 400 every 0.3", server=DIRECT)
+    run.said(3)
+    hole_from = time.monotonic()
+    lab.drop()
+    lab.failed(run, "connection", within=85, cancel_confirmed=False, retryable=False, prompts=1, unsaid="has stopped")
+    hold(55 < time.monotonic() - hole_from < 80, "it did not wait for --retry-timeout, or for longer")
+    lab.going_on()
+
+
+@trial(seconds=100)
+def hole_70_with_patience(lab):
+    lab.agent()
+    story = "say 40 every 0.3"
+    run = lab.sortie("run", story, "--retry-timeout", "3m", server=DIRECT)
+    run.said(3)
+    hole(lab, 70)
+    lab.completed(run, story, within=170)
+
+
+@trial(seconds=95)
+def hole_70_resumed_by_attach(lab):
+    """After the end of the patience, the hint or attach shows what became of the run."""
+    lab.agent()
+    story = "say 3, wait 20, say 3"
+    run = lab.sortie("run", story, "--retry-timeout", "10s", server=DIRECT)
+    run.said(3)
+    lab.drop()
+    session = lab.failed(run, "connection", within=90, cancel_confirmed=False, retryable=False)["session_id"]
+    lab.let_through()
+    lab.completed(lab.sortie("attach", session, server=DIRECT), story, within=60)
+
+
+@trial(seconds=12)
+def link_down_3(lab):
+    """The cable is pulled, so that the system says at once that there is no way."""
+    lab.agent()
+    story = "say 20 every 0.4"
+    run = lab.sortie("run", story, server=DIRECT)
+    run.said(3)
+    lab.ip(lab.net("client"), "link set uplink down")
+    time.sleep(3)
+    lab.ip(lab.net("client"), "link set uplink up", "route replace default via 10.0.1.1")
+    lab.completed(run, story, within=60)
+
+
+@trial(seconds=12)
+def server_refuses_3(lab):
+    """The port is closed for three seconds."""
+    lab.agent()
+    story = "say 20 every 0.3"
+    run = lab.sortie("run", story, server=DIRECT)
+    run.said(3)
+    lab.rule("ip saddr 10.0.1.2 meta l4proto tcp reject with tcp reset")
+    time.sleep(3)
+    lab.let_through()
+    lab.completed(run, story, within=60)
+
+
+# Loss. nftables drops at random: this kernel may lack tc's netem.
+
+
+@trial(seconds=30)
+def loss_30(lab):
+    lab.agent()
+    lab.drop("numgen random mod 100 < 30")
+    story = "say 30 every 0.1"
+    lab.completed(lab.sortie("run", story, "--retry-timeout", "3m", server=DIRECT), story, within=150)
+
+
+@trial(seconds=30)
+def loss_30_trivial(lab):
+    lab.agent()
+    lab.drop("numgen random mod 100 < 30")
+    lab.completed(lab.sortie("run", TRIVIAL, "--retry-timeout", "3m", server=DIRECT), TRIVIAL, within=150)
+
+
+@trial(seconds=20)
+def large_packets_lost(lab):
+    """A path with a smaller MTU than it says, for six seconds: heads pass, bodies do not."""
+    lab.agent()
+    lab.drop("ip length > 1000")
+    story = "say 60, wait 1, say 2"
+    run = lab.sortie("run", story, server=DIRECT)
+    time.sleep(6)
+    lab.let_through()
+    lab.completed(run, story, within=90)
+
+
+# Addresses.
+
+
+def unreachable_six(lab, verdict):
+    """The name has two addresses; IPv6 comes first."""
+    lab.hosts("2001:db8:2::2 agent.test", f"{SERVER} agent.test")
+    if verdict:
+        lab.rule(f"ip6 daddr 2001:db8:2::2 {verdict}")
+
+
+@trial()
+def six_alive(lab):
+    lab.agent()
+    unreachable_six(lab, None)
+    lab.completed(lab.sortie("run", TRIVIAL, server=NAMED), TRIVIAL, within=AT_ONCE)
+
+
+def six_dead(verdict):
+    def attempt(lab):
+        lab.agent()
+        unreachable_six(lab, verdict)
+        run = lab.sortie("run", TRIVIAL, server=NAMED)
+        lab.completed(run, TRIVIAL)
+        hold(run.seconds < 2.5, f"it took {run.seconds:.1f} s, more than 2.5 s")
+
+    return attempt
+
+
+trials("six-dead", six_dead("drop"))
+trials("six-refused", six_dead("meta l4proto tcp reject with tcp reset"))
+trials("six-prohibited", six_dead("reject with icmpx admin-prohibited"))
+
+
+@trial()
+def four_dead(lab):
+    """Two addresses of IPv4, the first of which is dead."""
+    lab.agent()
+    lab.hosts("10.0.2.9 agent.test", f"{SERVER} agent.test")
+    lab.drop("ip daddr 10.0.2.9")
+    run = lab.sortie("run", TRIVIAL, server=NAMED)
+    lab.completed(run, TRIVIAL)
+    hold(run.seconds < 2.5, f"it took {run.seconds:.1f} s, more than 2.5 s")
+
+
+@trial()
+def six_dead_cancel(lab):
+    """The cancel goes to the address that answered."""
+    lab.agent()
+    unreachable_six(lab, "drop")
+    run = lab.sortie("run", LONG, server=NAMED)
+    run.said(2)
+    run.signal()
+    lab.failed(run, "interrupted", cancel_confirmed=True, prompts=1)
+    took = time.monotonic() - run.signalled
+    hold(took < 2.5, f"the cancel took {took:.1f} s")
+    lab.cancelled()
+
+
+@trial(seconds=10)
+def six_dies(lab):
+    """The address that answered falls silent in mid-run; the other one is alive."""
+    lab.agent()
+    unreachable_six(lab, None)
+    story = "say 3, wait 4, say 3"
+    run = lab.sortie("run", story, server=NAMED)
+    run.said(3)
+    lab.drop("ip6 daddr 2001:db8:2::2")
+    lab.drop("ip6 saddr 2001:db8:2::2")
+    lab.completed(run, story, within=90)
+
+
+@trial(seconds=8)
+def all_addresses_dead(lab):
+    """--connect-timeout bounds a whole connect, however many addresses there are."""
+    lab.hosts("2001:db8:2::7 agent.test", "2001:db8:2::8 agent.test", "10.0.2.7 agent.test", "10.0.2.8 agent.test")
+    lab.drop("ip daddr 10.0.2.0/24")
+    lab.drop("ip6 daddr 2001:db8:2::/64")
+    run = lab.sortie("run", TRIVIAL, "--connect-timeout", "2s", "--retry-timeout", "0s", server=NAMED)
+    lab.failed(run, "connection", within=30, cancel_confirmed=None, retryable=True)
+    hold(run.seconds < 4.5, f"it took {run.seconds:.1f} s, more than 4.5 s")
+
+
+# A router that forgets connections, as those of homes and clouds do.
+
+
+def forgetful(lab):
+    lab.run("middle", "nft", "add table ip nat; add chain ip nat post { type nat hook postrouting priority 100; }; "
+                            "add rule ip nat post oifname outer masquerade")
+    lab.rule("ct state invalid drop")
+    lab.rule("iifname outer drop", "input")
+    # What it does not know it does not take for the middle of a connection.
+    lab.run("middle", "sysctl", "-qw", "net.netfilter.nf_conntrack_tcp_loose=0")
+
+
+@trial(seconds=25)
+def nat_forgets_at_the_end(lab):
+    """The rest of the text and the end never arrive by the old connection."""
+    lab.agent()
+    forgetful(lab)
+    story = "say 3, wait 3, say 3"
+    run = lab.sortie("run", story, server=DIRECT)
+    run.said(3)
+    lab.run("middle", "conntrack", "-F")
+    lab.completed(run, story, within=70)
+
+
+@trial(seconds=65)
+def nat_forgets(lab):
+    """The run goes on and on: the silence of the keep-alives tells."""
+    lab.agent()
+    forgetful(lab)
+    story = "say 3, wait 3, say 55 every 1"
+    run = lab.sortie("run", story, server=DIRECT)
+    run.said(3)
+    lab.run("middle", "conntrack", "-F")
+    lab.completed(run, story, within=100)
+
+
+@trial(seconds=10)
+def nat_forgets_before_the_cancel(lab):
+    lab.agent()
+    forgetful(lab)
+    run = lab.sortie("run", LONG, server=DIRECT)
+    run.said(2)
+    lab.run("middle", "conntrack", "-F")
+    run.signal()
+    lab.failed(run, "interrupted", cancel_confirmed=True, prompts=1)
+    lab.cancelled()
