@@ -7,6 +7,7 @@ ends, balancers and proxies. Each trial has its own three, so that trials run si
 """
 
 import contextlib
+import itertools
 import json
 import os
 import pathlib
@@ -16,59 +17,17 @@ import signal
 import socket
 import subprocess
 import sys
-import threading
 import time
 
 from agent import TOKEN, text_of
+from suite import PATIENCE, Broken, command, hold, until
 
 HERE = pathlib.Path(__file__).parent
 FRONT, SERVER = "10.0.1.1", "10.0.2.2"
 HOSTS = f"127.0.0.1 localhost\n{FRONT} front.test\n{SERVER} agent.test\n"
-TRIALS = {}
 
-# A busy machine may need so much longer than it should. What "at once" means is in `AT_ONCE`, in seconds.
-PATIENCE = 30
+# What "at once" means, in seconds; a busy machine may be slow.
 AT_ONCE = 6
-
-
-def trial(**about):
-    """Registers a function as a trial; its name is the trial's, with - for _."""
-
-    def register(function):
-        about.setdefault("seconds", 5)  # how long it takes: the longest ones start first
-        TRIALS[function.__name__.replace("_", "-")] = (function, about)
-        return function
-
-    return register
-
-
-def trials(name, function, seconds=5):
-    """Registers one of many trials of the same kind."""
-    TRIALS[name] = (function, {"seconds": seconds})
-
-
-class Broken(Exception):
-    """A promise that did not hold."""
-
-
-def hold(fact, what):
-    if not fact:
-        raise Broken(what)
-
-
-def until(fact, what, seconds=PATIENCE):
-    """Waits for a fact and returns it."""
-    end = time.monotonic() + seconds
-    while not (found := fact()):
-        hold(time.monotonic() < end, f"not within {seconds} s: {what}")
-        time.sleep(0.02)
-    return found
-
-
-def command(*arguments, **options):
-    done = subprocess.run(arguments, capture_output=True, text=True, **options)
-    hold(done.returncode == 0, f"{' '.join(map(str, arguments))}: {done.stderr or done.stdout}")
-    return done.stdout
 
 
 class Sortie:
@@ -118,18 +77,16 @@ class Sortie:
 class Lab:
     """The world of one trial."""
 
-    made = 0
-    lock = threading.Lock()
+    made = itertools.count(1)
 
     def __init__(self, name, binary, scratch, certificates):
-        with Lab.lock:
-            Lab.made += 1
-            self.prefix = f"t{Lab.made}"
+        self.prefix = f"t{next(Lab.made)}"
         self.name, self.sortie_binary, self.certificates = name, binary, certificates
         self.folder = scratch / name
         self.folder.mkdir()
         self.processes, self.runs, self.logs = [], [], []
         self.nginx_process = None
+        self.build()
 
     # The network.
 
@@ -143,7 +100,6 @@ class Lab:
             etc.mkdir(parents=True)
             (etc / "hosts").write_text(HOSTS)
             (etc / "resolv.conf").write_text("nameserver 127.0.0.1\n")
-            (etc / "nsswitch.conf").write_text("hosts: files dns\npasswd: files\ngroup: files\n")
         self.ip("", f"netns add {client}", f"netns add {middle}", f"netns add {server}",
                 f"link add inner netns {middle} type veth peer name uplink netns {client}",
                 f"link add outer netns {middle} type veth peer name uplink netns {server}")

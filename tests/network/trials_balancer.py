@@ -2,7 +2,8 @@
 
 import time
 
-from lab import AT_ONCE, SERVER, hold, trial, until
+from lab import AT_ONCE, SERVER
+from suite import hold, trial, until
 from trials_front import LONG, SHORT, TLS, WEB, pair
 
 ONE = f"""

@@ -3,7 +3,8 @@
 import signal
 import time
 
-from lab import AT_ONCE, FRONT, Broken, hold, trial, trials, until
+from lab import AT_ONCE, FRONT
+from suite import Broken, hold, trial, trials, until
 
 WEB = f"http://{FRONT}"
 TLS = "https://front.test"

@@ -2,7 +2,8 @@
 
 import time
 
-from lab import SERVER, hold, trial
+from lab import SERVER
+from suite import hold, trial
 
 NAMED = "http://agent.test:4096"
 LONG = "say 2, wait 60, say 2"

@@ -3,7 +3,8 @@
 import signal
 import time
 
-from lab import AT_ONCE, SERVER, hold, trial, trials
+from lab import AT_ONCE, SERVER
+from suite import hold, trial, trials
 
 DIRECT = f"http://{SERVER}:4096"
 NAMED = "http://agent.test:4096"
@@ -71,9 +72,23 @@ def hole_at_the_cancel(lab):
     run.said(2)
     lab.drop()
     run.signal(signal.SIGINT)
-    lab.failed(run, "interrupted", within=20, cancel_confirmed=False, retryable=False, prompts=1, unsaid="has stopped",
-               says="sortie cancel")
+    lab.failed(run, "interrupted", within=20, cancel_confirmed=False, retryable=False, prompts=1, unsaid="has stopped")
     lab.going_on()
+
+
+@trial(seconds=8)
+def hole_at_the_cancel_second_signal(lab):
+    """A second signal gives up the wait; the line to cancel the run by hand is told."""
+    lab.agent()
+    run = lab.sortie("run", LONG, server=DIRECT)
+    run.said(2)
+    lab.drop()
+    run.signal(signal.SIGINT)
+    time.sleep(2.5)
+    run.signal(signal.SIGINT)
+    lab.failed(run, "interrupted", cancel_confirmed=False, retryable=False, prompts=1, says="sortie cancel")
+    took = time.monotonic() - run.signalled
+    hold(took < 1.5, f"it ended {took:.1f} s after the second signal")
 
 
 @trial(seconds=10)
@@ -92,14 +107,29 @@ def hole_2_at_the_cancel(lab):
 
 @trial(seconds=90)
 def hole_70(lab):
-    """Longer than --retry-timeout: no contact."""
+    """Longer than --retry-timeout, counted from the last byte: it gives up and says what it does not know. Counted
+    from the first call that fails, it is not longer: the run completes. Both are right."""
     lab.agent()
-    run = lab.sortie("run", "say 400 every 0.3", server=DIRECT)
+    story = "say 260 every 0.3"
+    run = lab.sortie("run", story, server=DIRECT)
     run.said(3)
-    hole_from = time.monotonic()
+    hole(lab, 70)
+    run.end(within=130)
+    if run.process.returncode == 0:
+        lab.completed(run, story)
+    else:
+        lab.failed(run, "connection", cancel_confirmed=False, retryable=False, prompts=1, unsaid="has stopped")
+
+
+@trial(seconds=45)
+def hole_for_good(lab):
+    lab.agent()
+    run = lab.sortie("run", "say 400 every 0.3", "--retry-timeout", "20s", server=DIRECT)
+    run.said(3)
     lab.drop()
-    lab.failed(run, "connection", within=85, cancel_confirmed=False, retryable=False, prompts=1, unsaid="has stopped")
-    hold(55 < time.monotonic() - hole_from < 80, "it did not wait for --retry-timeout, or for longer")
+    lab.failed(run, "connection", within=60, cancel_confirmed=False, retryable=False, prompts=1, unsaid="has stopped")
+    # Silence is looked into after 15 s, and the cancel has 5 s.
+    hold(20 < run.seconds < 46, f"it took {run.seconds:.1f} s")
     lab.going_on()
 
 

@@ -2,7 +2,8 @@
 
 import time
 
-from lab import AT_ONCE, FRONT, SERVER, command, hold, trial, trials
+from lab import AT_ONCE, FRONT, SERVER
+from suite import command, hold, trial, trials
 from trials_front import LONG, SHORT
 
 PROXY = f"http://{FRONT}:3128"
