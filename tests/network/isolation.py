@@ -17,7 +17,7 @@ def install(packages):
     path = os.environ["PATH"] + ":/usr/sbin:/sbin"
     missing = sorted({package for program, package in packages.items() if not shutil.which(program, path=path)})
     if missing:
-        # RUNLEVEL: the packages' services are not started.
+        # RUNLEVEL: where there is no systemd, the packages' services are not started.
         quiet = {"stdout": subprocess.DEVNULL, "env": {**os.environ, "DEBIAN_FRONTEND": "noninteractive", "RUNLEVEL": "1"}}
         subprocess.run(["apt-get", "update"], check=False, **quiet)
         subprocess.run(["apt-get", "install", "-y", "--no-install-recommends", *missing], check=True, **quiet)
