@@ -97,6 +97,20 @@ for status, answer in {"404": "404", "403": "403", "502": "502", "504": "504", "
         trials(f"nginx-{status}-create", page_at_first(answer))
 
 
+@trial()
+def nginx_page_quoted_once(lab):
+    """A page is a few words in a message, and not in every message."""
+    lab.agent()
+    front = Breakable(lab, "502 '<html><body><h1>The ministry of gateways regrets.</h1></body></html>'")
+    front.breaks("events")
+    run = lab.sortie("run", SHORT, server=WEB)
+    front.hit("events", times=4)
+    front.mends("events")
+    lab.completed(run, SHORT)
+    hold("<html" not in run.stderr, "stderr quotes HTML")
+    hold(run.stderr.count("ministry") <= 1, "the page is quoted more than once")
+
+
 @trial(seconds=12)
 def nginx_404_cancel_for_good(lab):
     lab.agent()
