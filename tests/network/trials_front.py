@@ -114,7 +114,7 @@ def nginx_page_quoted_once(lab):
 @trial(seconds=12)
 def nginx_404_cancel_for_good(lab):
     lab.agent()
-    front = Breakable(lab, 404)
+    front = Breakable(lab, "404")
     front.breaks("cancel")
     run = lab.sortie("run", LONG, server=WEB)
     run.said(2)
@@ -245,7 +245,7 @@ trials("nginx-buffered-long", held("say 200 every 0.01, wait 3, say 1"), seconds
 def nginx_buffered_502_messages(lab):
     """The text is asked for, and nginx fails at that too, for a while."""
     lab.agent()
-    front = Breakable(lab, 502, BUFFERED)
+    front = Breakable(lab, "502", BUFFERED)
     front.breaks("messages")
     story = "say 3"
     run = lab.sortie("run", story, server=WEB)
