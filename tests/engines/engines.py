@@ -1,4 +1,4 @@
-"""The engines: two SSH servers, and Slurm with a controller and two nodes; and a trial's own agent server and tasks."""
+"""The engines that all trials share, two SSH servers and Slurm with two nodes; and the agent server and tasks of a trial."""
 
 import itertools
 import json
@@ -52,7 +52,7 @@ def listens(port):
 
 
 class Engines:
-    """What all trials share."""
+    """The engines that all trials share."""
 
     def __init__(self, binary, scratch):
         self.folder = scratch
@@ -77,7 +77,7 @@ class Engines:
         return process
 
     def ssh(self, tools):
-        """Two machines, `one` and `two`, for ssh: two servers with keys of our own."""
+        """Starts two SSH servers, the hosts `one` and `two`, with our own keys."""
         keys = self.folder / "keys"
         keys.mkdir(mode=0o700)
         pathlib.Path("/run/sshd").mkdir()
@@ -97,7 +97,7 @@ class Engines:
             f" LogLevel ERROR\n")
 
     def slurm(self):
-        # Slurm looks names up only where there is another address than the loopback's.
+        # Slurm resolves no name unless an interface other than the loopback has an address.
         command("ip", "link", "add", "cluster", "type", "veth", "peer", "name", "nowhere")
         command("ip", "addr", "add", "10.0.0.1/24", "dev", "cluster")
         for device in ("nowhere", "cluster"):
@@ -131,7 +131,7 @@ class Engines:
 
 
 class Work:
-    """One trial: an agent server, tasks, and a recipe that has them done."""
+    """One trial: an agent server, tasks, and the recipe that runs them."""
 
     def __init__(self, engines, name):
         self.engines, self.port = engines, next(engines.ports)
@@ -145,7 +145,7 @@ class Work:
         until(lambda: listens(self.port), "the agent server listens")
 
     def tasks(self, **stories):
-        """Writes a file for each task: its name, and what its run does."""
+        """Writes a file for each task. The text of a task tells the agent server what the run does."""
         folder = self.folder / "tasks"
         folder.mkdir()
         for name, story in stories.items():
@@ -154,13 +154,13 @@ class Work:
         return sorted(folder.iterdir())
 
     def recipe(self, name, *arguments, **environment):
-        """Starts a recipe, as a shell does: in a process group of its own."""
+        """Starts a recipe in a process group of its own, as a shell does."""
         self.process = subprocess.Popen(
             [RECIPES / name, *arguments], cwd=self.folder, env={**self.environment, **environment},
             stdin=subprocess.DEVNULL, stdout=self.said.open("wb"), stderr=self.told.open("wb"), start_new_session=True)
 
     def ends(self, code, within):
-        """Waits for the recipe's end, and holds it to an exit code."""
+        """Waits until the recipe ends, and checks its exit code."""
         try:
             got = self.process.wait(within)
         except subprocess.TimeoutExpired:
@@ -168,7 +168,7 @@ class Work:
         hold(got == code, f"the recipe's exit code is {got} instead of {code}")
 
     def interrupt(self):
-        """Ctrl-C."""
+        """Sends what Ctrl-C sends."""
         os.killpg(self.process.pid, signal.SIGINT)
 
     def log(self):
@@ -181,7 +181,7 @@ class Work:
         return [row["how"] for row in self.log() if "how" in row]
 
     def cancelled(self, count, seconds=30):
-        """The server has cancelled so many runs, and no other one ended otherwise."""
+        """Waits until the server has cancelled this many runs, and no run ended in another way."""
         until(lambda: self.ended() == ["cancelled"] * count, f"{count} cancelled runs on the server", seconds)
 
     def record(self, name):
@@ -190,7 +190,7 @@ class Work:
         return json.loads(path.read_text())
 
     def one_folder(self, outcomes):
-        """Each task has its record, its exact answer and one run; the recipe's lines say how each ended."""
+        """Checks that each task has its record, its exact answer, one run, and a line that says how it ended."""
         for name, outcome in outcomes.items():
             record = self.record(name)
             hold(record["outcome"] == outcome, f"{name} is {record['outcome']} instead of {outcome}")
@@ -204,7 +204,7 @@ class Work:
         hold(prompts == sorted(self.stories.values()), f"other prompts at the server: {prompts}")
 
     def goes_on(self, name):
-        """What the hint says works from here."""
+        """Checks that the resume hint of a paused task works."""
         hint = subprocess.run(["sh", "-c", self.record(name)["resume_hint"]], env=self.environment, capture_output=True, text=True)
         hold(hint.returncode == 0, f"the hint exits {hint.returncode}: {hint.stderr}")
 

@@ -9,7 +9,7 @@ MIXED = {"disks": "say 3 every 0.2", "fails": "say 1, fail", "logs": "say 2", "a
 
 
 def joblog(work):
-    """The engine's own accounting: {task: (host, exit code, signal)}."""
+    """Returns GNU parallel's own accounting: {task: (host, exit code, signal)}."""
     path = work.out / "joblog"
     rows = list(csv.DictReader(path.open(), delimiter="\t")) if path.exists() else []
     return {row["Command"].split(".md")[0].split()[-1]: (row["Host"], int(row["Exitval"]), int(row["Signal"])) for row in rows}
@@ -44,7 +44,7 @@ def parallel_completed(work):
 
 @trial(seconds=35)
 def parallel_time_limit(work):
-    """GNU parallel's own limit ends a task: the run is cancelled on the server."""
+    """GNU parallel's own time limit ends a task, and sortie cancels the run."""
     work.recipe("parallel-ssh.sh", "out", "one,two", *work.tasks(a=LONG, b="say 1"), PARALLEL="--timeout 25")
     work.begun(2)
     work.ends(1, within=90)
@@ -54,7 +54,7 @@ def parallel_time_limit(work):
 
 @trial(seconds=15)
 def parallel_interrupted(work):
-    """Ctrl-C: all runs are cancelled on the server."""
+    """After Ctrl-C, all runs are cancelled on the server."""
     work.recipe("parallel-ssh.sh", "out", "one,two", *work.tasks(a=LONG, b=LONG, c=LONG))
     work.begun(3)
     work.interrupt()

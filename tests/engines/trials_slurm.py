@@ -14,14 +14,13 @@ def array(work, tasks, **environment):
 
 
 def accounting(work):
-    """Slurm's own accounting of this trial's tasks, in their order: [(state, exit code, signal, node)]."""
+    """Returns Slurm's own accounting of this trial's tasks: [(state, exit code, signal, node)]."""
     rows = []
     path = work.engines.folder / "jobs.txt"
     for row in path.read_text().splitlines() if path.exists() else []:
         fields = dict(re.findall(r"(\w+)=(\S*)", row))
         if fields.get("Name") == work.folder.name:
             code, _, signal = fields["ExitCode"].partition(":")
-            # The last task of an array has the array's own number.
             rows.append((int(fields["JobId"]), fields["JobState"], int(code), int(signal), fields["NodeList"]))
     return [row[1:] for row in sorted(rows)]
 
@@ -31,7 +30,7 @@ def accounted(work, count):
 
 
 def interrupted(work, names):
-    """Each record says that sortie was interrupted and that the run has stopped."""
+    """Checks that each record says interrupted and a confirmed cancel."""
     work.cancelled(len(names))
     for name in names:
         record = work.record(name)
@@ -67,7 +66,7 @@ def slurm_completed(work):
 
 @trial(seconds=75)
 def slurm_signal(work):
-    """Slurm's signal before the time limit (a minute is the shortest): exit code 1, and nothing goes on."""
+    """Slurm sends SIGUSR1 before the time limit, which is one minute at least. sortie cancels the run and exits 1."""
     array(work, work.tasks(a=LONG, b=LONG), SBATCH_TIMELIMIT="1", SBATCH_SIGNAL="B:USR1@50")
     work.begun(2)
     work.ends(1, within=150)
@@ -78,7 +77,7 @@ def slurm_signal(work):
 
 @trial(seconds=120)
 def slurm_time_limit(work):
-    """Only the time limit's own SIGTERM. (A SIGCONT before it does nothing.)"""
+    """Slurm sends only the SIGTERM of the time limit. (The SIGCONT before it has no effect.)"""
     array(work, work.tasks(a=LONG, b="say 1"), SBATCH_TIMELIMIT="1", SBATCH_SIGNAL="B:CONT@55")
     work.begun(2)
     until(lambda: sorted(work.ended()) == ["cancelled", "completed"], "one run is cancelled, one completed", 150)

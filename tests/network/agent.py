@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""A small agent server for trials over real networks: sessions, runs, events with replay, decisions, cancel.
+"""A small agent server for the suites: sessions, runs, events with replay, decisions, cancel.
 
 The prompt tells the run what to do, step by step, with commas between the steps:
 
@@ -10,8 +10,8 @@ The prompt tells the run what to do, step by step, with commas between the steps
     ask                 propose a tool call that somebody must approve
     fail                end with an error
 
-After the last step the run completes. `text_of(prompt)` is what such a run says. A log has a line of JSON for each
-request, for each run that begins and for each run that ends.
+After the last step the run completes. `text_of(prompt)` returns the text of such a run. The log has a line of JSON for
+each request, for each run that begins and for each run that ends.
 """
 
 import argparse
@@ -33,7 +33,7 @@ def line(number):
 
 
 def text_of(prompt):
-    """What a run with this prompt prints: all turns."""
+    """Returns the text of all turns of a run with this prompt."""
     lines = sum(int(step.split()[1]) for step in prompt.split(", ") if step.startswith("say"))
     return "".join(line(number) for number in range(1, lines + 1))
 
@@ -116,7 +116,7 @@ class Run:
         self.pending = [call]
         self.emit("ToolCallsProposed", tool_calls=[call])
         self.emit("WaitingForToolApproval", pending_tool_call_ids=[call["id"]])
-        self.decided.wait()  # a cancel does not wake it (protocol trap 5)
+        self.decided.wait()  # A cancel does not wake a waiting run (protocol trap 5).
         action = self.decisions.get(call["id"], {}).get("action")
         tool = {"tool_call_id": call["id"], "tool_name": call["name"]}
         if action == "accept":
@@ -212,7 +212,7 @@ class Calls(http.server.BaseHTTPRequestHandler):
         return self.route(path)
 
     def once(self, key, path):
-        """The stored answer is for the same key; it is there once the work is done."""
+        """Answers a repeated idempotency key with the stored answer, which exists once the first request is done."""
         with self.server.keys_lock:
             known = self.server.keys.get((self.path, key))
         if known and known[0] != self.body:
@@ -296,7 +296,7 @@ class Calls(http.server.BaseHTTPRequestHandler):
         self.send_response(200)
         self.send_header("Content-Type", "text/event-stream")
         self.send_header("Cache-Control", "no-cache")
-        # For a client of HTTP/1.0, nginx's default, the body ends with the connection.
+        # nginx asks with HTTP/1.0 by default. Such an answer ends with the connection.
         self.chunked = self.request_version != "HTTP/1.0"
         if self.chunked:
             self.send_header("Transfer-Encoding", "chunked")
@@ -332,7 +332,7 @@ class Server(socketserver.ThreadingMixIn, http.server.HTTPServer):
 
     def server_bind(self):
         self.socket.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
-        socketserver.TCPServer.server_bind(self)  # HTTPServer's would look up our own name
+        socketserver.TCPServer.server_bind(self)  # HTTPServer's own method would look up our name.
         self.server_name, self.server_port = "agent", self.options.port
 
     def note(self, **what):
@@ -340,7 +340,7 @@ class Server(socketserver.ThreadingMixIn, http.server.HTTPServer):
             self.log.write(json.dumps({"at": round(time.monotonic() - self.began, 3), **what}) + "\n")
 
     def handle_error(self, request, client_address):
-        pass  # a client that went away
+        pass  # The client has closed the connection.
 
 
 def main():

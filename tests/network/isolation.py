@@ -1,4 +1,4 @@
-"""Namespaces for a suite: its own processes, networks and folders. The kernel ends all of it with the suite."""
+"""Runs a suite in its own namespaces of processes, networks and mounts. When the suite ends, the kernel removes them."""
 
 import os
 import pathlib
@@ -13,18 +13,18 @@ NAME_SERVICES = "hosts: files dns\npasswd: files\ngroup: files\nshadow: files\n"
 
 
 def install(packages):
-    """Installs the Debian package of each program that is not there: {program: package}."""
+    """Installs the Debian package of each missing program: {program: package}."""
     path = os.environ["PATH"] + ":/usr/sbin:/sbin"
     missing = sorted({package for program, package in packages.items() if not shutil.which(program, path=path)})
     if missing:
-        # RUNLEVEL: where there is no systemd, the packages' services are not started.
+        # RUNLEVEL=1 keeps the packages from starting their services, except under systemd.
         quiet = {"stdout": subprocess.DEVNULL, "env": {**os.environ, "DEBIAN_FRONTEND": "noninteractive", "RUNLEVEL": "1"}}
         subprocess.run(["apt-get", "update"], check=False, **quiet)
         subprocess.run(["apt-get", "install", "-y", "--no-install-recommends", *missing], check=True, **quiet)
 
 
 def enter(packages):
-    """Returns a scratch folder, inside new namespaces. Outside of them, starts this program again inside, and ends."""
+    """Starts this program again inside new namespaces and exits with its code. Inside, returns a scratch folder."""
     if INSIDE in os.environ:
         scratch = pathlib.Path(os.environ.pop(INSIDE))
         furnish(scratch)
@@ -44,7 +44,7 @@ def enter(packages):
 
 
 def furnish(scratch):
-    """Mounts folders that nobody else sees: what is written to them is gone with the suite."""
+    """Mounts folders that only this suite sees. Whatever the suite writes to them is gone when it ends."""
 
     def mount(*arguments):
         subprocess.run(["mount", *map(str, arguments)], check=True)
@@ -60,7 +60,7 @@ def furnish(scratch):
     for folder in ("/run", "/dev/shm"):
         mount("-t", "tmpfs", "none", folder)
     subprocess.run(["ip", "link", "set", "lo", "up"], check=True)
-    # Files that are there, are no links into /run, and name this machine.
+    # `ip netns exec` mounts files over these, so they must exist and must not be links.
     for name, text in {"hosts": f"127.0.0.1 localhost {os.uname().nodename}\n", "resolv.conf": "", "nsswitch.conf": NAME_SERVICES}.items():
         path = pathlib.Path("/etc") / name
         path.unlink(missing_ok=True)

@@ -1,9 +1,9 @@
-"""What the trials stand on: three network namespaces for each trial, real servers in them, and what must hold.
+"""The world of a network trial: three network namespaces, the servers in them, and the checks.
 
     client  10.0.1.2, 2001:db8:1::2 --- middle  10.0.1.1 | 10.0.2.1 --- server  10.0.2.2, 2001:db8:2::2
 
-sortie runs in `client`, the agent server in `server`. `middle` is the router between them, and the place for front
-ends, balancers and proxies. Each trial has its own three, so that trials run side by side on the same ports.
+sortie runs in `client`, the agent server in `server`. `middle` is the router between them and the
+place for front ends, balancers and proxies. Each trial has its own namespaces, so trials share no ports.
 """
 
 import contextlib
@@ -26,12 +26,12 @@ HERE = pathlib.Path(__file__).parent
 FRONT, SERVER = "10.0.1.1", "10.0.2.2"
 HOSTS = f"127.0.0.1 localhost\n{FRONT} front.test\n{SERVER} agent.test\n"
 
-# What "at once" means, in seconds; a busy machine may be slow.
+# The limit for "at once", in seconds. It allows for a busy machine.
 AT_ONCE = 6
 
 
 class Sortie:
-    """A sortie that runs."""
+    """A running sortie process."""
 
     def __init__(self, lab, number, arguments, environment):
         self.out, self.err, self.result = (lab.folder / f"{number}.{kind}" for kind in ("out", "err", "json"))
@@ -42,13 +42,13 @@ class Sortie:
         self.seconds = None
 
     def said(self, lines):
-        """Waits until it has printed so many lines of the answer."""
+        """Waits until sortie has printed this many lines of the answer."""
         until(lambda: self.out.read_bytes().count(b"\n") >= lines or self.process.poll() is not None,
               f"{lines} lines on stdout", 60)
         hold(self.process.poll() is None, f"it ended before it had printed {lines} lines")
 
     def told(self, words):
-        """Waits until it has said these words on stderr."""
+        """Waits until these words are on stderr."""
         until(lambda: words in self.stderr, f"on stderr: {words}", 60)
 
     def signal(self, number=signal.SIGTERM):
@@ -56,7 +56,7 @@ class Sortie:
         self.signalled = time.monotonic()
 
     def end(self, within=PATIENCE):
-        """Waits for its end, and fails if that takes longer."""
+        """Waits until sortie exits; more than `within` seconds after the start is a failure."""
         try:
             self.process.wait(max(0.0, self.began + within - time.monotonic()))
         except subprocess.TimeoutExpired:
@@ -75,7 +75,7 @@ class Sortie:
 
 
 class Lab:
-    """The world of one trial."""
+    """The namespaces, processes and checks of one trial."""
 
     made = itertools.count(1)
 
@@ -133,7 +133,7 @@ class Lab:
             """)
 
     def drop(self, what=""):
-        """The router drops all packets without a word, or of them those that match."""
+        """Makes the router drop all packets silently, or only those that match."""
         for hook in ("forward", "input"):
             self.rule(f"{what} drop", hook)
 
@@ -144,13 +144,13 @@ class Lab:
         (pathlib.Path("/etc/netns") / self.net(place) / "hosts").write_text("127.0.0.1 localhost\n" + "\n".join(lines) + "\n")
 
     def without_certificates(self):
-        """The client has no certificates of authorities."""
+        """Hides the system's CA certificates from the client."""
         (pathlib.Path("/etc/netns") / self.net("client") / "ssl").mkdir()
 
     # Processes.
 
     def start(self, place, *arguments, **options):
-        """Starts a program in a namespace; it is ended with the trial."""
+        """Starts a program in a namespace. The trial's end kills it."""
         process = subprocess.Popen(["ip", "netns", "exec", self.net(place), *map(str, arguments)], **options)
         self.processes.append(process)
         return process
@@ -172,7 +172,7 @@ class Lab:
             for table in (protocol, protocol + "6"):
                 try:
                     rows = pathlib.Path(f"/proc/{process.pid}/net/{table}").read_text().splitlines()[1:]
-                except OSError:  # it has just ended
+                except OSError:  # The process has just ended.
                     return False
                 for row in rows:
                     fields = row.split()
@@ -188,7 +188,7 @@ class Lab:
         return self.serve("server", port, sys.executable, HERE / "agent.py", "--port", port, "--log", log, *options)
 
     def nginx(self, server="", http="", listen="80"):
-        """Writes nginx's configuration and starts it, or has it read the new one. `server` is the server block."""
+        """Writes nginx's configuration, then starts or reloads nginx. `server` goes into the server block."""
         proxied = """location / { proxy_pass http://agent; }""" if "location" not in server else ""
         (self.folder / "nginx.conf").write_text(f"""
             user root; worker_processes 1; daemon off; pid {self.folder}/nginx.pid; error_log stderr;
@@ -233,7 +233,7 @@ defaults
     def squid(self, rules="http_access allow all", port=3128):
         own = self.folder / "squid"
         own.mkdir(exist_ok=True)
-        shutil.chown(own, "proxy")  # squid does not run as root
+        shutil.chown(own, "proxy")  # squid refuses to run as root.
         (self.folder / "squid.conf").write_text(f"""
             http_port {port}
             acl SSL_ports port 443
@@ -253,7 +253,7 @@ defaults
         return self.serve("middle", port, "squid", "-N", "-n", self.prefix, "-f", self.folder / "squid.conf")
 
     def names(self, *options, address=None):
-        """Starts a name server in `server`, and has the client ask it."""
+        """Starts a name server in `server` and makes the client use it."""
         self.hosts()
         self.resolver(f"nameserver {address or SERVER}")
         return self.serve("server", 53, sys.executable, HERE / "names.py", *options, protocol="udp")
@@ -284,10 +284,10 @@ defaults
         """Waits until the server has taken the prompt."""
         until(self.prompts, "the server takes the prompt")
 
-    # What must hold.
+    # The checks.
 
     def completed(self, run, prompt, within=PATIENCE):
-        """The run completed: exit code 0, its exact text, one prompt at the server."""
+        """Checks that the run completed: exit code 0, its exact text, one prompt at the server."""
         run.end(within)
         hold(run.process.returncode == 0, f"exit code {run.process.returncode} instead of 0")
         self.same_text(run, prompt)
@@ -297,7 +297,7 @@ defaults
         return record
 
     def failed(self, run, *reasons, within=PATIENCE, says=(), unsaid=(), text=None, prompts=None, **fields):
-        """The run failed: exit code 1, one of these reasons, these words on stderr, these fields in the record."""
+        """Checks that the run failed: exit code 1, one of these reasons, these words on stderr, these fields in the record."""
         run.end(within)
         hold(run.process.returncode == 1, f"exit code {run.process.returncode} instead of 1")
         record = run.record
@@ -324,11 +324,11 @@ defaults
         hold(self.prompts(name) == [prompt], f"not one prompt at the server: {self.prompts(name)}")
 
     def cancelled(self):
-        """The server has cancelled the run."""
+        """Checks that the server has cancelled the run."""
         until(lambda: any(row.get("how") == "cancelled" for row in self.log()), "the server cancels the run", 5)
 
     def going_on(self):
-        """No run has ended on the server."""
+        """Checks that no run has ended on the server."""
         hold(not any("how" in row for row in self.log()), "the run ended on the server")
 
     # The end.
@@ -346,7 +346,7 @@ defaults
             subprocess.run(["ip", "netns", "del", self.net(place)], capture_output=True)
 
     def report(self):
-        """All that may tell why a trial failed."""
+        """Returns the lines that help to find out why the trial failed."""
         lines = []
         for number, run in enumerate(self.runs):
             took = f"{run.seconds:.1f} s" if run.seconds else "not over"
@@ -370,7 +370,7 @@ defaults
 
 
 class Certificates:
-    """A certificate authority of our own, by openssl."""
+    """Certificates from our own authority, made with openssl."""
 
     def __init__(self, folder):
         self.folder = folder
@@ -381,7 +381,7 @@ class Certificates:
         self.leaf("elsewhere", "ca", "DNS:elsewhere.test", "serverAuth")
         self.leaf("client", "ca", "DNS:client.test", "clientAuth")
         self.leaf("stranger", "other-ca", "DNS:stranger.test", "clientAuth")
-        # What a plain `openssl req -x509` makes: an authority, used as the server's own.
+        # A plain `openssl req -x509` makes an authority's certificate, which cannot serve as the server's own.
         self.openssl("req", "-x509", "-newkey", "rsa:2048", "-nodes", "-keyout", "plain.key", "-out", "plain.pem",
                      "-days", "2", "-subj", "/CN=front.test", "-addext", "subjectAltName=DNS:front.test")
         for name in ("front", "elsewhere", "plain"):

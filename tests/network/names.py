@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""A name server that has one answer, 10.0.2.2, and may be slow or out of order."""
+"""A name server that answers every question with 10.0.2.2, and that can be slow, silent or broken."""
 
 import argparse
 import pathlib

@@ -1,4 +1,4 @@
-"""Runs trials side by side, each in a world of its own, and tells how they went."""
+"""Runs trials in parallel and reports the failures."""
 
 import argparse
 import concurrent.futures
@@ -14,17 +14,17 @@ import isolation
 
 TRIALS = {}
 
-# How long to wait for what should take a moment, in seconds: a busy machine may be slow.
+# The limit for anything that should take a moment, in seconds. It allows for a busy machine.
 PATIENCE = 30
 
 
 def trials(name, function, seconds=5):
-    """Registers a trial. The seconds are about how long it takes: the longest ones start first."""
+    """Registers a trial. `seconds` is roughly its run time; the longest trials start first."""
     TRIALS[name] = (function, seconds)
 
 
 def trial(seconds=5):
-    """Registers a function as a trial; its name is the trial's, with - for _."""
+    """Registers a function as a trial. The trial has the function's name, with - for _."""
 
     def register(function):
         trials(function.__name__.replace("_", "-"), function, seconds)
@@ -34,7 +34,7 @@ def trial(seconds=5):
 
 
 class Broken(Exception):
-    """A promise that did not hold."""
+    """A check that failed."""
 
 
 def hold(fact, what):
@@ -43,7 +43,7 @@ def hold(fact, what):
 
 
 def until(fact, what, seconds=PATIENCE):
-    """Waits for a fact and returns it."""
+    """Waits until `fact()` is true and returns its value."""
     end = time.monotonic() + seconds
     while not (found := fact()):
         hold(time.monotonic() < end, f"not within {seconds} s: {what}")
@@ -58,7 +58,7 @@ def command(*arguments, **options):
 
 
 def attempt(name, make):
-    """Runs one trial; returns what went wrong, if anything, and its time."""
+    """Runs one trial. Returns the lines that describe its failure, if any, and its run time in seconds."""
     began = time.monotonic()
     wrong, world = [], None
     try:
@@ -75,7 +75,7 @@ def attempt(name, make):
 
 
 def chosen(patterns):
-    """Returns the names of the trials that match, the longest ones first."""
+    """Returns the names of the matching trials, longest first."""
     for pattern in patterns:
         if not fnmatch.filter(TRIALS, pattern):
             sys.exit(f"run: there is no trial {pattern}")
@@ -84,7 +84,8 @@ def chosen(patterns):
 
 
 def main(about, packages, prepare):
-    """Runs the trials that the command line names. `prepare(binary, scratch)` returns what makes a trial's world."""
+    """Runs the trials that the command line selects. `prepare(binary, scratch)` returns a function that makes a trial's
+    world from its name."""
     parser = argparse.ArgumentParser(description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("-l", "--list", action="store_true", help="list the trials")
     parser.add_argument("-v", "--verbose", action="store_true", help="tell each trial's time")

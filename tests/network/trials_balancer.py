@@ -14,7 +14,7 @@ backend agents
     server a {SERVER}:4096
 """
 
-# Two agent servers behind one address: b knows nothing of what a does.
+# Two agent servers behind one address. Server b does not know the sessions of server a.
 TWO = f"""
 frontend web
     bind :80
@@ -51,7 +51,7 @@ def haproxy_504_prompt_taken(lab):
 
 @trial()
 def haproxy_reloaded(lab):
-    """A new process takes the port over, twice; the old one cuts its streams after a second."""
+    """A new haproxy takes over the port, twice. The old one cuts its streams after a second."""
     lab.agent()
     old = lab.haproxy(ONE)
     story = "say 16 every 0.3"
@@ -67,7 +67,7 @@ def haproxy_reloaded(lab):
 
 @trial()
 def haproxy_503(lab):
-    """The server is taken out in mid-run, its streams are cut, and haproxy answers 503 for three seconds."""
+    """haproxy takes the server out in mid-run, cuts its streams and answers 503 for three seconds."""
     lab.agent()
     lab.haproxy(ONE)
     story = "say 12 every 0.4"
@@ -166,7 +166,7 @@ def haproxy_replica_cancel(lab):
 
 @trial(seconds=25)
 def haproxy_round_robin(lab):
-    """Every request goes to the other server. Whatever comes of it: no second prompt, and no success that is none."""
+    """Requests alternate between the servers. The run may fail, but there is no second prompt and no false success."""
     replicas(lab)
     lab.haproxy(TWO)
     run = lab.sortie("run", "say 4 every 0.2", server=WEB).end(60)
@@ -180,7 +180,7 @@ def haproxy_round_robin(lab):
 
 @trial()
 def haproxy_sticky_cookie(lab):
-    """The same two servers; a cookie from the header file keeps a run at one of them."""
+    """A cookie from the header file keeps the run at one of the two servers."""
     replicas(lab)
     lab.haproxy(TWO.replace("balance roundrobin", "balance roundrobin\n    cookie SRV indirect nocache insert")
                 .replace(":4096", ":4096 cookie a").replace(":4097", ":4097 cookie b"))
@@ -222,7 +222,7 @@ def haproxy_mtls_stranger(lab):
 
 @trial()
 def haproxy_tls_cut(lab):
-    """TLS, and a stream that is cut in mid-run without TLS's own end."""
+    """haproxy cuts a TLS stream in mid-run without a close_notify."""
     keys = lab.certificates
     lab.agent()
     lab.haproxy("timeout server 2s\n" + ONE.replace("bind :80", f"bind :443 ssl crt {keys / 'front.both'}"), port=443)

@@ -11,7 +11,7 @@ TLS = "https://front.test"
 SHORT = "say 4 every 0.4"
 LONG = "say 2, wait 60, say 2"
 
-# The calls, by nginx's own reading of them.
+# Names for the calls of the protocol.
 CALLS = """
     map "$request_method $uri" $call {
         "~^POST /v1/sessions$" create; "~^POST .*/messages$" send; "~^GET .*/messages$" messages;
@@ -49,13 +49,13 @@ LOGIN = "200 '<html><body>Please log in.</body></html>'"
 
 
 def page_at(answer, call):
-    """A page of nginx's own in answer to one call, for a second or two."""
+    """nginx answers one call with its own page for about a second."""
     story = {"decisions": "say 1, ask, say 1", "config": "say 1, ask, say 1", "state": "say 2, wait 2.5, say 2",
              "cancel": LONG}.get(call, SHORT)
 
     def attempt(lab):
         lab.agent()
-        # The state is asked for after a reconnect.
+        # sortie asks for the state after a reconnect.
         front = Breakable(lab, answer, "proxy_read_timeout 1s;" if call == "state" else "")
         front.breaks(call)
         run = lab.sortie("run", story, server=WEB)
@@ -76,7 +76,7 @@ def page_at(answer, call):
 
 
 def page_at_first(answer):
-    """A page of nginx's own in answer to the first call: no agent server."""
+    """nginx answers the first call with its own page, so this is no agent server."""
 
     def attempt(lab):
         lab.agent()
@@ -99,7 +99,7 @@ for status, answer in {"404": "404", "403": "403", "502": "502", "504": "504", "
 
 @trial()
 def nginx_page_quoted_once(lab):
-    """A page is a few words in a message, and not in every message."""
+    """A message quotes only a few words of a page, and only the first message does."""
     lab.agent()
     front = Breakable(lab, "502 '<html><body><h1>The ministry of gateways regrets.</h1></body></html>'")
     front.breaks("events")
@@ -126,7 +126,7 @@ def nginx_404_cancel_for_good(lab):
 
 @trial(seconds=12)
 def nginx_reloaded_to_404_for_good_deadline(lab):
-    """The deadline comes while a front end answers every call with its own 404 page."""
+    """The deadline passes while nginx answers every call with its own 404 page."""
     lab.agent()
     lab.nginx()
     run = lab.sortie("run", LONG, "--timeout", "5s", server=WEB)
@@ -162,7 +162,7 @@ def nginx_reloaded_to_404_and_back(lab):
 
 @trial()
 def nginx_reloaded(lab):
-    """Three times in mid-run; the old worker cuts the stream after a second."""
+    """nginx is reloaded three times in mid-run. The old worker cuts the stream after a second."""
     lab.agent()
     lab.nginx()
     story = "say 20 every 0.3"
@@ -175,7 +175,7 @@ def nginx_reloaded(lab):
 
 @trial()
 def nginx_restarted(lab):
-    """Killed in mid-run, and gone for two seconds."""
+    """nginx is killed in mid-run and is back after two seconds."""
     lab.agent()
     lab.nginx()
     story = "say 12 every 0.4"
@@ -190,7 +190,7 @@ def nginx_restarted(lab):
 
 @trial()
 def nginx_504_prompt_taken(lab):
-    """The server takes the prompt, but its answer is late: nginx answers 504. The same key finds the run."""
+    """The server takes the prompt but answers late, so nginx answers 504. The same idempotency key finds the run."""
     lab.agent("--answer-after", "3")
     lab.nginx("proxy_read_timeout 1s;")
     story = "say 10 every 0.5"
@@ -210,7 +210,7 @@ def nginx_502_for_good(lab):
 
 @trial()
 def nginx_unbuffered_gzip(lab):
-    """The text comes while the run goes on."""
+    """The text arrives while the run goes on."""
     lab.agent()
     lab.nginx("gzip on; gzip_types *; gzip_min_length 1; gzip_proxied any;")
     story = "say 2, wait 4, say 2"
@@ -220,12 +220,12 @@ def nginx_unbuffered_gzip(lab):
     lab.completed(run, story)
 
 
-# Without chunks from behind, which is how nginx asks unless it is told otherwise, it waits until a buffer is full.
+# nginx asks the server with HTTP/1.0 by default. It then passes the stream on only when a buffer is full.
 BUFFERED = "proxy_buffering on; proxy_http_version 1.0;"
 
 
 def held(story):
-    """nginx holds the stream back, and so the run's last event for ever."""
+    """nginx holds back the stream and never passes on the run's last event."""
 
     def attempt(lab):
         lab.agent()
@@ -243,7 +243,7 @@ trials("nginx-buffered-long", held("say 200 every 0.01, wait 3, say 1"), seconds
 
 @trial(seconds=30)
 def nginx_buffered_502_messages(lab):
-    """The text is asked for, and nginx fails at that too, for a while."""
+    """sortie asks for the messages instead, and nginx answers 502 to that for a while."""
     lab.agent()
     front = Breakable(lab, "502", BUFFERED)
     front.breaks("messages")
@@ -252,7 +252,7 @@ def nginx_buffered_502_messages(lab):
     try:
         front.hit("messages")
     except Broken:
-        pass  # sortie's own end tells more
+        pass  # The checks below tell more.
     else:
         time.sleep(1)
     front.mends("messages")
@@ -261,7 +261,7 @@ def nginx_buffered_502_messages(lab):
 
 @trial(seconds=15)
 def nginx_buffered_deadline(lab):
-    """A deadline while the stream is held back cancels the run."""
+    """The deadline passes while nginx holds back the stream: sortie cancels the run."""
     lab.agent()
     lab.nginx(BUFFERED)
     run = lab.sortie("run", LONG, "--timeout", "6s", server=WEB)
@@ -271,7 +271,7 @@ def nginx_buffered_deadline(lab):
 
 @trial()
 def nginx_buffered_chunks(lab):
-    """With chunks from behind, nginx passes on what it has."""
+    """With HTTP/1.1 towards the server, nginx passes on each chunk although it buffers."""
     lab.agent()
     lab.nginx("proxy_buffering on;")
     lab.completed(lab.sortie("run", SHORT, server=WEB), SHORT)
@@ -279,7 +279,7 @@ def nginx_buffered_chunks(lab):
 
 @trial(seconds=20)
 def nginx_buffered_and_cut(lab):
-    """nginx holds the stream back, and throws away what it holds when the stream has been idle for three seconds."""
+    """nginx holds back the stream and discards it after three idle seconds."""
     lab.agent()
     lab.nginx(BUFFERED + "proxy_read_timeout 3s;")
     story = "say 3 every 0.3"
@@ -300,7 +300,7 @@ def nginx_read_timeout(lab):
 
 @trial(seconds=10)
 def nginx_close_delimited(lab):
-    """A body without a length, so that its cut looks like its end."""
+    """The body has no length and no chunks, so a cut looks like the end."""
     lab.agent()
     lab.nginx("proxy_read_timeout 2s; chunked_transfer_encoding off;")
     story = "say 2, wait 3, say 2"
@@ -345,14 +345,14 @@ def nginx_redirects_to_https(lab):
 
 @trial()
 def nginx_200_headers(lab):
-    """More than the HTTP library takes: if that is a failure, then at once."""
+    """The HTTP library refuses so many headers: sortie fails at once."""
     lab.agent()
     lab.nginx("".join(f"add_header X-{n} {n};" for n in range(200)))
     run = lab.sortie("run", SHORT, server=WEB)
     lab.failed(run, within=AT_ONCE, prompts=0, retryable=False, says="headers")
 
 
-# Gateways that want more than the token.
+# Gateways that require more than the token.
 
 GATE = """location / { if ($http_cf_access_client_secret != "s3cret-of-the-gateway") { return %s; } proxy_pass http://agent; }"""
 
@@ -390,7 +390,7 @@ trials("nginx-header-missing-401", without_header("401", "auth"))
 
 @trial()
 def nginx_basic_auth(lab):
-    """A 401 that is not the agent server's."""
+    """The 401 is nginx's, not the agent server's."""
     lab.agent()
     (lab.folder / "users").write_text("operator:$apr1$x$mM7q9ynNnVvYDXm8lFdNB0\n")
     lab.nginx(f"auth_basic gateway; auth_basic_user_file {lab.folder}/users;")
@@ -432,7 +432,7 @@ def nginx_mtls(lab):
 
 @trial()
 def nginx_mtls_cancel(lab):
-    """The last calls show the certificate too."""
+    """The cancel presents the certificate too."""
     mutual(lab)
     run = lab.sortie("run", LONG, "--cacert", lab.certificates / "ca.pem", *pair(lab, "client"), server=TLS)
     run.said(2)
@@ -450,7 +450,7 @@ def nginx_mtls_without(lab):
 
 @trial()
 def nginx_mtls_stranger(lab):
-    """A certificate of an authority that nginx does not know."""
+    """The client certificate is from an authority that nginx does not know."""
     mutual(lab)
     run = lab.sortie("run", SHORT, "--cacert", lab.certificates / "ca.pem", *pair(lab, "stranger"), server=TLS)
     lab.failed(run, within=AT_ONCE, says="certificate", prompts=0, retryable=False)
@@ -466,7 +466,7 @@ def nginx_other_name(lab):
 
 @trial()
 def nginx_plain_self_signed(lab):
-    """What `openssl req -x509` makes is an authority's certificate; the line says how to make one that works."""
+    """The server has a certificate from a plain `openssl req -x509`. The message says how to make one that works."""
     lab.agent()
     tls(lab, certificate="plain")
     run = lab.sortie("run", SHORT, "--cacert", lab.certificates / "plain.pem", server=TLS)
@@ -483,7 +483,7 @@ def nginx_unknown_authority(lab):
 
 @trial()
 def nginx_no_certificates_here(lab):
-    """A machine without the package ca-certificates."""
+    """The machine lacks the package ca-certificates."""
     lab.agent()
     tls(lab)
     lab.without_certificates()

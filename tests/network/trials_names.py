@@ -1,4 +1,4 @@
-"""Name servers that are slow, dead, or out of order."""
+"""Name servers that are slow, dead or broken."""
 
 import time
 
@@ -20,7 +20,7 @@ def names_slow(lab):
 
 @trial(seconds=15)
 def names_slow_deadline(lab):
-    """The last calls need no look-up: nothing is left behind."""
+    """The cancel after the deadline needs no look-up."""
     lab.agent()
     lab.names("--slow", "3")
     run = lab.sortie("run", LONG, "--timeout", "12s", server=NAMED)
@@ -31,7 +31,7 @@ def names_slow_deadline(lab):
 
 @trial(seconds=8)
 def names_slow_interrupted(lab):
-    """A signal during the first look-up: nothing was sent."""
+    """A signal arrives during the first look-up, before anything was sent."""
     lab.agent()
     lab.names("--slow", "8")
     run = lab.sortie("run", SHORT, server=NAMED)
@@ -66,7 +66,7 @@ def names_dead(lab):
 
 @trial(seconds=20)
 def names_die(lab):
-    """The name server dies in mid-run, then the stream is cut: the address that answered is still known."""
+    """The name server dies in mid-run and the stream is cut. sortie reconnects to the address that it knows."""
     lab.agent()
     mute = lab.folder / "mute"
     lab.names("--mute-while", mute)
@@ -116,7 +116,7 @@ def names_servfail_at_first(lab):
 
 @trial()
 def names_unknown(lab):
-    """There is no such name. It may be there soon, so that this is tried again for a while."""
+    """The name does not exist. sortie retries, since the name may exist soon."""
     lab.agent()
     lab.names("--nxdomain")
     run = lab.sortie("run", SHORT, "--retry-timeout", "2s", server=NAMED)

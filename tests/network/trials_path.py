@@ -1,4 +1,4 @@
-"""Paths that lose packets, fall silent, or forget."""
+"""Paths that lose packets, fall silent or forget connections."""
 
 import signal
 import time
@@ -13,7 +13,7 @@ TRIVIAL = "say 3"
 
 
 def hole(lab, seconds):
-    """Nothing passes in either direction, and nobody is told."""
+    """Drops all packets in both directions for some seconds, without any error."""
     lab.drop()
     time.sleep(seconds)
     lab.let_through()
@@ -34,7 +34,7 @@ def hole_5(lab):
 
 @trial(seconds=15)
 def hole_5_at_the_end(lab):
-    """The run ends while nothing passes."""
+    """The run ends during the black hole."""
     lab.agent()
     story = "say 12 every 0.3"
     run = lab.sortie("run", story, server=DIRECT)
@@ -55,7 +55,7 @@ def hole_5_at_the_start(lab):
 
 @trial(seconds=15)
 def hole_5_on_the_prompt(lab):
-    """The server has the prompt, and its answer is lost."""
+    """The server takes the prompt, and its answer is lost."""
     lab.agent("--answer-after", "1")
     story = "say 3, wait 8, say 3"
     run = lab.sortie("run", story, server=DIRECT)
@@ -66,7 +66,7 @@ def hole_5_on_the_prompt(lab):
 
 @trial(seconds=12)
 def hole_at_the_cancel(lab):
-    """The cancel cannot be sent: sortie ends all the same, and claims nothing."""
+    """sortie cannot send the cancel. It ends in time and does not claim that the run has stopped."""
     lab.agent()
     run = lab.sortie("run", LONG, server=DIRECT)
     run.said(2)
@@ -78,7 +78,7 @@ def hole_at_the_cancel(lab):
 
 @trial(seconds=8)
 def hole_at_the_cancel_second_signal(lab):
-    """A second signal gives up the wait; the line to cancel the run by hand is told."""
+    """A second signal ends the wait for the cancel. stderr shows the command to cancel the run by hand."""
     lab.agent()
     run = lab.sortie("run", LONG, server=DIRECT)
     run.said(2)
@@ -93,7 +93,7 @@ def hole_at_the_cancel_second_signal(lab):
 
 @trial(seconds=10)
 def hole_2_at_the_cancel(lab):
-    """Something passes again within the 5 s of a cancel."""
+    """The path works again within the 5 s that a cancel has."""
     lab.agent()
     run = lab.sortie("run", LONG, server=DIRECT)
     run.said(2)
@@ -107,8 +107,7 @@ def hole_2_at_the_cancel(lab):
 
 @trial(seconds=90)
 def hole_70(lab):
-    """Longer than --retry-timeout, counted from the last byte: it gives up and says what it does not know. Counted
-    from the first call that fails, it is not longer: the run completes. Both are right."""
+    """The black hole lasts about as long as --retry-timeout. sortie may give up without false claims, or complete."""
     lab.agent()
     story = "say 260 every 0.3"
     run = lab.sortie("run", story, server=DIRECT)
@@ -128,7 +127,7 @@ def hole_for_good(lab):
     run.said(3)
     lab.drop()
     lab.failed(run, "connection", within=60, cancel_confirmed=False, retryable=False, prompts=1, unsaid="has stopped")
-    # Silence is looked into after 15 s, and the cancel has 5 s.
+    # sortie checks a silent stream after 15 s, and the cancel has 5 s.
     hold(20 < run.seconds < 46, f"it took {run.seconds:.1f} s")
     lab.going_on()
 
@@ -145,7 +144,7 @@ def hole_70_with_patience(lab):
 
 @trial(seconds=95)
 def hole_70_resumed_by_attach(lab):
-    """After the end of the patience, the hint or attach shows what became of the run."""
+    """sortie gives up; `attach` later finds the completed run."""
     lab.agent()
     story = "say 3, wait 20, say 3"
     run = lab.sortie("run", story, "--retry-timeout", "10s", server=DIRECT)
@@ -158,7 +157,7 @@ def hole_70_resumed_by_attach(lab):
 
 @trial(seconds=12)
 def link_down_3(lab):
-    """The cable is pulled, so that the system says at once that there is no way."""
+    """The interface goes down, so connects fail at once."""
     lab.agent()
     story = "say 20 every 0.4"
     run = lab.sortie("run", story, server=DIRECT)
@@ -182,7 +181,7 @@ def server_refuses_3(lab):
     lab.completed(run, story, within=60)
 
 
-# Loss. nftables drops at random: this kernel may lack tc's netem.
+# Loss: nftables drops packets at random, since some kernels lack tc's netem.
 
 
 @trial(seconds=30)
@@ -202,7 +201,7 @@ def loss_30_trivial(lab):
 
 @trial(seconds=20)
 def large_packets_lost(lab):
-    """A path with a smaller MTU than it says, for six seconds: heads pass, bodies do not."""
+    """The path loses all large packets for six seconds: heads of answers pass, bodies do not."""
     lab.agent()
     lab.drop("ip length > 1000")
     story = "say 60, wait 1, say 2"
@@ -247,7 +246,7 @@ trials("six-prohibited", six_dead("reject with icmpx admin-prohibited"))
 
 @trial()
 def four_dead(lab):
-    """Two addresses of IPv4, the first of which is dead."""
+    """The name has two IPv4 addresses, and the first is dead."""
     lab.agent()
     lab.hosts("10.0.2.9 agent.test", f"{SERVER} agent.test")
     lab.drop("ip daddr 10.0.2.9")
@@ -258,7 +257,7 @@ def four_dead(lab):
 
 @trial()
 def six_dead_cancel(lab):
-    """The cancel goes to the address that answered."""
+    """The cancel goes straight to the address that answered before."""
     lab.agent()
     unreachable_six(lab, "drop")
     run = lab.sortie("run", LONG, server=NAMED)
@@ -272,7 +271,7 @@ def six_dead_cancel(lab):
 
 @trial(seconds=10)
 def six_dies(lab):
-    """The address that answered falls silent in mid-run; the other one is alive."""
+    """The address in use falls silent in mid-run. The other address still works."""
     lab.agent()
     unreachable_six(lab, None)
     story = "say 3, wait 4, say 3"
@@ -294,7 +293,7 @@ def all_addresses_dead(lab):
     hold(run.seconds < 4.5, f"it took {run.seconds:.1f} s, more than 4.5 s")
 
 
-# A router that forgets connections, as those of homes and clouds do.
+# A NAT router that forgets connections, as routers at home and in clouds do.
 
 
 def forgetful(lab):
@@ -302,13 +301,13 @@ def forgetful(lab):
                             "add rule ip nat post oifname outer masquerade")
     lab.rule("ct state invalid drop")
     lab.rule("iifname outer drop", "input")
-    # What it does not know it does not take for the middle of a connection.
+    # Without this, the router would accept packets from the middle of an unknown connection.
     lab.run("middle", "sysctl", "-qw", "net.netfilter.nf_conntrack_tcp_loose=0")
 
 
 @trial(seconds=25)
 def nat_forgets_at_the_end(lab):
-    """The rest of the text and the end never arrive by the old connection."""
+    """The rest of the stream never arrives on the old connection, and the run ends."""
     lab.agent()
     forgetful(lab)
     story = "say 3, wait 3, say 3"
@@ -320,7 +319,7 @@ def nat_forgets_at_the_end(lab):
 
 @trial(seconds=65)
 def nat_forgets(lab):
-    """The run goes on and on: the silence of the keep-alives tells."""
+    """The run goes on after the router forgot the connection. sortie notices the missing keep-alives."""
     lab.agent()
     forgetful(lab)
     story = "say 3, wait 3, say 55 every 1"

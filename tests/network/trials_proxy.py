@@ -19,7 +19,7 @@ AUTH = """
 
 
 def tls(lab):
-    """The agent server behind TLS, on its own machine."""
+    """Starts the agent server behind TLS on port 443."""
     keys = lab.certificates
     lab.agent()
     (lab.folder / "tls.cfg").write_text(f"""
@@ -38,7 +38,7 @@ backend agents
 
 
 def straight_is_barred(lab):
-    """The server is reached by way of the proxy only."""
+    """Makes the router drop direct packets to the server, so that only the proxy reaches it."""
     lab.drop("ip saddr 10.0.1.2 ip daddr 10.0.2.2")
 
 
@@ -54,7 +54,7 @@ def passwords(lab):
 
 @trial(seconds=8)
 def squid_plain(lab):
-    """Plain http goes to the proxy as requests, not as a tunnel, which squid opens to port 443 alone."""
+    """sortie sends plain http requests to the proxy. It opens no tunnel, which squid allows to port 443 only."""
     lab.agent()
     lab.squid()
     straight_is_barred(lab)
@@ -71,7 +71,7 @@ def squid_connect(lab):
 
 @trial(seconds=8)
 def squid_connect_cancel(lab):
-    """The last calls go by way of the proxy too."""
+    """The cancel goes through the proxy too."""
     tls(lab)
     lab.squid()
     straight_is_barred(lab)
@@ -162,7 +162,7 @@ def squid_read_timeout(lab):
 def no_proxy(value, server):
     def attempt(lab):
         lab.agent()
-        # Nobody listens at this proxy.
+        # Nothing listens at the proxy's address.
         run = lab.sortie("run", SHORT, server=server, http_proxy="http://10.0.1.1:9", no_proxy=value)
         lab.completed(run, SHORT)
 
@@ -181,7 +181,7 @@ for kind, value, server in (
 
 @trial(seconds=5)
 def no_proxy_other_network(lab):
-    """The address is not in that network: the proxy is asked."""
+    """The address is not in the network of no_proxy, so sortie uses the proxy."""
     lab.agent()
     run = lab.sortie("run", SHORT, "--retry-timeout", "1s", server=f"http://{SERVER}:4096",
                      http_proxy=f"http://{FRONT}:9", no_proxy="10.0.3.0/24")
