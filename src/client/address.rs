@@ -2,13 +2,12 @@
 //! address that answered last.
 
 use super::proxy::{self, Target};
-use super::tls;
+use super::tls::Tls;
 use anyhow::{Context, bail, ensure};
 use base64::prelude::{BASE64_STANDARD, Engine};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex, PoisonError};
 use ureq::http::{HeaderValue, Uri};
-use ureq::tls::{Certificate, ClientCert};
 
 /// Remembers the address that answered last. Clones share it.
 #[derive(Clone, Debug, Default)]
@@ -30,8 +29,7 @@ pub struct Address {
     /// Scheme, host, port and path prefix, without a slash at the end.
     base: String,
     uri: Uri,
-    roots: Option<Vec<Certificate<'static>>>,
-    identity: Option<ClientCert>,
+    tls: Tls,
     proxy: Option<ureq::Proxy>,
     memory: Memory,
 }
@@ -53,7 +51,7 @@ impl Address {
         ensure!(uri.query().is_none() && !url.contains('#'), "the URL has more than a path");
         ensure!(proxy::has_valid_port(&uri), "the URL {url:?} has no valid port");
         let base = url.trim_end_matches('/').to_owned();
-        Ok(Self { base, uri, roots: None, identity: None, proxy: None, memory: Memory::default() })
+        Ok(Self { base, uri, tls: Tls::default(), proxy: None, memory: Memory::default() })
     }
 
     /// Goes through the proxy that the environment names for it, if it names one.
@@ -76,8 +74,7 @@ impl Address {
     /// # Errors
     /// When one of them is no certificate, or when there is none.
     pub fn trust(&mut self, pem: &[u8]) -> anyhow::Result<()> {
-        self.roots = Some(tls::roots(pem)?);
-        Ok(())
+        self.tls.trust(pem)
     }
 
     /// Shows a client certificate, in PEM form with its private key, to a server that asks for one.
@@ -91,8 +88,7 @@ impl Address {
             "a client certificate (--cert, --key) needs an https:// URL, and not {}",
             self.base
         );
-        self.identity = Some(tls::identity(cert_pem, key_pem)?);
-        Ok(())
+        self.tls.present(cert_pem, key_pem)
     }
 
     fn is_https(&self) -> bool {
@@ -103,12 +99,8 @@ impl Address {
         self.uri.host().unwrap_or_default().trim_matches(['[', ']'])
     }
 
-    pub(super) fn roots(&self) -> Option<&[Certificate<'static>]> {
-        self.roots.as_deref()
-    }
-
-    pub(super) const fn identity(&self) -> Option<&ClientCert> {
-        self.identity.as_ref()
+    pub(super) const fn tls(&self) -> &Tls {
+        &self.tls
     }
 
     pub(super) fn memory(&self) -> Memory {

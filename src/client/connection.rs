@@ -2,8 +2,9 @@
 //! watch, so that a cause to end interrupts every wait without a thread.
 
 use super::address::{Address, Memory};
+use super::fault::{self, Fault};
 use super::race;
-use super::tls;
+use super::tls::TlsConnector;
 use crate::watchdog::Watch;
 use rustix::event::{PollFd, PollFlags};
 use std::fmt;
@@ -14,8 +15,7 @@ use ureq::AsSendBody;
 use ureq::http::{Request, Response, Uri, header};
 use ureq::unversioned::resolver::{ResolvedSocketAddrs, Resolver};
 use ureq::unversioned::transport::{
-    Buffers, ConnectProxyConnector, ConnectionDetails, Connector, Either, LazyBuffers, NextTimeout,
-    RustlsConnector, Transport,
+    Buffers, ConnectProxyConnector, ConnectionDetails, Connector, Either, LazyBuffers, NextTimeout, Transport,
 };
 
 /// A read of an event stream that finds nothing for this long returns to its caller.
@@ -33,7 +33,7 @@ const GLANCE: Duration = Duration::from_millis(50);
 /// The largest head of an answer, in bytes.
 const MAX_HEAD: usize = 64 * 1024;
 /// The most headers that the HTTP crate reads.
-const MAX_HEADERS: usize = 128;
+pub(super) const MAX_HEADERS: usize = 128;
 /// The buffer for input, in bytes. It is larger than the largest head: only so is a head that is too large told from one
 /// that was cut.
 const INPUT: usize = MAX_HEAD + 4 * 1024;
@@ -45,7 +45,7 @@ const OUTPUT: usize = 32 * 1024;
 /// With `keep`, a connection is kept for the next request. The server may close a kept connection just as that request
 /// goes out. Then nobody can tell whether the server took it. That is no new danger, because any answer may be lost:
 /// the caller sends the request again, a POST under the same idempotency key, and the server does the work of a key
-/// once. So a prompt is never sent twice (see [`is_stale`]).
+/// once. So a prompt is never sent twice (see [`fault::is_stale`]).
 pub fn agent(server: &Address, keep: bool, watch: &Watch) -> ureq::Agent {
     let asked_proxy = server.asked_proxy();
     let config = ureq::Agent::config_builder()
@@ -55,7 +55,6 @@ pub fn agent(server: &Address, keep: bool, watch: &Watch) -> ureq::Agent {
         .max_redirects_will_error(false)
         .proxy(server.proxy().filter(|_| asked_proxy.is_none()).cloned())
         .user_agent(concat!("sortie/", env!("CARGO_PKG_VERSION")))
-        .tls_config(tls::config(server.roots(), server.identity()))
         .max_response_header_size(MAX_HEAD)
         .input_buffer_size(INPUT)
         .output_buffer_size(OUTPUT)
@@ -63,8 +62,9 @@ pub fn agent(server: &Address, keep: bool, watch: &Watch) -> ureq::Agent {
         .max_idle_connections(usize::from(keep && asked_proxy.is_none()))
         .max_idle_age(KEEP)
         .build();
+    let tls = TlsConnector { tls: server.tls().clone(), buffers: (INPUT, OUTPUT) };
     let tcp = TcpConnector { watch: watch.clone(), memory: server.memory() };
-    let chain = ().chain(ConnectProxyConnector::default()).chain(tcp).chain(RustlsConnector::default());
+    let chain = ().chain(ConnectProxyConnector::default()).chain(tcp).chain(tls);
     let origin = asked_proxy.map(|_| format!("http://{}", server.authority()));
     ureq::Agent::with_parts(config, HttpConnector { chain, origin }, NoResolver)
 }
@@ -166,7 +166,14 @@ impl<In: Transport> Connector<In> for TcpConnector {
         let stream = race::connect(host, port, &self.memory, &self.watch, connect_by)?;
         stream.set_nodelay(true)?;
         let buffers = LazyBuffers::new(INPUT, OUTPUT);
-        Ok(Some(Either::B(TcpTransport { stream, buffers, watch: self.watch.clone(), connect_by, ending: None })))
+        Ok(Some(Either::B(TcpTransport {
+            stream,
+            buffers,
+            watch: self.watch.clone(),
+            connect_by,
+            ending: None,
+            is_shut: false,
+        })))
     }
 }
 
@@ -185,6 +192,8 @@ struct TcpTransport {
     connect_by: Instant,
     /// When an event stream was first read with a cause to end.
     ending: Option<Instant>,
+    /// The server takes no more. What it has said before that can still be read.
+    is_shut: bool,
 }
 
 impl fmt::Debug for TcpTransport {
@@ -227,13 +236,17 @@ impl Transport for TcpTransport {
     fn transmit_output(&mut self, amount: usize, timeout: NextTimeout) -> Result<(), ureq::Error> {
         let timeout = timeout.for_write();
         let (mut sent, mut end) = (0, None);
-        while sent < amount {
+        while sent < amount && !self.is_shut {
             match self.stream.write(&self.buffers.output()[sent..amount]) {
                 Ok(written) => sent += written,
                 Err(error) if error.kind() == ErrorKind::WouldBlock => {
                     self.wait(PollFlags::OUT, timeout, &mut end)?;
                 }
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                // It may have said why: that the request is too large, that a client certificate is missing.
+                Err(error) if matches!(error.kind(), ErrorKind::BrokenPipe | ErrorKind::ConnectionReset) => {
+                    self.is_shut = true;
+                }
                 Err(error) => return Err(error.into()),
             }
         }
@@ -304,7 +317,7 @@ impl<T> HttpTransport<T> {
     /// A kept connection that breaks before the first byte of the answer had been closed by the server.
     fn stale(&self, error: ureq::Error) -> ureq::Error {
         match error {
-            ureq::Error::Io(error) if self.kept && !self.heard && tls::fault(&error).is_none() => {
+            ureq::Error::Io(error) if self.kept && !self.heard && fault::tls_fault(&error).is_none() => {
                 Fault::Stale.into()
             }
             error => error,
@@ -361,69 +374,6 @@ impl<T: Transport> Transport for HttpTransport<T> {
     }
 }
 
-/// What our connections say beside the errors of the HTTP crate.
-#[derive(Debug)]
-pub(super) enum Fault {
-    /// There is a cause to end.
-    Ended,
-    /// No connection was made, so that the request never left.
-    Unconnected(ureq::Error),
-    /// The server had closed a kept connection.
-    Stale,
-    /// The name was not found.
-    LookUp(io::Error),
-    /// Plain http was asked for, and the server speaks https.
-    Https,
-    /// The server speaks HTTP/2 alone.
-    Http2,
-}
-
-impl Fault {
-    fn unconnected(error: ureq::Error) -> ureq::Error {
-        match Self::of(&error) {
-            // A connection through a proxy is made of two.
-            Some(Self::Unconnected(_)) => error,
-            _ => Self::Unconnected(error).into(),
-        }
-    }
-
-    fn of(error: &ureq::Error) -> Option<&Self> {
-        match error {
-            ureq::Error::Other(error) => error.downcast_ref(),
-            _ => None,
-        }
-    }
-}
-
-impl From<Fault> for ureq::Error {
-    fn from(fault: Fault) -> Self {
-        Self::Other(Box::new(fault))
-    }
-}
-
-impl std::error::Error for Fault {}
-
-impl fmt::Display for Fault {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Ended => f.write_str("interrupted"),
-            Self::Unconnected(error) => error.fmt(f),
-            Self::Stale => f.write_str("the server has closed the connection that was kept"),
-            Self::LookUp(error) => write!(f, "the name cannot be looked up: {error}"),
-            Self::Https => {
-                f.write_str("the server speaks https there, and http was asked for; give an https:// URL")
-            }
-            Self::Http2 => f.write_str("the server speaks HTTP/2 alone there; sortie needs HTTP/1.1"),
-        }
-    }
-}
-
-/// Whether the server had closed the kept connection that the request went out on. The same request may follow at once
-/// on a new connection, under the same idempotency key.
-pub fn is_stale(error: &ureq::Error) -> bool {
-    matches!(Fault::of(error), Some(Fault::Stale))
-}
-
 /// Whether the end of the answer's body is the end of the connection, so that a cut body looks whole.
 pub fn is_close_delimited(answer: &Response<ureq::Body>) -> bool {
     let headers = answer.headers();
@@ -469,61 +419,10 @@ impl Body {
                 Err(error) => {
                     return match ureq::Error::from(error) {
                         ureq::Error::Timeout(ureq::Timeout::PerRead) => Ok(Chunk::Tick),
-                        error => Err(explain(&error).why),
+                        error => Err(fault::explain(&error).why),
                     };
                 }
             }
         }
     }
-}
-
-/// Why a request got no answer.
-pub struct NoAnswer {
-    /// In words.
-    pub why: String,
-    /// The same request may be answered the next time.
-    pub passes: bool,
-    /// The request may have reached the server.
-    pub may_have_arrived: bool,
-}
-
-/// Explains why a request got no answer.
-pub fn explain(error: &ureq::Error) -> NoAnswer {
-    let (error, unconnected) = match Fault::of(error) {
-        Some(Fault::Unconnected(inner)) => (inner, true),
-        _ => (error, false),
-    };
-    if let Some(hopeless) = tls::of(error).map(tls::explain) {
-        // An alert about a handshake that we took for complete says that the server did not take the request.
-        let may_have_arrived = !unconnected && hopeless.passes;
-        return NoAnswer { why: hopeless.why, passes: hopeless.passes, may_have_arrived };
-    }
-    let why = match error {
-        ureq::Error::Io(error) => match error.kind() {
-            ErrorKind::ConnectionRefused => "connection refused: nothing listens there".into(),
-            ErrorKind::UnexpectedEof => "the connection was closed before the answer was complete".into(),
-            _ => error.to_string(),
-        },
-        ureq::Error::Timeout(ureq::Timeout::Connect) => "no connection within --connect-timeout".into(),
-        ureq::Error::Timeout(ureq::Timeout::Resolve) => "the name was not found within --connect-timeout".into(),
-        ureq::Error::Timeout(ureq::Timeout::RecvBody) => {
-            format!("the answer was not complete within {} s", ANSWER.as_secs())
-        }
-        ureq::Error::Timeout(_) => "no answer in time".into(),
-        ureq::Error::HostNotFound => "there is no host of that name".into(),
-        ureq::Error::Protocol(ureq_proto::Error::HttpParseTooManyHeaders) => {
-            format!("the answer has more than {MAX_HEADERS} headers")
-        }
-        ureq::Error::Tls(_) => "the host's name is none that a certificate can have".into(),
-        ureq::Error::Other(fault) => fault.to_string(),
-        _ => error.to_string(),
-    };
-    let hopeless = match error {
-        ureq::Error::Other(_) => matches!(Fault::of(error), Some(Fault::Https | Fault::Http2)),
-        ureq::Error::Protocol(ureq_proto::Error::HttpParseTooManyHeaders) | ureq::Error::Tls(_) => true,
-        // A proxy that says no (4xx) will say it again.
-        ureq::Error::ConnectProxyFailed(said) => said.contains("responded 4"),
-        _ => false,
-    };
-    NoAnswer { why, passes: !hopeless, may_have_arrived: !unconnected }
 }

@@ -1,6 +1,7 @@
 //! One exchange: a request goes out, and what comes back is judged by whose word it is.
 
 use super::connection::{self, Body, Bounds, Chunk};
+use super::fault;
 use super::quote::{few_words, quote};
 use super::word::{Between, CallError, Refusal, Word};
 use super::{Client, Credentials};
@@ -304,6 +305,9 @@ impl Client {
                 format!("{head}; give the proxy's user and password: http://USER:PASSWORD@HOST:PORT")
             }
             (Between::Proxy(_), _) => format!("{head}; the proxy says so, not the agent server"),
+            (_, 400 | 403 | 495 | 496) if self.options.server.tls().lacks_identity() => {
+                format!("{head}; {front}; it had asked for a client certificate (--cert, --key)")
+            }
             (_, 401) => format!("{head}; {front} and wants credentials of its own (--header-file)"),
             (_, 403) => format!("{head}; {front} (--header-file sends what a gateway wants)"),
             (_, 300..=399) => {
@@ -384,11 +388,12 @@ impl Client {
 
 /// A call that got no answer: the one place that reads the connection's errors.
 fn unanswered(doing: &str, error: &ureq::Error) -> Missed {
-    let fault = connection::explain(error);
-    let word = if fault.passes { Word::Nothing } else { Word::Hopeless };
-    let call_error = CallError::new(word, format!("{doing}: {}", fault.why)).arrived(fault.may_have_arrived);
+    let unanswered = fault::explain(error);
+    let word = if unanswered.passes { Word::Nothing } else { Word::Hopeless };
+    let call_error =
+        CallError::new(word, format!("{doing}: {}", unanswered.why)).arrived(unanswered.may_have_arrived);
     let late = matches!(error, ureq::Error::Timeout(ureq::Timeout::RecvResponse));
-    Missed { error: call_error, again: fault.passes, wait: None, late, stale: connection::is_stale(error) }
+    Missed { error: call_error, again: unanswered.passes, wait: None, late, stale: fault::is_stale(error) }
 }
 
 /// About how many bytes the head of the request has.

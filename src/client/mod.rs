@@ -4,6 +4,7 @@ mod address;
 mod calls;
 mod connection;
 mod exchange;
+mod fault;
 mod headers;
 mod place;
 mod proxy;

@@ -2,11 +2,12 @@
 //! address that says nothing the next one is tried (RFC 8305, without its rules of order).
 
 use super::address::Memory;
-use super::connection::{Fault, Woken, wait};
+use super::connection::{Woken, wait};
+use super::fault::Fault;
 use crate::watchdog::Watch;
 use rustix::event::{PollFd, PollFlags};
-use rustix::io::Errno;
-use rustix::net::{AddressFamily, SocketFlags, SocketType, connect as start_connect, socket_with, sockopt};
+use rustix::io::{Errno, FdFlags, fcntl_setfd};
+use rustix::net::{AddressFamily, SocketType, connect as start_connect, socket, sockopt};
 use std::collections::VecDeque;
 use std::io;
 use std::net::{IpAddr, SocketAddr, TcpStream, ToSocketAddrs};
@@ -177,9 +178,12 @@ impl Race<'_> {
 /// Begins a connect.
 fn start(address: SocketAddr) -> io::Result<TcpStream> {
     let family = if address.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
-    let socket = socket_with(family, SocketType::STREAM, SocketFlags::NONBLOCK | SocketFlags::CLOEXEC, None)?;
-    match start_connect(&socket, &address) {
-        Ok(()) | Err(Errno::INPROGRESS) => Ok(socket.into()),
+    let socket = socket(family, SocketType::STREAM, None)?;
+    fcntl_setfd(&socket, FdFlags::CLOEXEC)?;
+    let stream = TcpStream::from(socket);
+    stream.set_nonblocking(true)?;
+    match start_connect(&stream, &address) {
+        Ok(()) | Err(Errno::INPROGRESS) => Ok(stream),
         Err(error) => Err(error.into()),
     }
 }

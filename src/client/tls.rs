@@ -1,57 +1,123 @@
-//! TLS: whom we trust, the certificate that we show, and the words for what can go wrong. A fault is told by its type in
-//! the TLS library, never by its text.
+//! TLS: whom we trust, the certificate that we show, and the connection above a socket.
 
-use crate::console::visible_start;
-use anyhow::{Context, Result, anyhow, bail, ensure};
+use super::fault::Fault;
+use anyhow::{Result, anyhow, bail, ensure};
+use rustls::client::ResolvesClientCert;
+use rustls::crypto::{CryptoProvider, ring};
 use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer, UnixTime};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
 use rustls::sign::CertifiedKey;
-use rustls::{AlertDescription, CertificateError, InconsistentKeys, InvalidMessage, PeerIncompatible};
-use std::io;
-use ureq::tls::{Certificate, ClientCert, PemItem, PrivateKey, RootCerts, TlsConfig, parse_pem};
+use rustls::{ClientConfig, ClientConnection, InconsistentKeys, RootCertStore, SignatureScheme, StreamOwned};
+use std::fmt;
+use std::io::{self, Read, Write};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
+use std::time::{Duration, SystemTime};
+use ureq::unversioned::transport::{
+    Buffers, ConnectionDetails, Connector, Either, LazyBuffers, NextTimeout, Transport, TransportAdapter,
+};
 
-/// As much of what the TLS library says as is repeated, in characters. The server chooses the names in it.
-const MAX_SAID: usize = 300;
-
-/// Makes a certificate for a server that is no authority's, and so works with `--cacert`.
-const HOW_TO: &str = "openssl req -x509 -newkey rsa:2048 -nodes -days 365 -keyout key.pem -out cert.pem -subj /CN=HOST \
-                      -addext subjectAltName=DNS:HOST -addext basicConstraints=critical,CA:FALSE";
-
-/// Returns the configuration that trusts `roots`, or the system's roots, and shows `identity` when asked.
-pub fn config(roots: Option<&[Certificate<'static>]>, identity: Option<&ClientCert>) -> TlsConfig {
-    let roots = roots.map_or(RootCerts::PlatformVerifier, RootCerts::new_with_certs);
-    TlsConfig::builder().root_certs(roots).client_cert(identity.cloned()).build()
+/// What both sides show each other. Clones share what is made of it.
+#[derive(Clone, Default)]
+pub struct Tls {
+    /// The authorities to trust in place of the system's.
+    roots: Option<Arc<RootCertStore>>,
+    identity: Arc<Identity>,
+    /// Made for the first connection: reading the system's certificates takes time.
+    config: Arc<OnceLock<Arc<ClientConfig>>>,
 }
 
-/// Reads certificates to trust.
-///
-/// # Errors
-/// When there is none, or one that is none: it would fail late and obscurely.
-pub fn roots(pem: &[u8]) -> Result<Vec<Certificate<'static>>> {
-    let mut certificates = Vec::new();
-    for item in parse_pem(pem) {
-        if let PemItem::Certificate(certificate) = item? {
-            let number = certificates.len() + 1;
-            webpki::anchor_from_trusted_cert(&certificate.der().into())
-                .with_context(|| format!("number {number} is no certificate"))?;
-            certificates.push(certificate);
-        }
+impl fmt::Debug for Tls {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Tls")
     }
-    ensure!(!certificates.is_empty(), "there is none in PEM form");
-    Ok(certificates)
+}
+
+/// The client certificate.
+#[derive(Debug, Default)]
+struct Identity {
+    certificate: Option<Arc<CertifiedKey>>,
+    /// A server has asked for one.
+    wanted: AtomicBool,
+}
+
+impl ResolvesClientCert for Identity {
+    fn resolve(&self, _: &[&[u8]], _: &[SignatureScheme]) -> Option<Arc<CertifiedKey>> {
+        self.wanted.store(true, Ordering::Relaxed);
+        self.certificate.clone()
+    }
+
+    fn has_certs(&self) -> bool {
+        self.certificate.is_some()
+    }
+}
+
+impl Tls {
+    /// Trusts the certificates in a PEM file, and no others.
+    pub fn trust(&mut self, pem: &[u8]) -> Result<()> {
+        let mut roots = RootCertStore::empty();
+        for certificate in CertificateDer::pem_slice_iter(pem) {
+            let number = roots.len() + 1;
+            let certificate = certificate.map_err(|error| anyhow!("number {number} cannot be read: {error:?}"))?;
+            roots.add(certificate).map_err(|error| anyhow!("number {number} is no certificate: {error}"))?;
+        }
+        ensure!(!roots.is_empty(), "there is none in PEM form");
+        (self.roots, self.config) = (Some(Arc::new(roots)), Arc::default());
+        Ok(())
+    }
+
+    /// Shows a client certificate to a server that asks for one.
+    pub fn present(&mut self, cert_pem: &[u8], key_pem: &[u8]) -> Result<()> {
+        let certificate = Some(Arc::new(certified_key(cert_pem, key_pem)?));
+        self.identity = Arc::new(Identity { certificate, ..Identity::default() });
+        self.config = Arc::default();
+        Ok(())
+    }
+
+    /// Whether a server has asked for a client certificate, and there is none.
+    pub fn lacks_identity(&self) -> bool {
+        self.identity.certificate.is_none() && self.identity.wanted.load(Ordering::Relaxed)
+    }
+
+    fn config(&self) -> Result<Arc<ClientConfig>, ureq::Error> {
+        if let Some(config) = self.config.get() {
+            return Ok(Arc::clone(config));
+        }
+        let roots = match &self.roots {
+            Some(roots) => Arc::clone(roots),
+            None => Arc::new(system_roots()?),
+        };
+        let builder = ClientConfig::builder_with_provider(provider()).with_safe_default_protocol_versions();
+        let builder = builder.map_err(io::Error::other)?.with_root_certificates(roots);
+        let mut config =
+            builder.with_client_cert_resolver(Arc::clone(&self.identity) as Arc<dyn ResolvesClientCert>);
+        // A server of HTTP/2 alone can say so.
+        config.alpn_protocols = vec![b"http/1.1".to_vec()];
+        Ok(Arc::clone(self.config.get_or_init(|| Arc::new(config))))
+    }
+}
+
+fn provider() -> Arc<CryptoProvider> {
+    Arc::new(ring::default_provider())
+}
+
+fn system_roots() -> Result<RootCertStore, ureq::Error> {
+    let found = rustls_native_certs::load_native_certs();
+    let mut roots = RootCertStore::empty();
+    // One of many that cannot be read does not matter.
+    roots.add_parsable_certificates(found.certs);
+    if roots.is_empty() {
+        return Err(Fault::NoRoots(found.errors.first().map(ToString::to_string)).into());
+    }
+    Ok(roots)
 }
 
 /// Reads a client certificate, with the certificates between it and its authority, and its private key.
-///
-/// # Errors
-/// When one of them cannot be used, when they do not belong together, or when the certificate is not valid now.
-pub fn identity(cert_pem: &[u8], key_pem: &[u8]) -> Result<ClientCert> {
+fn certified_key(cert_pem: &[u8], key_pem: &[u8]) -> Result<CertifiedKey> {
     let chain = CertificateDer::pem_slice_iter(cert_pem).collect::<Result<Vec<_>, _>>();
     let chain = chain.map_err(|error| anyhow!("the client certificate (--cert) cannot be read: {error:?}"))?;
     let Some(first) = chain.first() else { bail!("there is no client certificate in PEM form (--cert)") };
     check_dates(first)?;
-    let certificates: Vec<_> =
-        chain.iter().map(|certificate| Certificate::from_der(certificate).to_owned()).collect();
     ensure!(
         !key_pem.windows(9).any(|word| word == b"ENCRYPTED"),
         "the key of the client certificate (--key) is encrypted; give one without a passphrase \
@@ -59,14 +125,12 @@ pub fn identity(cert_pem: &[u8], key_pem: &[u8]) -> Result<ClientCert> {
     );
     let key = PrivateKeyDer::from_pem_slice(key_pem)
         .map_err(|_| anyhow!("there is no private key in PEM form for the client certificate (--key)"))?;
-    match CertifiedKey::from_der(chain, key, &rustls::crypto::ring::default_provider()) {
-        Ok(_) => {}
-        Err(rustls::Error::InconsistentKeys(InconsistentKeys::KeyMismatch)) => {
-            bail!("the private key (--key) is not that of the client certificate (--cert)")
+    CertifiedKey::from_der(chain, key, &ring::default_provider()).map_err(|error| match error {
+        rustls::Error::InconsistentKeys(InconsistentKeys::KeyMismatch) => {
+            anyhow!("the private key (--key) is not that of the client certificate (--cert)")
         }
-        Err(error) => bail!("the client certificate (--cert) and its key (--key) cannot be used: {error}"),
-    }
-    Ok(ClientCert::new_with_certs(&certificates, PrivateKey::from_pem(key_pem)?))
+        error => anyhow!("the client certificate (--cert) and its key (--key) cannot be used: {error}"),
+    })
 }
 
 fn check_dates(certificate: &CertificateDer<'_>) -> Result<()> {
@@ -85,123 +149,73 @@ fn check_dates(certificate: &CertificateDer<'_>) -> Result<()> {
     }
 }
 
-fn date(time: UnixTime) -> String {
-    let since = std::time::Duration::from_secs(time.as_secs());
-    let date = std::time::SystemTime::UNIX_EPOCH.checked_add(since).map(humantime::format_rfc3339_seconds);
-    date.map_or_else(|| "an unknown date".to_owned(), |date| date.to_string())
+/// A time in a certificate, as it is shown.
+pub(super) fn date(time: UnixTime) -> String {
+    let date = SystemTime::UNIX_EPOCH.checked_add(Duration::from_secs(time.as_secs()));
+    date.map_or_else(|| "an unknown date".to_owned(), |date| humantime::format_rfc3339_seconds(date).to_string())
 }
 
-/// Finds the TLS library's error in what the HTTP crate says.
-pub fn of(error: &ureq::Error) -> Option<&rustls::Error> {
-    match error {
-        ureq::Error::Rustls(error) => Some(error),
-        ureq::Error::Io(error) => fault(error),
-        _ => None,
+/// Wraps a connection in TLS where the URL is an https one.
+#[derive(Debug)]
+pub(super) struct TlsConnector {
+    pub tls: Tls,
+    /// The sizes of the buffers for input and output, in bytes.
+    pub buffers: (usize, usize),
+}
+
+impl<In: Transport> Connector<In> for TlsConnector {
+    type Out = Either<In, TlsTransport<In>>;
+
+    fn connect(&self, details: &ConnectionDetails, chained: Option<In>) -> Result<Option<Self::Out>, ureq::Error> {
+        let Some(transport) = chained else { return Ok(None) };
+        if !details.needs_tls() || transport.is_tls() {
+            return Ok(Some(Either::A(transport)));
+        }
+        let host = details.uri.host().unwrap_or_default().trim_matches(['[', ']']);
+        let name = ServerName::try_from(host.to_owned()).map_err(|_| Fault::NoName)?;
+        let mut session = ClientConnection::new(self.tls.config()?, name).map_err(io::Error::other)?;
+        let mut below = TransportAdapter::new(transport, Arc::clone(&details.current_time));
+        below.set_timeout(details.timeout);
+        session.complete_io(&mut below)?;
+        let buffers = LazyBuffers::new(self.buffers.0, self.buffers.1);
+        Ok(Some(Either::B(TlsTransport { buffers, stream: StreamOwned::new(session, below) })))
     }
 }
 
-/// Finds the TLS library's error in one of a connection.
-pub fn fault(error: &io::Error) -> Option<&rustls::Error> {
-    error.get_ref().and_then(|inner| inner.downcast_ref())
+/// A connection with TLS.
+pub(super) struct TlsTransport<T: Transport> {
+    buffers: LazyBuffers,
+    stream: StreamOwned<ClientConnection, TransportAdapter<T>>,
 }
 
-/// A fault of TLS.
-pub struct Explained {
-    /// What is wrong and what to do, and then what the library says.
-    pub why: String,
-    /// Another try may succeed.
-    pub passes: bool,
-}
-
-/// Says in our words what is wrong.
-pub fn explain(error: &rustls::Error) -> Explained {
-    let (why, passes) = match error {
-        rustls::Error::InvalidCertificate(error) => (distrust(error), false),
-        rustls::Error::AlertReceived(alert) => (refusal(*alert), is_passing(*alert)),
-        // The one that comes of looking for the system's certificates.
-        rustls::Error::General(_) => (
-            "no certificates of authorities on this machine; install ca-certificates or give --cacert".into(),
-            false,
-        ),
-        rustls::Error::InvalidMessage(InvalidMessage::InvalidContentType) => {
-            ("the server does not speak https there; is its URL an http:// one?".into(), false)
-        }
-        rustls::Error::PeerIncompatible(PeerIncompatible::ServerDoesNotSupportTls12Or13) => {
-            ("the server speaks no TLS that is still safe; it needs TLS 1.2 or 1.3".into(), false)
-        }
-        rustls::Error::PeerIncompatible(_) => ("the server offers no TLS that can be spoken here".into(), false),
-        _ => ("the TLS connection failed".into(), true),
-    };
-    Explained { why: format!("{why} ({})", visible_start(&error.to_string(), MAX_SAID)), passes }
-}
-
-/// What is wrong with the server's certificate.
-fn distrust(error: &CertificateError) -> String {
-    match error {
-        CertificateError::UnknownIssuer => {
-            "its certificate is signed by nobody that is trusted here; --cacert names a PEM file to trust".into()
-        }
-        CertificateError::NotValidForName => "its certificate is for another name".into(),
-        CertificateError::NotValidForNameContext { presented, .. } if presented.is_empty() => {
-            "its certificate is for another name: it has none at all (no subjectAltName)".into()
-        }
-        CertificateError::NotValidForNameContext { presented, .. } => {
-            format!("its certificate is for another name: {}", visible_start(&presented.join(", "), MAX_SAID))
-        }
-        CertificateError::Expired => "its certificate has expired".into(),
-        CertificateError::ExpiredContext { not_after, .. } => {
-            format!("its certificate has expired on {}", date(*not_after))
-        }
-        CertificateError::NotValidYet => "its certificate is not valid yet".into(),
-        CertificateError::NotValidYetContext { not_before, .. } => {
-            format!("its certificate is not valid yet, but from {}", date(*not_before))
-        }
-        CertificateError::Revoked => "its certificate has been revoked".into(),
-        CertificateError::Other(other)
-            if matches!(other.0.downcast_ref(), Some(webpki::Error::CaUsedAsEndEntity)) =>
-        {
-            format!(
-                "its certificate is an authority's, which cannot be a server's; this makes one that can: {HOW_TO}"
-            )
-        }
-        _ => "its certificate is not valid".into(),
+impl<T: Transport> fmt::Debug for TlsTransport<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "TlsTransport({:?})", self.stream.sock.get_ref())
     }
 }
 
-/// What a server that breaks off means by it.
-fn refusal(alert: AlertDescription) -> String {
-    match alert {
-        AlertDescription::CertificateRequired | AlertDescription::NoCertificate => {
-            "the server wants a client certificate; give --cert and --key".into()
-        }
-        AlertDescription::BadCertificate
-        | AlertDescription::UnsupportedCertificate
-        | AlertDescription::CertificateRevoked
-        | AlertDescription::CertificateExpired
-        | AlertDescription::CertificateUnknown
-        | AlertDescription::UnknownCA
-        | AlertDescription::AccessDenied => {
-            "the server takes no client without another client certificate (--cert, --key)".into()
-        }
-        // What TLS 1.2 says for a client certificate that is not there.
-        AlertDescription::HandshakeFailure => {
-            "the server refuses the TLS connection; it may want a client certificate (--cert, --key)".into()
-        }
-        AlertDescription::UnrecognisedName => "the server serves no host of that name".into(),
-        AlertDescription::NoApplicationProtocol => {
-            "the server speaks HTTP/2 alone there; sortie needs HTTP/1.1".into()
-        }
-        AlertDescription::ProtocolVersion | AlertDescription::InsufficientSecurity => {
-            "the server refuses TLS 1.2 and 1.3 as they are spoken here".into()
-        }
-        _ => "the server refuses the TLS connection".into(),
+impl<T: Transport> Transport for TlsTransport<T> {
+    fn buffers(&mut self) -> &mut dyn Buffers {
+        &mut self.buffers
     }
-}
 
-/// Whether the trouble is the server's own, or the network's, and may pass.
-const fn is_passing(alert: AlertDescription) -> bool {
-    matches!(
-        alert,
-        AlertDescription::InternalError | AlertDescription::UserCanceled | AlertDescription::BadRecordMac
-    )
+    fn transmit_output(&mut self, amount: usize, timeout: NextTimeout) -> Result<(), ureq::Error> {
+        self.stream.sock.set_timeout(timeout);
+        Ok(self.stream.write_all(&self.buffers.output()[..amount])?)
+    }
+
+    fn await_input(&mut self, timeout: NextTimeout) -> Result<bool, ureq::Error> {
+        self.stream.sock.set_timeout(timeout);
+        let amount = self.stream.read(self.buffers.input_append_buf())?;
+        self.buffers.input_appended(amount);
+        Ok(amount > 0)
+    }
+
+    fn is_open(&mut self) -> bool {
+        self.stream.sock.get_mut().is_open()
+    }
+
+    fn is_tls(&self) -> bool {
+        true
+    }
 }

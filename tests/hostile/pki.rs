@@ -5,7 +5,7 @@ use rcgen::{
 };
 use rustls::ServerConfig;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
-use rustls::server::WebPkiClientVerifier;
+use rustls::server::{ClientCertVerifierBuilder, WebPkiClientVerifier};
 use std::sync::Arc;
 use uuid::Uuid;
 
@@ -42,12 +42,25 @@ impl Authority {
 
     /// A server's end of TLS that takes no client without a certificate of this authority.
     pub fn strict_server(&self, versions: &[&'static rustls::SupportedProtocolVersion]) -> Arc<ServerConfig> {
+        self.asking_server(versions, |clients| clients)
+    }
+
+    /// A server's end of TLS that asks for a client certificate, and takes a client without one.
+    pub fn lenient_server(&self) -> Arc<ServerConfig> {
+        self.asking_server(rustls::ALL_VERSIONS, ClientCertVerifierBuilder::allow_unauthenticated)
+    }
+
+    fn asking_server(
+        &self,
+        versions: &[&'static rustls::SupportedProtocolVersion],
+        how: impl FnOnce(ClientCertVerifierBuilder) -> ClientCertVerifierBuilder,
+    ) -> Arc<ServerConfig> {
         let (chain, key) = self.issue(&["127.0.0.1"], Validity::Now);
         let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(key.serialize_der()));
         let mut roots = rustls::RootCertStore::empty();
         roots.add(self.0.der().clone()).unwrap();
         let provider = Arc::new(rustls::crypto::ring::default_provider());
-        let clients = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider).build().unwrap();
+        let clients = how(WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider)).build().unwrap();
         Arc::new(builder(versions).with_client_cert_verifier(clients).with_single_cert(chain, key).unwrap())
     }
 

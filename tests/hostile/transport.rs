@@ -8,9 +8,8 @@ use crate::support::process::Sortie;
 use crate::terminals::assert_harmless;
 use rcgen::{BasicConstraints, IsCa};
 use rustls::ServerConfig;
-use sortie::client::{Address, Client, Options};
+use sortie::client::{Address, CallError, Client, Headers, Options, Word};
 use sortie::console::{Console, Level};
-use sortie::outcome::{Failure, Reason};
 use sortie::watchdog::Watch;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -197,17 +196,36 @@ fn a_server_that_wants_a_client_certificate_names_the_flags() {
     }
 }
 
+#[test]
+fn a_page_of_a_front_end_that_had_asked_for_a_client_certificate_names_the_flags() {
+    let authority = Authority::new();
+    let agent = Agent::start();
+    // What nginx says under `ssl_verify_client on`.
+    agent.every(Route::Health).answer(400, &[("content-type", "text/html")], "<html>400 Bad Request</html>");
+    let relay = Relay::tls(authority.lenient_server(), address(&agent));
+    let says = ["400", "asked for a client certificate", "--cert", "--key"];
+    is_hopeless(&format!("https://{}", relay.address), Some(&authority.pem()), &says);
+    // The server's own word is no page.
+    agent.behave();
+    agent.every(Route::Health).fail(404, "not_found");
+    let relay = Relay::tls(authority.lenient_server(), address(&agent));
+    let command = at(&agent, &format!("https://{}", relay.address), &["ping"]);
+    let pem = command.file("ca.pem", authority.pem());
+    command.args(["--cacert", &pem]).run().code(1).stderr_lacks("client certificate");
+}
+
 /// Asks for a server's health with a client certificate.
-fn health(relay: &Relay, authority: &Authority, (cert, key): &(String, String)) -> Result<(), Failure> {
+fn health(relay: &Relay, authority: &Authority, (cert, key): &(String, String)) -> Result<(), CallError> {
     let mut server = Address::parse(&format!("https://{}", relay.address)).unwrap();
     server.trust(authority.pem().as_bytes()).unwrap();
     server.present(cert.as_bytes(), key.as_bytes()).unwrap();
-    let watch = Watch::quiet();
-    let console = Console::new(watch.clone());
+    let watch = Watch::without_signals().unwrap();
+    let console = Console::new(Some(watch.clone()));
     console.set_level(Level::Quiet);
     let patience = Duration::from_secs(10);
-    let options = Options { server, token: None, connect_timeout: patience, retry_timeout: patience };
-    Client::new(options, watch, console).health()
+    let headers = Headers::default();
+    let options = Options { server, token: None, headers, connect_timeout: patience, retry_timeout: patience };
+    Client::new(options, watch, console).health().map(|_| ())
 }
 
 #[test]
@@ -218,9 +236,9 @@ fn a_client_certificate_is_shown_to_a_server_that_wants_one() {
         let relay = Relay::tls(authority.strict_server(&[version]), address(&agent));
         health(&relay, &authority, &authority.client(Validity::Now)).unwrap();
         // One of another authority is refused, at once.
-        let failure = health(&relay, &authority, &Authority::new().client(Validity::Now)).unwrap_err();
-        assert_eq!((failure.reason, failure.retryable), (Reason::Connection, false), "{failure}");
-        assert!(failure.message.contains("another client certificate"), "{failure}");
+        let error = health(&relay, &authority, &Authority::new().client(Validity::Now)).unwrap_err();
+        assert_eq!(error.word, Word::Hopeless, "{error}");
+        assert!(error.message.contains("another client certificate"), "{error}");
     }
 }
 
@@ -477,7 +495,7 @@ fn http_through_a_proxy_with_a_password_an_address_and_a_path() {
                 .filter(|line| line.starts_with("sortie"))
                 .fold(String::new(), |all, line| all + line + "\n"),
         );
-        output.fails("not_found");
+        output.fails("protocol");
         let [head] = &proxy.heads()[..] else { panic!("{:?}", proxy.heads()) };
         assert!(head.starts_with(&format!("POST {origin}sessions HTTP/1.1\r\n")), "{head}");
         assert!(head.contains("\r\nproxy-authorization: Basic dXMgZXI6aHVudGVyMg==\r\n"), "{head}");
@@ -491,7 +509,7 @@ fn a_token_as_long_as_may_be_goes_through_a_proxy_too() {
     let proxy = Proxy::answering("HTTP/1.1 404 Not Found\r\ncontent-length: 0\r\nconnection: close\r\n\r\n");
     let token = "t".repeat(16 * 1024);
     let command = at(&agent, "http://agent.example", &["run", "-o", "json", "--allow-http", "go"]);
-    command.env("SORTIE_TOKEN", &token).env("http_proxy", proxy.url()).run().fails("not_found");
+    command.env("SORTIE_TOKEN", &token).env("http_proxy", proxy.url()).run().fails("protocol");
     assert!(proxy.heads()[0].contains(&token));
 }
 

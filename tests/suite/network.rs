@@ -1,14 +1,16 @@
 //! The network as it is: connections that are kept or closed, names with several addresses, answers that are cut.
 
 use crate::support::agent::{Agent, Route};
-use crate::support::http::Ending;
+use crate::support::http::{Connection, Ending};
 use crate::support::names::{BlackHole, LookUps, known_as};
 use crate::support::process::Sortie;
 use crate::support::wire::Wire;
 use rustix::process::Signal;
 use serde_json::json;
-use std::net::Ipv4Addr;
+use std::io::Read;
+use std::net::{Ipv4Addr, TcpListener};
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread;
 use std::time::Duration;
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -148,6 +150,26 @@ fn a_signal_ends_every_wait_for_the_server_at_once() {
         running.signal(Signal::INT);
         running.wait().within(2 * SECOND).fails("interrupted");
     }
+}
+
+#[test]
+fn a_refusal_is_heard_while_the_request_still_goes_out() {
+    let listener = TcpListener::bind(("127.0.0.1", 0)).unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    let server = thread::spawn(move || {
+        let mut first = Connection::new(listener.accept().unwrap().0);
+        first.read_request().unwrap();
+        let session = json!({ "id": uuid::Uuid::new_v4() }).to_string();
+        first.respond(201, &[("connection", "close")], session.as_bytes());
+        let (mut client, _) = listener.accept().unwrap();
+        client.read_exact(&mut [0; 1000]).unwrap();
+        Connection::new(client).respond(413, &[("connection", "close")], b"");
+        // Closed with most of the request unread, it is reset.
+    });
+    let command = Sortie::new(["run", "-o", "json", "--server", &url]);
+    let prompt = command.file("prompt", "x".repeat(20_000_000));
+    command.args(["--prompt-file", &prompt]).run().stderr_has("413").fails("server");
+    server.join().unwrap();
 }
 
 // Answers that end with their connection.
