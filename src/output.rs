@@ -227,7 +227,7 @@ impl Output {
 
     /// Renews the status line, if there is one, and if the cursor does not stand behind text of the agent.
     pub fn renew_status(&self) {
-        if let Some(status) = self.status.as_ref().filter(|_| !(self.is_terminal() && self.mid_line)) {
+        if let Some(status) = self.status.as_ref().filter(|_| !(self.is_terminal() && self.is_mid_line())) {
             self.console.status(&status.line());
         }
     }
