@@ -5,7 +5,7 @@ use crate::agent::events::ToolCall;
 use crate::cli::{Cli, Format, PendingFormat, mistake};
 use crate::client::{Client, Options, Refusal, new_key};
 use crate::console::{Console, Level};
-use crate::ending::{self, Cancel, announce, command, guard, on_signal, silence_panics};
+use crate::ending::{self, Cancel, announce, announce_later_signal, command, guard, on_signal, silence_panics};
 use crate::follow::{Context, Follower, session_state};
 use crate::history::{self, LastRun};
 use crate::outcome::{Class, End, Exit, Failure, Fate, Reason, Report};
@@ -148,8 +148,7 @@ impl Context<'_> {
         };
         self.console.progress(&format!("run {run_id}"));
         if settings.detach {
-            self.output.answer(&session.to_string())?;
-            return Ok(Report { session_id: Some(session.to_string()), ..Report::new(End::Completed) });
+            return Ok(self.detach(session, run_id, &settings.follow));
         }
         let asks = if settings.follow.policy.replaces_servers() { Asks::EveryCall } else { Asks::Unknown };
         let options = self.options(run_id, asks, Start::Fresh, &settings.follow);
@@ -178,6 +177,33 @@ impl Context<'_> {
         }
     }
 
+    /// Writes the session's id, without which nobody would find the run: where it cannot be written, and at a signal that
+    /// came too late for the prompt, the run is cancelled.
+    fn detach(&mut self, session: Uuid, run_id: String, follow: &Follow) -> Report {
+        let told = self.watch.check().and_then(|()| self.output.deliver(&session.to_string()));
+        let mut report = Report::new(told.map_or_else(End::Failed, |()| End::Completed));
+        report.session_id = Some(session.to_string());
+        if matches!(report.end, End::Failed(_)) {
+            report.fate = Fate::Open;
+            let watch = self.watch.last_calls(ending::LAST_CALLS);
+            self.stop_run(session, run_id, follow, &watch, &mut report);
+        }
+        report
+    }
+
+    /// Stops a run that was not followed.
+    fn stop_run(&mut self, session: Uuid, run: String, follow: &Follow, watch: &Watch, report: &mut Report) {
+        let client = self.client.with_watch(watch.clone());
+        report.run.run_id = Some(run.clone());
+        report.cancel_tried = true;
+        let options = self.options(run, Asks::Unknown, Start::Peek, follow);
+        let mut follower = Follower::new(self, follow, session, options, None);
+        let cancel = follower.stop(&client, watch);
+        report.fate = follower.fate().clone();
+        announce(self.console, &cancel);
+        announce_later_signal(self.console, watch, session, follow, &cancel);
+    }
+
     /// The prompt was refused, or it is in doubt: then a run may be going on that nobody follows.
     fn unsent(&mut self, prompt: &Prompt<'_>, follow: &Follow, unsent: Unsent) -> Report {
         let session = prompt.session;
@@ -192,13 +218,7 @@ impl Context<'_> {
             let watch = self.watch.last_calls(ending::LAST_CALLS);
             let client = self.client.with_watch(watch.clone());
             if let Some(run) = prompt.find_run(&client, &watch) {
-                report.run.run_id = Some(run.to_string());
-                report.cancel_tried = true;
-                let options = self.options(run.to_string(), Asks::Unknown, Start::Peek, follow);
-                let mut follower = Follower::new(self, follow, session, options, None);
-                let cancel = follower.stop(&client, &watch);
-                report.fate = follower.fate().clone();
-                announce(self.console, &cancel);
+                self.stop_run(session, run.to_string(), follow, &watch, &mut report);
                 return report;
             }
         }

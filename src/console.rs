@@ -81,11 +81,13 @@ impl Console {
         self.with(|inner| inner.spoke.elapsed())
     }
 
-    /// Whether a person watches, and a status line may come and go.
+    /// Whether a person watches, and a status line may come and go. In CI, stderr is a log even where it is a terminal.
     pub fn is_live(&self) -> bool {
-        let dumb = std::env::var_os("TERM").is_none_or(|term| term.is_empty() || term == "dumb");
+        let variable = |name| std::env::var_os(name).filter(|value| !value.is_empty());
+        let dumb = variable("TERM").is_none_or(|term| term == "dumb");
+        let log = variable("CI").is_some_and(|ci| ci != "false");
         self.with(|inner| {
-            inner.level == Level::Progress && inner.pipe.as_ref().is_some_and(Pipe::is_terminal) && !dumb
+            inner.level == Level::Progress && inner.pipe.as_ref().is_some_and(Pipe::is_terminal) && !dumb && !log
         })
     }
 

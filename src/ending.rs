@@ -88,10 +88,7 @@ impl Follower<'_> {
             let cancel = guard(|| Ok(self.stop(&client, &watch)));
             let cancel = cancel.unwrap_or_else(|failure| Cancel::NotTaken(failure.message));
             announce(self.console, &cancel);
-            if !matches!(cancel, Cancel::Ended) && watch.later_signal().is_some() {
-                let command = command("cancel", self.session, self.settings, &[]);
-                self.console.error(&format!("to cancel the run: {command}"));
-            }
+            announce_later_signal(self.console, &watch, self.session, self.settings, &cancel);
             return (None, true);
         }
         let command = command("attach", self.session, self.settings, &[]);
@@ -249,11 +246,20 @@ pub fn announce(console: &Console, cancel: &Cancel) {
     }
 }
 
+/// Says how to repeat a cancel whose end a later signal gave up waiting for.
+pub fn announce_later_signal(console: &Console, watch: &Watch, session: Uuid, follow: &Follow, cancel: &Cancel) {
+    if !matches!(cancel, Cancel::Ended) && watch.later_signal().is_some() {
+        console.error(&format!("to cancel the run: {}", command("cancel", session, follow, &[])));
+    }
+}
+
 /// A command line that goes on from here, ready to be pasted into a shell.
 pub fn command(name: &str, session: Uuid, follow: &Follow, flags: &[&str]) -> String {
     let mut words = vec!["sortie".to_owned(), name.to_owned(), session.to_string()];
     words.extend(flags.iter().map(ToString::to_string));
-    words.extend(follow.policy_flags.iter().chain(&follow.server_flags).cloned());
+    // A cancel decides nothing, and takes no policy.
+    let policy = if name == "cancel" { &[][..] } else { &follow.policy_flags };
+    words.extend(policy.iter().chain(&follow.server_flags).cloned());
     words.iter().map(|word| quoted(word)).collect::<Vec<_>>().join(" ")
 }
 

@@ -225,9 +225,18 @@ impl Output {
         self.flush()
     }
 
+    /// A line of ours on stdout that must arrive: here a closed pipe is a failure, too.
+    ///
+    /// # Errors
+    /// `Output` when stdout cannot be written.
+    pub fn deliver(&mut self, line: &str) -> Result<(), Failure> {
+        self.answer(line)?;
+        if self.stdout.is_some() { Ok(()) } else { Err(unwritten(&io::ErrorKind::BrokenPipe.into())) }
+    }
+
     /// Renews the status line, if there is one, and if the cursor does not stand behind text of the agent.
     pub fn renew_status(&self) {
-        if let Some(status) = self.status.as_ref().filter(|_| !(self.is_terminal() && self.mid_line)) {
+        if let Some(status) = self.status.as_ref().filter(|_| !(self.is_terminal() && self.is_mid_line())) {
             self.console.status(&status.line());
         }
     }

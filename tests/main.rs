@@ -23,6 +23,7 @@ mod suite {
     mod request;
     mod resume;
     mod signals;
+    mod status;
     mod stopping;
     mod stream;
     mod usage;

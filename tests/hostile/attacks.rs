@@ -3,7 +3,7 @@
 
 use crate::support::http::Connection;
 use crate::support::process::Output;
-use crate::terminal::Terminal;
+use crate::support::terminal::Terminal;
 use crate::trial::{Trial, completed, event, quoted};
 use std::time::Duration;
 use uuid::Uuid;

@@ -3,7 +3,7 @@
 
 use crate::support::agent::{Agent, Policy, RunHandle, call};
 use crate::support::process::Sortie;
-use crate::terminal::Terminal;
+use crate::support::terminal::Terminal;
 use crate::trial::{Trial, begun, completed, event, quoted};
 use serde_json::{Value, json};
 use std::fs;

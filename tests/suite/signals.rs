@@ -157,7 +157,9 @@ fn two_signals_close_together_are_one() {
 fn a_later_signal_gives_up_the_wait_and_comes_to_the_same_end() {
     let agent = Agent::start();
     let gate = agent.next(Route::Cancel).hold();
-    let running = agent.sortie(["run", "-o", "stream-json", "go"]).spawn();
+    let running = agent
+        .sortie(["run", "-o", "stream-json", "--deny-tool", "remove", "--on-approval", "accept", "go"])
+        .spawn();
     let run = agent.next_run();
     run.text("So far");
     run.propose([call("a", "view").held()]);
@@ -167,7 +169,9 @@ fn a_later_signal_gives_up_the_wait_and_comes_to_the_same_end() {
     // Sooner it would be part of the first.
     running.signal_after(Duration::from_millis(2_100), Signal::TERM);
     let output = running.wait().within(Duration::from_secs(5)).stderr_has("SIGTERM again");
-    let output = output.stderr_has(&format!("sortie cancel {}", run.session)).stderr_has("failed (interrupted)");
+    let output = output.stderr_has("failed (interrupted)");
+    let hint = format!("to cancel the run: sortie cancel {} --server {}\n", run.session, agent.url());
+    let output = output.stderr_has(&hint);
     let record = output.fails("interrupted");
     assert_eq!(record["cancel_confirmed"], false);
     assert_eq!(record["retryable"], false);
@@ -227,4 +231,30 @@ fn a_full_file_size_limit_is_an_output_failure_and_the_run_is_cancelled() {
     let output = running.wait().code(1).stderr_has("failed (output)");
     assert!(run.is_over(), "{}", output.stderr);
     agent.only_request(Route::Cancel);
+}
+
+#[test]
+fn a_detached_run_is_cancelled_whose_session_nobody_is_told_of() {
+    for (sink, why) in [(">/dev/full", "No space left"), (">&-", ""), ("", "broken pipe")] {
+        let agent = Agent::start();
+        let command = agent.sortie(["run", "--detach", "go"]);
+        let command = if sink.is_empty() {
+            command.with_broken_stdout()
+        } else {
+            command.in_shell(&format!(r#"exec "$@" {sink}"#))
+        };
+        let running = command.spawn();
+        let run = agent.next_run();
+        run.propose([call("a", "view").held()]);
+        let output = running.wait();
+        if why.is_empty() {
+            // A stdout that was closed at the start is /dev/null by then, and takes everything.
+            let _output = output.code(0);
+            run.cancel();
+        } else {
+            let _output = output.code(1).stderr_has("failed (output)").stderr_has(why);
+            assert!(run.is_over());
+            agent.only_request(Route::Cancel);
+        }
+    }
 }

@@ -9,6 +9,7 @@ pub mod http;
 pub mod names;
 pub mod process;
 pub mod story;
+pub mod terminal;
 pub mod watched;
 pub mod wire;
 

@@ -2,7 +2,7 @@
 
 use super::PATIENCE;
 use super::watched::Watched;
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::{Pid, Signal, kill_process, kill_process_group};
 use serde_json::Value;
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
@@ -273,8 +273,23 @@ impl Running {
         (count("fd"), count("task"))
     }
 
+    /// Where HOME and the working directory are.
+    pub fn home(&self) -> &Path {
+        self.home.path()
+    }
+
+    /// The process that was started: sortie itself, or the program that runs it.
+    pub fn pid(&self) -> Pid {
+        self.pid
+    }
+
     pub fn signal(&self, signal: Signal) {
         kill_process(self.pid, signal).expect("send a signal");
+    }
+
+    /// Sends a signal to the process group that the process leads.
+    pub fn signal_group(&self, signal: Signal) {
+        kill_process_group(self.pid, signal).expect("send a signal to the group");
     }
 
     /// Sends a signal after a pause, for tests of how far apart two signals are. sortie may have ended by then.
@@ -338,7 +353,7 @@ impl Running {
         assert!(!self.has_ended(), "sortie has ended\n{}", self.so_far());
     }
 
-    /// Waits for its end.
+    /// Waits for its end, by an exit code.
     #[track_caller]
     pub fn wait(self) -> Output {
         self.wait_at_most(PATIENCE)
@@ -346,7 +361,15 @@ impl Running {
 
     /// Waits for its end, where the product's own times are longer than [`PATIENCE`].
     #[track_caller]
-    pub fn wait_at_most(mut self, patience: Duration) -> Output {
+    pub fn wait_at_most(self, patience: Duration) -> Output {
+        let output = self.wait_for_any_end(patience);
+        assert!(output.code >= 0, "ended by a signal: {output:#?}");
+        output
+    }
+
+    /// Waits for its end. A program that runs sortie may end by a signal: its code is -1 then.
+    #[track_caller]
+    pub fn wait_for_any_end(mut self, patience: Duration) -> Output {
         let ended = self.exited.map_or_else(|| self.status.recv_timeout(patience), Ok);
         let status = match ended {
             Ok(status) => status,
@@ -362,7 +385,7 @@ impl Running {
         };
         let stderr = String::from_utf8(text(&self.stderr)).expect("UTF-8 on stderr");
         let stdout = String::from_utf8(text(&self.stdout)).expect("UTF-8 on stdout");
-        let code = status.code().unwrap_or_else(|| panic!("ended by a signal ({status})\n{stderr}"));
+        let code = status.code().unwrap_or(-1);
         Output { code, stdout, stderr, elapsed, home: Arc::clone(&self.home) }
     }
 }
