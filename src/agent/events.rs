@@ -39,6 +39,13 @@ pub struct Envelope<'a> {
     /// The event itself.
     #[serde(borrow)]
     pub event: Event<'a>,
+    /// All of the frame's data was parsed, so that it is known to be JSON.
+    #[serde(skip, default = "yes")]
+    pub is_json: bool,
+}
+
+const fn yes() -> bool {
+    true
 }
 
 /// `gap_detected`, the only event without an envelope.
@@ -318,7 +325,7 @@ pub struct Malformed(pub String);
 pub fn decode<'a>(frame: &Frame<'a>) -> Result<Envelope<'a>, Malformed> {
     match read(frame.data) {
         Ok(envelope) => Ok(envelope),
-        Err(_) if !is_known(frame.event) => Ok(Envelope { run_id: None, event: Event::Unknown }),
+        Err(_) if !is_known(frame.event) => Ok(Envelope { run_id: None, event: Event::Unknown, is_json: false }),
         Err(error) => Err(Malformed(format!("the {} event: {error}", frame.event))),
     }
 }

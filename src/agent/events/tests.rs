@@ -106,7 +106,7 @@ fn each_variant_is_read_with_what_we_use_of_it() {
         let block = format!(r#"data: {{"id":1,"session_id":"s","run_id":"r","event":{json},"new":[]}}"#);
         with_frame(&block, |frame| {
             let run_id = Some(text("r"));
-            assert_eq!(decode(frame), Ok(Envelope { run_id, event: expected }), "{json}");
+            assert_eq!(decode(frame), Ok(Envelope { run_id, event: expected, is_json: true }), "{json}");
         });
     }
 }
@@ -130,7 +130,7 @@ fn an_event_of_the_protocol_must_have_its_shape_and_any_other_need_not() {
             assert!(why.contains(says), "{name} {json}: {why}");
         });
         with_frame(&format!("event: {name}_of_tomorrow\ndata: {json}"), |frame| {
-            let unknown = Envelope { run_id: None, event: Event::Unknown };
+            let unknown = Envelope { run_id: None, event: Event::Unknown, is_json: false };
             assert_eq!(decode(frame), Ok(unknown), "{name} {json}");
         });
     }
@@ -211,14 +211,14 @@ fn an_error_quotes_no_long_text() {
     ] {
         let event = event.replace("LONG", &long);
         with_frame(&format!("event: message\ndata: {{\"event\":{event}}}"), |frame| match decode(frame) {
-            Ok(item) => assert_eq!(item, Envelope { run_id: None, event: Event::Unknown }),
+            Ok(item) => assert_eq!(item, Envelope { run_id: None, event: Event::Unknown, is_json: true }),
             Err(Malformed(why)) => assert!(why.len() < 200, "{} bytes", why.len()),
         });
     }
     let event = format!(r#"data: {{"event":{{"TextDelta":{{"delta":"{long}"}}}}}}"#);
     with_frame(&event, |frame| {
         let event = Event::TextDelta(Delta { delta: text(&long) });
-        assert_eq!(decode(frame), Ok(Envelope { run_id: None, event }));
+        assert_eq!(decode(frame), Ok(Envelope { run_id: None, event, is_json: true }));
     });
 }
 
