@@ -1,9 +1,9 @@
-//! What may be shown, what is kept, and how text that was lost is made whole.
+//! Which text is passed on, which is kept, and how lost text is filled in.
 
 use super::*;
 
 #[test]
-fn pieces_go_out_as_they_come_and_the_whole_adds_only_what_they_lacked() {
+fn pieces_are_passed_on_at_once_and_the_whole_text_adds_only_the_rest() {
     let mut text = Transcript::new(Keep::Everything);
     text.turn();
     assert_eq!(text.delta("Hel"), "Hel");
@@ -16,7 +16,7 @@ fn pieces_go_out_as_they_come_and_the_whole_adds_only_what_they_lacked() {
 }
 
 #[test]
-fn a_silent_last_turn_has_an_empty_text_and_no_turn_has_none() {
+fn the_last_text_is_empty_for_a_turn_without_text_and_none_without_a_turn() {
     let mut text = Transcript::new(Keep::Everything);
     assert_eq!((text.last_turn(), text.all()), (None, None));
     text.turn();
@@ -44,7 +44,7 @@ fn only_what_is_asked_for_is_kept() {
 }
 
 #[test]
-fn pieces_that_are_not_of_the_whole_are_out_but_the_record_is_true() {
+fn the_record_has_the_whole_text_where_the_pieces_differ_from_it() {
     for (whole, keep) in [("Help!", Keep::Everything), ("He", Keep::Everything), ("é", Keep::LastTurn)] {
         let mut text = Transcript::new(keep);
         text.turn();
@@ -61,7 +61,7 @@ fn strings(texts: &[&str]) -> Vec<String> {
     texts.iter().map(|text| (*text).to_owned()).collect()
 }
 
-/// A run whose second turn is out in part when events are lost.
+/// A run whose second turn was passed on in part when events are lost.
 fn held_in_the_second_turn(keep: Keep) -> Transcript {
     let mut text = Transcript::new(keep);
     text.turn();
@@ -74,7 +74,7 @@ fn held_in_the_second_turn(keep: Keep) -> Transcript {
 }
 
 #[test]
-fn after_a_loss_nothing_goes_out_until_the_messages_fill_in_what_is_not_out_yet() {
+fn after_a_loss_no_text_is_passed_on_until_the_messages_fill_it_in() {
     for keep in [Keep::Nothing, Keep::LastTurn, Keep::Everything] {
         let mut text = held_in_the_second_turn(keep);
         text.turn();
@@ -87,7 +87,7 @@ fn after_a_loss_nothing_goes_out_until_the_messages_fill_in_what_is_not_out_yet(
 }
 
 #[test]
-fn what_was_heard_stays_where_the_messages_lag_behind_or_are_gone() {
+fn the_text_of_the_events_stands_where_the_messages_lag_behind_or_are_gone() {
     // What the messages have → what goes out, whether that is all, and the record's text.
     let rows: &[(&[&str], &[&str], bool, &str)] = &[
         (&["one", "two", "three", "four"], &["o", "three", "four"], true, "one\ntwo\nthree\nfour"),
@@ -111,7 +111,7 @@ fn what_was_heard_stays_where_the_messages_lag_behind_or_are_gone() {
 }
 
 #[test]
-fn the_rest_of_a_turn_that_is_out_in_part_is_known_by_its_beginning_where_it_is_kept() {
+fn the_rest_of_a_turn_is_known_by_its_beginning_where_that_is_kept() {
     for (keep, whole, continues, pieces) in [
         (Keep::Everything, "two", true, &["o"][..]),
         (Keep::Everything, "another", false, &["another"]),
@@ -125,7 +125,7 @@ fn the_rest_of_a_turn_that_is_out_in_part_is_known_by_its_beginning_where_it_is_
 }
 
 #[test]
-fn where_the_messages_have_just_what_is_out_nothing_is_missing() {
+fn nothing_is_missing_where_the_messages_have_only_what_was_passed_on() {
     let mut text = Transcript::new(Keep::Everything);
     text.turn();
     text.delta("one");
@@ -135,7 +135,7 @@ fn where_the_messages_have_just_what_is_out_nothing_is_missing() {
 }
 
 #[test]
-fn a_turn_that_ends_its_line_needs_no_newline_more() {
+fn no_newline_is_added_after_a_turn_that_ends_with_one() {
     let mut text = Transcript::new(Keep::Everything);
     for said in ["one\n", "two", "three"] {
         text.turn();
@@ -145,7 +145,7 @@ fn a_turn_that_ends_its_line_needs_no_newline_more() {
 }
 
 #[test]
-fn a_turn_that_says_the_same_as_the_one_before_is_not_taken_for_it() {
+fn a_turn_with_the_text_of_the_turn_before_is_another_turn() {
     let mut text = Transcript::new(Keep::Everything);
     text.turn();
     text.complete("Done.");
@@ -156,14 +156,14 @@ fn a_turn_that_says_the_same_as_the_one_before_is_not_taken_for_it() {
     assert_eq!(text.all().as_deref(), Some("Done.\nDone."));
 }
 
-/// What the server says of a turn.
+/// An event of a turn.
 enum Said {
     Turn,
     Delta(String),
     Whole(String),
 }
 
-/// Turns of so many pieces each: `0a0b`, `1a`, …; no two have a piece in common.
+/// Returns turns with this many pieces each: `0a0b`, `1a`, …. No two turns have a piece in common.
 fn story(pieces: &[u8]) -> (Vec<String>, Vec<Said>) {
     let mut events = Vec::new();
     let turn = |(number, count): (usize, &u8)| {
@@ -181,8 +181,8 @@ fn story(pieces: &[u8]) -> (Vec<String>, Vec<Said>) {
 }
 
 proptest::proptest! {
-    /// Some events are lost, and the messages know of some turns: nothing is out twice or in the wrong order, and
-    /// with all the messages nothing is missing.
+    /// Some events are lost, and the messages have some of the turns: no text is passed on twice or in the wrong
+    /// order, and with all messages no text is missing.
     #[test]
     fn whatever_is_lost_nothing_comes_twice_and_the_messages_heal_it(
         pieces in proptest::collection::vec(0_u8..4, 1..5),
@@ -300,6 +300,26 @@ fn the_whole_text_of_a_turn_takes_the_place_of_pieces_that_were_too_long() {
     text.delta("b");
     assert_eq!(text.complete(&"c".repeat(MAX_TEXT + 1)), None);
     assert_eq!(text.last_turn(), None);
+}
+
+#[test]
+fn after_a_second_loss_no_text_is_passed_on_twice() {
+    for keep in [Keep::Nothing, Keep::LastTurn, Keep::Everything] {
+        let mut text = Transcript::new(keep);
+        text.turn();
+        text.delta("one");
+        text.hold();
+        text.turn();
+        text.complete("two");
+        assert_eq!(text.heal(Vec::new()).pieces, ["two"], "{keep:?}");
+        text.turn();
+        assert_eq!(text.delta("three"), "three");
+        text.hold();
+        text.turn();
+        text.complete("four");
+        let healed = text.heal(strings(&["one", "two", "three", "four"]));
+        assert_eq!((healed.continues, healed.pieces), (true, strings(&["", "four"])), "{keep:?}");
+    }
 }
 
 #[test]
