@@ -2,7 +2,8 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use sortie::agent::events::{Item, decode};
+use serde_json::value::RawValue;
+use sortie::agent::events::{decode, gap};
 use sortie::agent::sse::Parser;
 
 fuzz_target!(|stream: &[u8]| {
@@ -10,12 +11,14 @@ fuzz_target!(|stream: &[u8]| {
     let mut input = stream;
     while let Ok(true) = parser.advance(&mut input) {
         let frame = parser.frame();
+        if let Some(Err(malformed)) = gap(&frame) {
+            assert!(malformed.0.contains(frame.event), "it names the event");
+        }
         match decode(&frame) {
-            Ok(Item::Event(event)) => {
-                let is_json = || serde_json::from_str::<&serde_json::value::RawValue>(frame.data).is_ok();
-                assert!(!event.is_json || is_json());
+            Ok(envelope) => {
+                let is_json = serde_json::from_str::<&RawValue>(frame.data).is_ok();
+                assert!(!envelope.is_json || is_json);
             }
-            Ok(Item::Gap(_)) => {}
             Err(malformed) => assert!(malformed.0.contains(frame.event), "it names the event"),
         }
     }

@@ -6,7 +6,7 @@ use arbitrary::{Arbitrary, Unstructured};
 use libfuzzer_sys::fuzz_target;
 use sortie::run::policy::Verdict;
 use sortie::run::batch::Asks;
-use sortie::agent::events::{Gap, Item, decode};
+use sortie::agent::events::{self, Gap, Item};
 use sortie::outcome::{End, Record};
 use sortie::run::{Act, Input, Options, Run, Start};
 use sortie::agent::sse::Parser;
@@ -46,7 +46,7 @@ fn event(kind: u8, call: u8, turn: u8) -> String {
     }
 }
 
-// Bytes that begin like a stream are read as one. All other bytes are inputs of the machine.
+/// Bytes that begin as a stream does are one; others are inputs for the machine.
 fuzz_target!(|data: &[u8]| {
     if data.starts_with(b"id:") || data.starts_with(b"event:") {
         follow(data);
@@ -62,7 +62,7 @@ fn follow(mut stream: &[u8]) {
     while let Ok(Some(frame)) = parser.next(&mut stream) {
         let id = frame.id.and_then(|id| id.parse().ok());
         let before = run.as_ref().map_or(0, |run| run.cursor);
-        let act = match decode(&frame) {
+        let act = match event::decode(&frame) {
             Ok(Item::Event(envelope)) => {
                 let ours = envelope.run_id.as_deref().unwrap_or_default();
                 let new = || Run::new(Options { keep: Keep::Everything, ..Options::of(ours.into(), Asks::Some) });
