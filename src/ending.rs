@@ -186,7 +186,9 @@ impl Follower<'_> {
     /// Lines about what the record says too, and what a person must know.
     fn say_what_else_is_known(&self) {
         if self.machine.text_is_cut() {
-            let text = format!("the run said more than {MAX_TEXT} bytes: the record has no text");
+            let text = format!(
+                "the run said more than {MAX_TEXT} bytes, the most that is kept: the record's text is null"
+            );
             self.console.error(&text);
         }
         for name in self.machine.unmatched() {

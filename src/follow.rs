@@ -110,7 +110,7 @@ impl<'a> Follower<'a> {
                 Ok(envelope) => {
                     let step = machine.step(Input::Event(id, &envelope));
                     if step.fresh {
-                        output.event(id, &frame, &envelope.event, step.text)?;
+                        output.event(id, &frame, &envelope, step.text)?;
                     }
                     if let Some(notice) = &step.notice {
                         console.error(notice);
@@ -324,7 +324,7 @@ impl<'a> Follower<'a> {
                     let Ok(envelope) = decode(&frame) else { break };
                     let step = self.machine.step(Input::Event(id, &envelope));
                     if step.fresh {
-                        self.output.event(id, &frame, &envelope.event, step.text)?;
+                        self.output.event(id, &frame, &envelope, step.text)?;
                     }
                     if let Effect::End(end) = step.effect {
                         return Ok(end);

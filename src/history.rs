@@ -1,6 +1,6 @@
 //! What happened before we came: the session's messages, and its last run's events.
 
-use crate::agent::calls::Message;
+use crate::agent::calls::{Message, end_with_answer, end_with_open_call, have_call_after_prompt};
 use crate::agent::events::{Event, decode};
 use crate::client::{CallError, Client, EventStream, Heard, Word};
 use crate::outcome::COMPLETED;
@@ -22,13 +22,12 @@ const REPLAYED: Duration = Duration::from_secs(2);
 /// Those of the call.
 pub fn read(client: &Client, session: Uuid) -> Result<History, CallError> {
     let messages = last_run_messages(client, session)?;
-    let last = messages.last();
     let said = messages.iter().filter(|message| message.is_assistant());
     Ok(History {
         texts: said.map(|message| message.text().to_owned()).filter(|text| !text.is_empty()).collect(),
-        answered: last.is_some_and(|message| message.is_assistant() && !message.calls_tools()),
-        called_tools: messages.iter().any(Message::calls_tools),
-        ends_with_open_call: last.is_some_and(|message| message.is_assistant() && message.calls_tools()),
+        answered: end_with_answer(&messages),
+        called_tools: have_call_after_prompt(&messages),
+        ends_with_open_call: end_with_open_call(&messages),
         known: true,
     })
 }

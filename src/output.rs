@@ -1,7 +1,7 @@
 //! What is said: the agent's answer on stdout in one of four formats, progress on stderr, and at the end one line for
 //! people and one record for machines.
 
-use crate::agent::events::{Event, ToolCall};
+use crate::agent::events::{Envelope, Event, ToolCall};
 use crate::agent::sse::Frame;
 use crate::agent::tools::bare_name;
 use crate::cli::Format;
@@ -13,7 +13,7 @@ use crate::result_file::ResultFile;
 use crate::run::transcript::{Healed, Keep};
 use crate::watchdog::Watch;
 use serde::Serialize;
-use serde_json::value::RawValue;
+use serde::de::IgnoredAny;
 use std::io::{self, Write};
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -48,15 +48,6 @@ struct Status {
     turn: u64,
     tool: String,
     words: String,
-}
-
-/// A line of `stream-json`.
-#[derive(Serialize)]
-struct EventLine<'a> {
-    r#type: &'static str,
-    id: Option<u64>,
-    event: &'a str,
-    data: &'a RawValue,
 }
 
 impl Output {
@@ -114,9 +105,10 @@ impl Output {
         &mut self,
         id: Option<u64>,
         frame: &Frame<'_>,
-        event: &Event<'_>,
+        envelope: &Envelope<'_>,
         text: &str,
     ) -> Result<(), Failure> {
+        let event = &envelope.event;
         if self.is_terminal() {
             // What people read in one place must come in order.
             self.flush()?;
@@ -133,22 +125,38 @@ impl Output {
         }
         match self.format {
             Format::Text => self.write_text(text),
-            Format::StreamJson => self.event_line(id, frame),
+            Format::StreamJson if envelope.is_json || is_json(frame.data) => self.event_line(id, frame),
             _ => Ok(()),
         }
     }
 
     fn event_line(&mut self, id: Option<u64>, frame: &Frame<'_>) -> Result<(), Failure> {
-        // Line breaks between tokens are white space, and inside strings JSON allows none.
-        let broken = frame.data.contains('\n').then(|| frame.data.replace('\n', " "));
-        if let Ok(data) = serde_json::from_str(broken.as_deref().unwrap_or(frame.data)) {
-            self.line(&EventLine { r#type: "event", id, event: frame.event, data })?;
+        self.write_event(id, frame).map_err(|error| unwritten(&error))?;
+        self.end_line()
+    }
+
+    /// Writes the data as it is: it is known to be JSON.
+    fn write_event(&mut self, id: Option<u64>, frame: &Frame<'_>) -> io::Result<()> {
+        let mut json = Json(self);
+        json.write_all(br#"{"type":"event","id":"#)?;
+        serde_json::to_writer(&mut json, &id)?;
+        json.write_all(br#","event":"#)?;
+        serde_json::to_writer(&mut json, frame.event)?;
+        json.write_all(br#","data":"#)?;
+        // A line break in JSON is always between two tokens, where a space means the same.
+        for (nth, line) in frame.data.trim_ascii().split('\n').enumerate() {
+            json.write_all(if nth > 0 { b" " } else { b"" })?;
+            json.write_all(line.as_bytes())?;
         }
-        Ok(())
+        json.write_all(b"}")
     }
 
     fn line(&mut self, value: &impl Serialize) -> Result<(), Failure> {
         serde_json::to_writer(Json(self), value).map_err(|error| unwritten(&error.into()))?;
+        self.end_line()
+    }
+
+    fn end_line(&mut self) -> Result<(), Failure> {
         self.buffer.push(b'\n');
         if self.buffer.len() < ENOUGH { Ok(()) } else { self.flush() }
     }
@@ -451,6 +459,10 @@ fn shorten(text: &str) -> String {
 /// The first place from this one on where a character begins, or the end.
 fn piece_end(text: &str, from: usize) -> usize {
     (from..text.len()).find(|at| text.is_char_boundary(*at)).unwrap_or(text.len())
+}
+
+fn is_json(data: &str) -> bool {
+    serde_json::from_str::<IgnoredAny>(data).is_ok()
 }
 
 /// JSON on its way to stdout. It goes out in pieces, however large it is.

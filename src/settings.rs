@@ -1,7 +1,7 @@
 //! Flags + environment → validated settings. Every limit of the protocol is checked here, before the first request; each
 //! error names the flag and the limit.
 
-use crate::agent::calls::{Context as ContextEntry, NewMessage, Overrides, Priority, UserMessage};
+use crate::agent::calls::{ApproveOverride, Context as ContextEntry, NewMessage, Overrides, Priority, UserMessage};
 use crate::agent::tools::bare_name;
 use crate::cli::{self, Format, PendingFormat};
 use crate::client::{self, Address, Headers, MAX_TOKEN, Token};
@@ -351,12 +351,12 @@ fn message(cli: &cli::Run, watch: &Watch) -> Result<NewMessage> {
         || !cli.follow.deny_tools.is_empty()
         || cli.follow.approve_with.is_some();
     Ok(NewMessage {
-        message: UserMessage { role: "user", content },
+        message: UserMessage { role: "user", content: content.into() },
         r#type: "message",
         model: cli.model.clone(),
         sandbox: cli.sandbox,
         overrides: Overrides {
-            auto_approve: replaces.then_some("none"),
+            auto_approve: replaces.then_some(ApproveOverride::None),
             system_prompt: system_prompt(cli, &mut stdin)?,
             max_turns: max_turns.transpose()?,
         },

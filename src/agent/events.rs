@@ -14,9 +14,9 @@ use std::sync::Arc;
 
 /// The most entries of a list: the tool calls of a turn, the messages of a page. An entry of three bytes may take a
 /// hundred bytes of memory.
-pub const MAX_LIST: usize = 1024;
+pub(crate) const MAX_LIST: usize = 1024;
 /// The longest ID or name of a tool call, in bytes. Both are kept and passed on several times.
-pub const MAX_NAME: usize = 1024;
+pub(crate) const MAX_NAME: usize = 1024;
 
 /// A JSON string, borrowed if it contains no escapes.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
@@ -39,6 +39,13 @@ pub struct Envelope<'a> {
     /// The event itself.
     #[serde(borrow)]
     pub event: Event<'a>,
+    /// All of the frame's data was parsed, so that it is known to be JSON.
+    #[serde(skip, default = "yes")]
+    pub is_json: bool,
+}
+
+const fn yes() -> bool {
+    true
 }
 
 /// `gap_detected`, the only event without an envelope.
@@ -197,7 +204,7 @@ fn name<'de, D: Deserializer<'de>>(deserializer: D) -> Result<String, D::Error> 
 }
 
 /// Reads a list of at most [`MAX_LIST`] entries.
-pub fn few<'de, D: Deserializer<'de>, T: Deserialize<'de>>(deserializer: D) -> Result<Vec<T>, D::Error> {
+pub(crate) fn few<'de, D: Deserializer<'de>, T: Deserialize<'de>>(deserializer: D) -> Result<Vec<T>, D::Error> {
     struct Few<T>(PhantomData<T>);
 
     impl<'de, T: Deserialize<'de>> Visitor<'de> for Few<T> {
@@ -318,7 +325,7 @@ pub struct Malformed(pub String);
 pub fn decode<'a>(frame: &Frame<'a>) -> Result<Envelope<'a>, Malformed> {
     match read(frame.data) {
         Ok(envelope) => Ok(envelope),
-        Err(_) if !is_known(frame.event) => Ok(Envelope { run_id: None, event: Event::Unknown }),
+        Err(_) if !is_known(frame.event) => Ok(Envelope { run_id: None, event: Event::Unknown, is_json: false }),
         Err(error) => Err(Malformed(format!("the {} event: {error}", frame.event))),
     }
 }

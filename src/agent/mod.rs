@@ -2,6 +2,6 @@
 
 pub mod calls;
 pub mod events;
-pub mod json;
+pub(crate) mod json;
 pub mod sse;
 pub mod tools;

@@ -1,9 +1,9 @@
-//! Each event of the protocol as the decoder reads it, and what is none.
+//! How each event of the protocol is read, and what is not an event.
 
 use super::*;
 use crate::agent::sse::Parser;
 
-/// The frame that such a block of lines makes.
+/// Passes the frame that these lines make.
 fn with_frame<T>(block: &str, look: impl FnOnce(&Frame<'_>) -> T) -> T {
     let mut parser = Parser::new();
     let block = format!("{block}\n\n");
@@ -27,7 +27,7 @@ fn tool<'a>() -> Tool<'a> {
 }
 
 #[test]
-fn each_variant_is_read_with_what_we_use_of_it() {
+fn each_variant_is_read_with_the_fields_that_we_use() {
     let usage = Usage { prompt_tokens: 1, completion_tokens: 2, total_tokens: 3 };
     let arguments = |json: &str| serde_json::from_str::<Arguments>(json).unwrap();
     let call = |id: &str, json| ToolCall { id: id.into(), name: "p__t".into(), arguments: arguments(json) };
@@ -106,13 +106,13 @@ fn each_variant_is_read_with_what_we_use_of_it() {
         let block = format!(r#"data: {{"id":1,"session_id":"s","run_id":"r","event":{json},"new":[]}}"#);
         with_frame(&block, |frame| {
             let run_id = Some(text("r"));
-            assert_eq!(decode(frame), Ok(Envelope { run_id, event: expected }), "{json}");
+            assert_eq!(decode(frame), Ok(Envelope { run_id, event: expected, is_json: true }), "{json}");
         });
     }
 }
 
 #[test]
-fn an_event_of_the_protocol_must_have_its_shape_and_any_other_need_not() {
+fn a_known_event_must_have_the_protocols_shape_and_an_unknown_one_need_not() {
     for (name, json, says) in [
         ("message", "{", "the message event: EOF"),
         ("text_delta", r#"{"event":{"TextDelta":{}}}"#, "the text_delta event: missing field `delta`"),
@@ -130,7 +130,7 @@ fn an_event_of_the_protocol_must_have_its_shape_and_any_other_need_not() {
             assert!(why.contains(says), "{name} {json}: {why}");
         });
         with_frame(&format!("event: {name}_of_tomorrow\ndata: {json}"), |frame| {
-            let unknown = Envelope { run_id: None, event: Event::Unknown };
+            let unknown = Envelope { run_id: None, event: Event::Unknown, is_json: false };
             assert_eq!(decode(frame), Ok(unknown), "{name} {json}");
         });
     }
@@ -166,7 +166,7 @@ fn a_frame_has_the_name_of_its_variant_in_snake_case() {
 }
 
 #[test]
-fn arguments_stay_as_they_are_but_on_one_line() {
+fn arguments_keep_their_text_but_for_line_breaks() {
     for (json, kept) in
         [(r#"{"b" : 1,  "a":"x\ny"}"#, r#"{"b" : 1,  "a":"x\ny"}"#), ("{\n\"a\":\r1}", "{ \"a\": 1}"), ("17", "17")]
     {
@@ -179,7 +179,7 @@ fn arguments_stay_as_they_are_but_on_one_line() {
 }
 
 #[test]
-fn ids_names_and_lists_have_a_most() {
+fn ids_names_and_lists_have_a_bound() {
     let call = |id: usize, name: usize| {
         serde_json::from_str::<ToolCall>(&format!(r#"{{"id":"{}","name":"{}"}}"#, "i".repeat(id), "n".repeat(name)))
     };
@@ -211,14 +211,14 @@ fn an_error_quotes_no_long_text() {
     ] {
         let event = event.replace("LONG", &long);
         with_frame(&format!("event: message\ndata: {{\"event\":{event}}}"), |frame| match decode(frame) {
-            Ok(item) => assert_eq!(item, Envelope { run_id: None, event: Event::Unknown }),
+            Ok(item) => assert_eq!(item, Envelope { run_id: None, event: Event::Unknown, is_json: true }),
             Err(Malformed(why)) => assert!(why.len() < 200, "{} bytes", why.len()),
         });
     }
     let event = format!(r#"data: {{"event":{{"TextDelta":{{"delta":"{long}"}}}}}}"#);
     with_frame(&event, |frame| {
         let event = Event::TextDelta(Delta { delta: text(&long) });
-        assert_eq!(decode(frame), Ok(Envelope { run_id: None, event }));
+        assert_eq!(decode(frame), Ok(Envelope { run_id: None, event, is_json: true }));
     });
 }
 
