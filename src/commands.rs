@@ -1,22 +1,24 @@
 //! What each command does, from its settings to its report.
 
-use crate::agent::calls::{NewSession, SessionState};
+use crate::agent::calls::{NewMessage, NewSession, SessionState};
 use crate::agent::events::ToolCall;
-use crate::cli::{Cli, Format, PendingFormat, mistake};
-use crate::client::{Client, Options, new_key};
+use crate::cli::{self, Cli, Format, PlainFormat, mistake};
+use crate::client::{Address, Client, Headers, Options, new_key};
 use crate::console::{Console, Level};
 use crate::ending::{self, Cancel, announce, command, guard, on_signal, silence_panics};
 use crate::follow::{Context, Follower, session_state};
 use crate::history::{self, LastRun};
+use crate::input;
 use crate::outcome::{Class, End, Exit, Failure, Fate, Reason, Report};
 use crate::output::{Output, describe};
+use crate::rehearsal::Rehearsal;
 use crate::run::batch::Asks;
 use crate::run::choices::Choices;
 use crate::run::transcript::Transcript;
 use crate::run::{self, Start};
 use crate::same_file;
 use crate::send::{Prompt, Unsent};
-use crate::settings::{self, Command, Follow, Settings};
+use crate::settings::{self, Approval, Command, Follow, Server, Settings};
 use crate::watchdog::{OnSignal, Watch};
 use clap::error::ErrorKind;
 use std::io::Write;
@@ -26,7 +28,10 @@ use uuid::Uuid;
 /// Executes a command line that could be read: the record is written from here on, whatever happens.
 pub fn execute(cli: &Cli, watch: &Watch, console: &Console) -> Exit {
     let (began, started_at) = (Instant::now(), SystemTime::now());
-    let common = cli.command.common();
+    if let cli::Command::Help(help) = &cli.command {
+        return show_help(help.command, watch, console);
+    }
+    let common = &cli.common;
     if common.quiet {
         console.set_level(Level::Quiet);
     }
@@ -45,9 +50,9 @@ pub fn explain(error: &clap::Error, watch: Watch, console: &Console) -> Exit {
     let text = error.render().to_string();
     match error.kind() {
         ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => {}
-        // No argument at all: the help, but on stderr.
-        ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => {
-            console.raw(&text);
+        // No command at all: the help, but on stderr.
+        ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand | ErrorKind::MissingSubcommand => {
+            console.raw(&cli::help(None));
             return Exit::Failed;
         }
         _ => {
@@ -55,6 +60,14 @@ pub fn explain(error: &clap::Error, watch: Watch, console: &Console) -> Exit {
             return Exit::Failed;
         }
     }
+    show(&text, watch, console)
+}
+
+fn show_help(topic: Option<cli::Topic>, watch: &Watch, console: &Console) -> Exit {
+    show(&cli::help(topic), watch.clone(), console)
+}
+
+fn show(text: &str, watch: Watch, console: &Console) -> Exit {
     match Output::new(Format::Text, watch, console.clone()).answer(text.trim_end()) {
         Ok(()) => Exit::Completed,
         Err(_) => Exit::Failed,
@@ -91,29 +104,57 @@ fn prepare(cli: &Cli, watch: &Watch, console: &Console, output: &mut Output) -> 
             output.set_recording(path).map_err(|error| Failure::usage(&error))?;
         }
     }
-    let settings = settings::resolve(cli, watch);
+    let usage = |error: anyhow::Error| Failure::usage(&error);
+    let settings = settings::resolve(cli).map_err(usage)?;
+    let inputs = inputs(&settings, watch);
     // A signal while stdin was read is no mistake of the command line.
     watch.check()?;
-    let Settings { client, rehearsal, command } = settings.map_err(|error| Failure::usage(&error))?;
-    if rehearsal.is_some() {
-        let outcome = cli.command.common().rehearse.as_deref().unwrap_or_default();
+    let (options, rehearsal, message) = inputs.map_err(usage)?;
+    if let Server::Practice(source) = &settings.server {
+        let outcome = source.path.display();
         console.error(&format!("REHEARSAL ({outcome}): a practice server plays a recorded run; nothing is real"));
     }
-    let options = client.clone();
-    let client = &Client::new(client, watch.clone(), console.clone());
+    let client = &Client::new(options.clone(), watch.clone(), console.clone());
     let context = Context { client, watch, console, output };
-    let session_id = command.session().map(|session| session.to_string());
+    let session_id = settings.command.session().map(|session| session.to_string());
     let server = Some(client.url().to_owned());
-    let done = match command {
-        Command::Run(settings) => context.run(&settings),
-        Command::Resume { session, choices, follow } => context.resume(session, choices, &follow),
-        Command::Attach { session, follow } => context.attach(session, None, &follow),
-        Command::Cancel { session, timeout } => context.cancel(session, timeout),
-        Command::Pending { session, format } => context.pending(session, format),
-        Command::Ping { wait } => context.ping(options, wait),
+    let done = match (settings.command, message) {
+        (Command::Run(settings), Some(message)) => context.run(&settings, &message),
+        (Command::Run(_), None) => Err(Failure::new(Reason::Internal, "the prompt was not read")),
+        (Command::Resume { session, choices, follow }, _) => context.resume(session, choices, &follow),
+        (Command::Attach { session, run, follow }, _) => context.attach(session, run, &follow),
+        (Command::Cancel { session, timeout }, _) => context.cancel(session, timeout),
+        (Command::Pending { session: Some(session), format }, _) => context.pending(session, format),
+        (Command::Pending { session: None, .. }, _) => Err(Failure::new(Reason::Usage, "<SESSION> is missing")),
+        (Command::List { .. }, _) => Err(Failure::new(Reason::Usage, "there is no list yet")),
+        (Command::Ping { wait, .. }, _) => context.ping(options, wait),
     };
     let report = done.unwrap_or_else(|failure| Report { session_id, ..Report::new(failure.into()) });
     Ok(Report { server, server_version: client.server_version(), rehearsal: rehearsal.is_some(), ..report })
+}
+
+/// What a command needs beside its settings: its server, the practice server if it is one, and the message of `run`.
+type Inputs = (Options, Option<Rehearsal>, Option<Message>);
+
+/// A message, and warnings about what the server will not keep of it.
+type Message = (NewMessage, Vec<String>);
+
+/// Reads the files that the settings name, and starts the practice server.
+fn inputs(settings: &Settings, watch: &Watch) -> anyhow::Result<Inputs> {
+    let (options, rehearsal) = match &settings.server {
+        Server::Real(server) => (input::server(settings, server, watch)?, None),
+        Server::Practice(source) => {
+            let rehearsal = Rehearsal::start(input::rehearsed(source, watch)?)
+                .map_err(|error| anyhow::anyhow!("cannot start the practice server: {error}"))?;
+            let address = Address::parse(rehearsal.url())?;
+            (input::options(settings, address, None, Headers::default()), Some(rehearsal))
+        }
+    };
+    let message = match &settings.command {
+        Command::Run(run) => Some(input::message(&run.message, watch)?),
+        _ => None,
+    };
+    Ok((options, rehearsal, message))
 }
 
 /// What `pending -o json` prints.
@@ -125,7 +166,8 @@ struct Pending<'a> {
 }
 
 impl Context<'_> {
-    fn run(mut self, settings: &settings::Run) -> Result<Report, Failure> {
+    fn run(mut self, settings: &settings::Run, (message, warnings): &Message) -> Result<Report, Failure> {
+        warnings.iter().for_each(|warning| self.console.error(warning));
         self.announce_policy(&settings.follow);
         let (session, is_new_session) = match settings.session {
             Some(session) => (session, false),
@@ -136,7 +178,7 @@ impl Context<'_> {
             }
         };
         self.console.progress(&format!("session {session}"));
-        let prompt = Prompt { session, is_new_session, message: &settings.message, key: new_key() };
+        let prompt = Prompt { session, is_new_session, message, key: new_key() };
         self.watch.on_signal_say(on_signal(&settings.follow));
         let sent_at = Instant::now();
         let run_id = match prompt.send(self.client, self.watch) {
@@ -144,12 +186,21 @@ impl Context<'_> {
             Err(unsent) => return Ok(self.unsent(&prompt, &settings.follow, unsent)),
         };
         self.console.progress(&format!("run {run_id}"));
-        if settings.detach {
+        if settings.detach.is_some() {
             self.output.answer(&session.to_string())?;
             return Ok(Report { session_id: Some(session.to_string()), ..Report::new(End::Completed) });
         }
-        let asks = if settings.follow.policy.replaces_servers() { Asks::EveryCall } else { Asks::Unknown };
-        let options = self.options(run_id, asks, Start::Fresh, &settings.follow);
+        let asks = match settings.message.approval {
+            Approval::Ask => Asks::EveryCall,
+            Approval::List(_) => Asks::SomeCalls,
+            Approval::Servers => Asks::Unknown,
+        };
+        let options = run::Options {
+            sandbox: settings.message.sandbox,
+            max_tokens: settings.max_tokens,
+            max_tool_calls: settings.max_tool_calls,
+            ..self.options(run_id, asks, Start::Fresh, &settings.follow)
+        };
         Ok(Follower::new(&mut self, &settings.follow, session, options, Some(sent_at)).run(None))
     }
 
@@ -329,7 +380,7 @@ impl Context<'_> {
         }
     }
 
-    fn pending(mut self, session: Uuid, format: PendingFormat) -> Result<Report, Failure> {
+    fn pending(mut self, session: Uuid, format: PlainFormat) -> Result<Report, Failure> {
         self.watch.arm(self.client.retry_timeout(), "--retry-timeout");
         let active = self.client.session(session)?.active_run();
         let batch = self.client.pending(session)?;
@@ -354,12 +405,12 @@ impl Context<'_> {
             End::Completed | End::Failed(_) => &[],
         };
         match format {
-            PendingFormat::Text => {
+            PlainFormat::Text => {
                 for call in calls {
                     self.output.answer(&describe(call))?;
                 }
             }
-            PendingFormat::Json => {
+            PlainFormat::Json => {
                 let run_id = active.filter(|_| !calls.is_empty()).map(|run| run.to_string());
                 self.output.json(&Pending { session_id: session, run_id, tool_calls: calls })?;
             }

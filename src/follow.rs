@@ -170,7 +170,8 @@ impl<'a> Follower<'a> {
     }
 
     fn heartbeat(&self, idle: Duration) {
-        let due = self.console.silence() >= self.settings.heartbeat;
+        let beats = !self.settings.heartbeat.is_zero();
+        let due = beats && self.console.silence() >= self.settings.heartbeat;
         if due && !self.console.is_live() {
             let (turn, since) = (self.machine.turn(), seconds(idle));
             self.console.progress(&format!("the run goes on: turn {turn}, last event {since} ago"));

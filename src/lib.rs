@@ -8,6 +8,8 @@ pub mod cli;
 pub mod same_file;
 pub mod settings;
 
+pub mod input;
+
 pub mod client;
 
 pub mod agent;

@@ -312,9 +312,8 @@ impl Output {
             run.background_tasks.iter().map(|task| format!("{} ({})", task.name, task.tool_call_id)).collect();
         if !tasks.is_empty() {
             let tasks = shorten(&tasks.join(", "));
-            self.console.error(&format!(
-                "background tasks may go on, on the server, whatever became of the run: {tasks}"
-            ));
+            self.console
+                .error(&format!("background tasks may go on, on the server, whatever became of the run: {tasks}"));
         }
     }
 

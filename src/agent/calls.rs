@@ -39,7 +39,28 @@ pub struct NewMessage {
 #[derive(Clone, Debug, Serialize)]
 pub struct UserMessage {
     pub role: &'static str,
-    pub content: String,
+    pub content: Prompt,
+}
+
+/// What the user says: a text, or a list of parts where images go with it.
+#[derive(Clone, Debug, Serialize)]
+#[serde(untagged)]
+pub enum Prompt {
+    Text(String),
+    Parts(Vec<PromptPart>),
+}
+
+/// A part of [`Prompt`].
+#[derive(Clone, Debug, Serialize)]
+#[serde(tag = "type", rename_all = "lowercase")]
+pub enum PromptPart {
+    Text {
+        text: String,
+    },
+    /// An image in a `data:` URL.
+    Image {
+        url: String,
+    },
 }
 
 /// A file or text that goes with the prompt.
@@ -63,11 +84,21 @@ pub enum Priority {
 #[derive(Clone, Debug, Default, Serialize)]
 pub struct Overrides {
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub auto_approve: Option<&'static str>,
+    pub auto_approve: Option<AutoApproveOverride>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub system_prompt: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub max_turns: Option<u32>,
+}
+
+/// Which calls of this run the server approves, in place of its own policy.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(untagged)]
+pub enum AutoApproveOverride {
+    /// `none`: each call is asked about.
+    Word(&'static str),
+    /// These tools and command scopes; other calls are asked about.
+    List(Vec<String>),
 }
 
 impl Overrides {

@@ -18,7 +18,7 @@ mod word;
 
 pub use address::Address;
 pub use calls::new_key;
-pub use headers::Headers;
+pub use headers::{Headers, MAX_HEADERS};
 pub use secret::Secret;
 pub use stream::{EventStream, Heard, Silence};
 pub use token::{MAX_TOKEN, Token};
