@@ -1,35 +1,36 @@
 //! What each command does, from its settings to its report.
 
-use crate::agent::calls::{NewSession, SessionState};
-use crate::agent::events::ToolCall;
-use crate::cli::{Cli, Format, PendingFormat, mistake};
-use crate::client::{Client, Options, Refusal, new_key};
+use crate::agent::calls::{NewMessage, NewSession, SessionState};
+use crate::cli::{self, Cli, Format, PlainFormat, mistake};
+use crate::client::{Address, Client, Headers, Options, new_key};
 use crate::console::{Console, Level};
 use crate::ending::{self, Cancel, announce, announce_later_signal, command, guard, on_signal, silence_panics};
 use crate::follow::{Context, Follower, session_state};
 use crate::history::{self, LastRun};
+use crate::input;
 use crate::outcome::{Class, End, Exit, Failure, Fate, Reason, Report};
-use crate::output::{Output, describe};
+use crate::output::Output;
+use crate::rehearsal::Rehearsal;
 use crate::run::batch::Asks;
 use crate::run::choices::Choices;
 use crate::run::transcript::Transcript;
 use crate::run::{self, Start};
 use crate::same_file;
 use crate::send::{Prompt, Unsent};
-use crate::settings::{self, Command, Follow, Settings};
+use crate::settings::{self, Approval, Command, Follow, Server, Settings};
 use crate::watchdog::{OnSignal, Watch};
 use clap::error::ErrorKind;
 use std::io::Write;
 use std::time::{Duration, Instant, SystemTime};
 use uuid::Uuid;
 
-/// Between two looks at a token file whose token the server refuses.
-const TOKEN_AGAIN: Duration = Duration::from_millis(250);
-
 /// Executes a command line that could be read: the record is written from here on, whatever happens.
 pub fn execute(cli: &Cli, watch: &Watch, console: &Console) -> Exit {
     let (began, started_at) = (Instant::now(), SystemTime::now());
-    let common = cli.command.common();
+    if let cli::Command::Help(help) = &cli.command {
+        return show_help(help.command, watch, console);
+    }
+    let common = &cli.common;
     if common.quiet {
         console.set_level(Level::Quiet);
     }
@@ -48,9 +49,9 @@ pub fn explain(error: &clap::Error, watch: Watch, console: &Console) -> Exit {
     let text = error.render().to_string();
     match error.kind() {
         ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => {}
-        // No argument at all: the help, but on stderr.
-        ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => {
-            console.raw(&text);
+        // No command at all: the help, but on stderr.
+        ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand | ErrorKind::MissingSubcommand => {
+            console.raw(&cli::help(None));
             return Exit::Failed;
         }
         _ => {
@@ -58,6 +59,14 @@ pub fn explain(error: &clap::Error, watch: Watch, console: &Console) -> Exit {
             return Exit::Failed;
         }
     }
+    show(&text, watch, console)
+}
+
+fn show_help(topic: Option<cli::Topic>, watch: &Watch, console: &Console) -> Exit {
+    show(&cli::help(topic), watch.clone(), console)
+}
+
+fn show(text: &str, watch: Watch, console: &Console) -> Exit {
     match Output::new(Format::Text, watch, console.clone()).answer(text.trim_end()) {
         Ok(()) => Exit::Completed,
         Err(_) => Exit::Failed,
@@ -94,41 +103,71 @@ fn prepare(cli: &Cli, watch: &Watch, console: &Console, output: &mut Output) -> 
             output.set_recording(path).map_err(|error| Failure::usage(&error))?;
         }
     }
-    let settings = settings::resolve(cli, watch);
+    let usage = |error: anyhow::Error| Failure::usage(&error);
+    let settings = settings::resolve(cli).map_err(usage)?;
+    let inputs = inputs(&settings, watch);
     // A signal while stdin was read is no mistake of the command line.
     watch.check()?;
-    let Settings { client, rehearsal, command } = settings.map_err(|error| Failure::usage(&error))?;
-    if rehearsal.is_some() {
-        let outcome = cli.command.common().rehearse.as_deref().unwrap_or_default();
+    let (options, rehearsal, message) = inputs.map_err(usage)?;
+    if let Server::Practice(source) = &settings.server {
+        let outcome = source.path.display();
         console.error(&format!("REHEARSAL ({outcome}): a practice server plays a recorded run; nothing is real"));
     }
-    let options = client.clone();
-    let client = &Client::new(client, watch.clone(), console.clone());
-    let context = Context { client, watch, console, output };
-    let session_id = command.session().map(|session| session.to_string());
+    let client = &Client::new(options.clone(), watch.clone(), console.clone());
+    let server_flags = settings::server_flags(&cli.common);
+    let context = Context { client, watch, console, output, server_flags };
+    let session_id = settings.command.session().map(|session| session.to_string());
     let server = Some(client.url().to_owned());
-    let done = match command {
-        Command::Run(settings) => context.run(&settings),
-        Command::Resume { session, choices, follow } => context.resume(session, choices, &follow),
-        Command::Attach { session, run, follow } => context.attach(session, run, &follow),
-        Command::Cancel { session, timeout } => context.cancel(session, timeout),
-        Command::Pending { session, format } => context.pending(session, format),
-        Command::Ping { wait } => context.ping(options, wait),
+    let done = match (settings.command, message) {
+        (Command::Run(settings), Some(message)) => context.run(&settings, &message),
+        (Command::Run(_), None) => Err(Failure::new(Reason::Internal, "the prompt was not read")),
+        (Command::Resume { session, choices, follow }, _) => context.resume(session, choices, &follow),
+        (Command::Attach { session, run, follow }, _) => context.attach(session, run, &follow),
+        (Command::Cancel { session, timeout }, _) => context.cancel(session, timeout),
+        (Command::Pending { session: Some(session), format }, _) => context.pending(session, format),
+        (Command::Pending { session: None, format }, _) => context.pending_anywhere(format),
+        (Command::List { state, format }, _) => context.list(state, format),
+        (Command::Ping { wait, format }, _) => context.ping(options, wait, format),
     };
     let report = done.unwrap_or_else(|failure| Report { session_id, ..Report::new(failure.into()) });
     Ok(Report { server, server_version: client.server_version(), rehearsal: rehearsal.is_some(), ..report })
 }
 
-/// What `pending -o json` prints.
+/// What a command needs beside its settings: its server, the practice server if it is one, and the message of `run`.
+type Inputs = (Options, Option<Rehearsal>, Option<Message>);
+
+/// A message, and warnings about what the server will not keep of it.
+type Message = (NewMessage, Vec<String>);
+
+/// Reads the files that the settings name, and starts the practice server.
+fn inputs(settings: &Settings, watch: &Watch) -> anyhow::Result<Inputs> {
+    let (options, rehearsal) = match &settings.server {
+        Server::Real(server) => (input::server(settings, server, watch)?, None),
+        Server::Practice(source) => {
+            let rehearsal = Rehearsal::start(input::rehearsed(source, watch)?)
+                .map_err(|error| anyhow::anyhow!("cannot start the practice server: {error}"))?;
+            let address = Address::parse(rehearsal.url())?;
+            (input::options(settings, address, None, Headers::default()), Some(rehearsal))
+        }
+    };
+    let message = match &settings.command {
+        Command::Run(run) => Some(input::message(&run.message, watch)?),
+        _ => None,
+    };
+    Ok((options, rehearsal, message))
+}
+
+/// What `run --detach -o json` prints.
 #[derive(serde::Serialize)]
-struct Pending<'a> {
-    session_id: Uuid,
-    run_id: Option<String>,
-    tool_calls: &'a [ToolCall],
+struct Detached<'a> {
+    r#type: &'static str,
+    session_id: &'a str,
+    run_id: &'a str,
 }
 
 impl Context<'_> {
-    fn run(mut self, settings: &settings::Run) -> Result<Report, Failure> {
+    fn run(mut self, settings: &settings::Run, (message, warnings): &Message) -> Result<Report, Failure> {
+        warnings.iter().for_each(|warning| self.console.error(warning));
         self.announce_policy(&settings.follow);
         let (session, is_new_session) = match settings.session {
             Some(session) => (session, false),
@@ -139,7 +178,7 @@ impl Context<'_> {
             }
         };
         self.console.progress(&format!("session {session}"));
-        let prompt = Prompt { session, is_new_session, message: &settings.message, key: new_key() };
+        let prompt = Prompt { session, is_new_session, message, key: new_key() };
         self.watch.on_signal_say(on_signal(&settings.follow));
         let sent_at = Instant::now();
         let run_id = match prompt.send(self.client, self.watch) {
@@ -147,12 +186,20 @@ impl Context<'_> {
             Err(unsent) => return Ok(self.unsent(&prompt, &settings.follow, unsent)),
         };
         self.console.progress(&format!("run {run_id}"));
-        if settings.detach {
-            return Ok(self.detach(session, run_id, &settings.follow));
+        if let Some(format) = settings.detach {
+            return Ok(self.detach(session, run_id, format, &settings.follow));
         }
-        let asks = if settings.follow.policy.replaces_servers() { Asks::EveryCall } else { Asks::Unknown };
-        let options = self.options(run_id, asks, Start::Fresh, &settings.follow);
-        let options = run::Options { sandbox: settings.message.sandbox, ..options };
+        let asks = match settings.message.approval {
+            Approval::Ask => Asks::EveryCall,
+            Approval::List(_) => Asks::SomeCalls,
+            Approval::Servers => Asks::Unknown,
+        };
+        let options = run::Options {
+            sandbox: settings.message.sandbox,
+            max_tokens: settings.max_tokens,
+            max_tool_calls: settings.max_tool_calls,
+            ..self.options(run_id, asks, Start::Fresh, &settings.follow)
+        };
         Ok(Follower::new(&mut self, &settings.follow, session, options, Some(sent_at)).run(None))
     }
 
@@ -162,7 +209,7 @@ impl Context<'_> {
         }
     }
 
-    fn options(&self, run_id: String, asks: Asks, start: Start, follow: &Follow) -> run::Options {
+    pub fn options(&self, run_id: String, asks: Asks, start: Start, follow: &Follow) -> run::Options {
         run::Options {
             run_id,
             asks,
@@ -179,10 +226,18 @@ impl Context<'_> {
 
     /// Writes the session's id, without which nobody would find the run: where it cannot be written, and at a signal that
     /// came too late for the prompt, the run is cancelled.
-    fn detach(&mut self, session: Uuid, run_id: String, follow: &Follow) -> Report {
-        let told = self.watch.check().and_then(|()| self.output.deliver(&session.to_string()));
+    fn detach(&mut self, session: Uuid, run_id: String, format: PlainFormat, follow: &Follow) -> Report {
+        let session_id = session.to_string();
+        let line = match format {
+            PlainFormat::Text => session_id.clone(),
+            PlainFormat::Json => {
+                let detached = Detached { r#type: "detached", session_id: &session_id, run_id: &run_id };
+                serde_json::to_string(&detached).unwrap_or_default()
+            }
+        };
+        let told = self.watch.check().and_then(|()| self.output.deliver(&line));
         let mut report = Report::new(told.map_or_else(End::Failed, |()| End::Completed));
-        report.session_id = Some(session.to_string());
+        report.session_id = Some(session_id);
         if matches!(report.end, End::Failed(_)) {
             report.fate = Fate::Open;
             let watch = self.watch.last_calls(ending::LAST_CALLS);
@@ -250,7 +305,7 @@ impl Context<'_> {
 
     /// A pause that a restart of the server swallowed: nothing runs, the events are gone, and the messages end with a tool
     /// call without a result (protocol trap 23).
-    fn swallowed_pause(&self, session: Uuid) -> Option<Failure> {
+    pub fn swallowed_pause(&self, session: Uuid) -> Option<Failure> {
         let history = history::read(self.client, session).ok()?;
         let no_events = || history::last_run(self.client, session).is_ok_and(|last| last.is_none());
         (history.ends_with_open_call && no_events()).then(|| {
@@ -353,63 +408,5 @@ impl Context<'_> {
                 Err(Failure::new(Reason::Server, why))
             }
         }
-    }
-
-    fn pending(mut self, session: Uuid, format: PendingFormat) -> Result<Report, Failure> {
-        self.watch.arm(self.client.retry_timeout(), "--retry-timeout");
-        let active = self.client.session(session)?.active_run();
-        let batch = self.client.pending(session)?;
-        let mut end = End::Completed;
-        if let Some(run_id) = active.filter(|_| !batch.tool_calls.is_empty()) {
-            let follow = Follow::default();
-            let options = self.options(run_id.to_string(), Asks::SomeCalls, Start::Peek, &follow);
-            let mut follower = Follower::new(&mut self, &follow, session, options, Some(Instant::now()));
-            end = follower.follow(None)?;
-            if let End::Failed(failure) = &end
-                && follower.fate().is_open()
-            {
-                return Err(failure.clone());
-            }
-        } else if active.is_none()
-            && let Some(failure) = self.swallowed_pause(session)
-        {
-            return Err(failure);
-        }
-        let calls = match &end {
-            End::Paused(waiting) => waiting.calls.as_slice(),
-            End::Completed | End::Failed(_) => &[],
-        };
-        match format {
-            PendingFormat::Text => {
-                for call in calls {
-                    self.output.answer(&describe(call))?;
-                }
-            }
-            PendingFormat::Json => {
-                let run_id = active.filter(|_| !calls.is_empty()).map(|run| run.to_string());
-                self.output.json(&Pending { session_id: session, run_id, tool_calls: calls })?;
-            }
-        }
-        // A run that failed meanwhile waits for nothing either.
-        Ok(Report::new(if calls.is_empty() { End::Completed } else { end }))
-    }
-
-    fn ping(self, options: Options, wait: Option<Duration>) -> Result<Report, Failure> {
-        let wait = wait.unwrap_or_default();
-        self.watch.arm(wait.saturating_add(options.connect_timeout), "--wait and --connect-timeout");
-        let options = Options { retry_timeout: wait, ..options };
-        let client = Client::new(options, self.watch.clone(), self.console.clone());
-        client.health()?;
-        let began = Instant::now();
-        while let Err(error) = client.config() {
-            // A server that has just started has a new token, and somebody may be about to write it (protocol trap 18).
-            let may_change = error.is(&Refusal::Unauthorized) && client.has_token_file();
-            if !may_change || began.elapsed() >= wait {
-                return Err(error.into());
-            }
-            self.watch.sleep(TOKEN_AGAIN)?;
-        }
-        self.console.progress(&format!("{} is there, and takes the token", client.url()));
-        Ok(Report::new(End::Completed))
     }
 }

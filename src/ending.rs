@@ -6,7 +6,7 @@ use crate::client::{CallError, Client, EventStream, Heard, Refusal, Word};
 use crate::console::Console;
 use crate::follow::{Follower, session_state};
 use crate::history;
-use crate::outcome::{Class, End, Failure, Reason, Report};
+use crate::outcome::{Class, End, Failure, Reason, Report, Waiting};
 use crate::run::transcript::MAX_TEXT;
 use crate::run::{History, Input, Machine, State};
 use crate::settings::Follow;
@@ -253,6 +253,13 @@ pub fn announce_later_signal(console: &Console, watch: &Watch, session: Uuid, fo
     if !matches!(cancel, Cancel::Ended) && watch.later_signal().is_some() {
         console.error(&format!("to cancel the run: {}", command("cancel", session, follow, &[])));
     }
+}
+
+/// The command that approves just these calls: another batch is refused.
+pub fn resume_command(session: Uuid, follow: &Follow, waiting: &Waiting) -> String {
+    let batch = waiting.batch.iter().flat_map(|batch| ["--batch", batch]);
+    let calls = waiting.calls.iter().flat_map(|call| ["--approve", &call.id]);
+    command("resume", session, follow, &batch.chain(calls).collect::<Vec<_>>())
 }
 
 /// A command line that goes on from here, ready to be pasted into a shell.

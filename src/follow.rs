@@ -28,6 +28,8 @@ pub struct Context<'a> {
     pub watch: &'a Watch,
     pub console: &'a Console,
     pub output: &'a mut Output,
+    /// The flags that a later command needs to reach the same server.
+    pub server_flags: Vec<String>,
 }
 
 /// One run being followed.
@@ -170,7 +172,8 @@ impl<'a> Follower<'a> {
     }
 
     fn heartbeat(&self, idle: Duration) {
-        let due = self.console.silence() >= self.settings.heartbeat;
+        let beats = !self.settings.heartbeat.is_zero();
+        let due = beats && self.console.silence() >= self.settings.heartbeat;
         if due && !self.console.is_live() {
             let (turn, since) = (self.machine.turn(), seconds(idle));
             self.console.progress(&format!("the run goes on: turn {turn}, last event {since} ago"));

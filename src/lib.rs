@@ -8,6 +8,8 @@ pub mod cli;
 pub mod same_file;
 pub mod settings;
 
+pub mod input;
+
 pub mod client;
 
 pub mod agent;
@@ -29,4 +31,5 @@ pub mod recording;
 pub mod result_file;
 
 pub mod commands;
+pub mod overview;
 pub mod rehearsal;

@@ -349,6 +349,14 @@ impl Output {
                     self.console.error(&format!("still waiting for approval: {}", describe(call)));
                 }
             }
+            // `pending` has shown the calls on stdout, and its time is not the run's.
+            End::Paused(Waiting { calls, .. }) if report.run.run_id.is_none() => {
+                let waiting = if calls.len() == 1 { "tool call waits" } else { "tool calls wait" };
+                self.console.error(&format!("{} {waiting} for approval", calls.len()));
+                if let Some(hint) = &report.resume_hint {
+                    self.console.progress(&format!("to approve: {hint}"));
+                }
+            }
             End::Paused(Waiting { calls, .. }) => {
                 let waiting = if calls.len() == 1 { "tool call waits" } else { "tool calls wait" };
                 self.console.error(&format!("paused after {time}: {} {waiting} for approval", calls.len()));

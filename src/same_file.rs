@@ -51,17 +51,21 @@ pub fn check(cli: &Cli) -> Result<()> {
 
 /// What the command reads.
 fn read_by(cli: &Cli) -> Vec<Use> {
-    let common = cli.command.common();
+    let common = &cli.common;
     let mut paths: Vec<(&'static str, PathBuf)> = Vec::new();
     paths.extend(common.token_file.iter().map(|path| ("--token-file", path.clone())));
     paths.extend(std::env::var_os("SORTIE_TOKEN_FILE").map(|path| ("SORTIE_TOKEN_FILE", path.into())));
+    paths.extend(common.header_file.iter().map(|path| ("--header-file", path.clone())));
     paths.extend(common.cacert.iter().map(|path| ("--cacert", path.clone())));
+    paths.extend(common.cert.iter().map(|path| ("--cert", path.clone())));
+    paths.extend(common.key.iter().map(|path| ("--key", path.clone())));
     let recordings = common.rehearse.iter().filter(|outcome| outcome.parse::<Outcome>().is_err());
     paths.extend(recordings.map(|path| ("--rehearse", path.into())));
     if let Command::Run(run) = &cli.command {
         paths.extend(run.prompt_file.iter().map(|path| ("--prompt-file", path.clone())));
         paths.extend(run.prompt.iter().filter(|prompt| *prompt == "-").map(|stdin| ("the prompt -", stdin.into())));
         paths.extend(run.system_prompt_file.iter().map(|path| ("--system-prompt-file", path.clone())));
+        paths.extend(run.images.iter().map(|path| ("--image", path.clone())));
         let contexts = run.context_file.iter().filter_map(|argument| argument.split_once('='));
         paths.extend(contexts.map(|(_, path)| ("--context-file", path.into())));
     }

@@ -20,6 +20,8 @@ use ureq::unversioned::transport::{
 
 /// A read of an event stream that finds nothing for this long returns to its caller.
 pub const TICK: Duration = Duration::from_millis(250);
+/// The same for a reader of many streams, which looks at one after the other.
+pub const GLANCE_TICK: Duration = Duration::from_millis(2);
 /// The same once there is a cause to end: the caller only takes what has already arrived.
 const LAST_TICK: Duration = Duration::from_millis(1);
 /// How long an event stream may still be read once there is a cause to end. Some input never yields any of the body.
@@ -46,7 +48,7 @@ const OUTPUT: usize = 32 * 1024;
 /// goes out. Then nobody can tell whether the server took it. That is no new danger, because any answer may be lost:
 /// the caller sends the request again, a POST under the same idempotency key, and the server does the work of a key
 /// once. So a prompt is never sent twice (see [`fault::is_stale`]).
-pub fn agent(server: &Address, keep: bool, watch: &Watch) -> ureq::Agent {
+pub fn agent(server: &Address, keep: bool, tick: Duration, watch: &Watch) -> ureq::Agent {
     let asked_proxy = server.asked_proxy();
     let config = ureq::Agent::config_builder()
         .http_status_as_error(false)
@@ -63,7 +65,7 @@ pub fn agent(server: &Address, keep: bool, watch: &Watch) -> ureq::Agent {
         .max_idle_age(KEEP)
         .build();
     let tls = TlsConnector { tls: server.tls().clone(), buffers: (INPUT, OUTPUT) };
-    let tcp = TcpConnector { watch: watch.clone(), memory: server.memory() };
+    let tcp = TcpConnector { watch: watch.clone(), memory: server.memory(), tick };
     let chain = ().chain(ConnectProxyConnector::default()).chain(tcp).chain(tls);
     let origin = asked_proxy.map(|_| format!("http://{}", server.authority()));
     ureq::Agent::with_parts(config, HttpConnector { chain, origin }, NoResolver)
@@ -144,6 +146,7 @@ impl Resolver for NoResolver {
 struct TcpConnector {
     watch: Watch,
     memory: Memory,
+    tick: Duration,
 }
 
 impl fmt::Debug for TcpConnector {
@@ -171,6 +174,7 @@ impl<In: Transport> Connector<In> for TcpConnector {
             buffers,
             watch: self.watch.clone(),
             connect_by,
+            tick: self.tick,
             ending: None,
             is_shut: false,
         })))
@@ -190,6 +194,8 @@ struct TcpTransport {
     watch: Watch,
     /// When the handshakes with a proxy and with TLS must be over. The HTTP crate gives each of them the whole time.
     connect_by: Instant,
+    /// How long the read of an event stream waits.
+    tick: Duration,
     /// When an event stream was first read with a cause to end.
     ending: Option<Instant>,
     /// The server takes no more. What it has said before that can still be read.
@@ -210,7 +216,8 @@ impl TcpTransport {
     fn wait(&self, flags: PollFlags, timeout: NextTimeout, end: &mut Option<Instant>) -> Result<(), ureq::Error> {
         let mut fds = vec![PollFd::new(&self.stream, flags)];
         if timeout.after.is_not_happening() {
-            let (tick, watch) = if self.ending.is_some() { (LAST_TICK, None) } else { (TICK, Some(&self.watch)) };
+            let (tick, watch) =
+                if self.ending.is_some() { (LAST_TICK, None) } else { (self.tick, Some(&self.watch)) };
             return match wait(&mut fds, watch, Instant::now() + tick)? {
                 Woken::Ready => Ok(()),
                 Woken::Cause | Woken::Late => Err(ureq::Error::Timeout(ureq::Timeout::PerRead)),

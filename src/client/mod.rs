@@ -19,7 +19,7 @@ mod word;
 
 pub use address::Address;
 pub use calls::new_key;
-pub use headers::Headers;
+pub use headers::{Headers, MAX_HEADERS};
 pub use secret::Secret;
 pub use stream::{EventStream, Heard, Silence};
 pub use token::{MAX_TOKEN, Token};
@@ -87,7 +87,7 @@ impl Client {
     }
 
     fn sharing(options: Options, watch: Watch, console: Console, shared: Arc<Shared>) -> Self {
-        let agent = connection::agent(&options.server, !options.retry_timeout.is_zero(), &watch);
+        let agent = connection::agent(&options.server, !options.retry_timeout.is_zero(), connection::TICK, &watch);
         Self { options, agent, watch, console, shared }
     }
 
@@ -96,6 +96,13 @@ impl Client {
     pub fn with_watch(&self, watch: Watch) -> Self {
         let options = Options { retry_timeout: Duration::MAX, ..self.options.clone() };
         Self::sharing(options, watch, self.console.clone(), Arc::clone(&self.shared))
+    }
+
+    /// Another client of the same server, for looks at many streams: a read that finds nothing returns at once.
+    pub fn for_glances(&self) -> Self {
+        let (options, watch) = (self.options.clone(), self.watch.clone());
+        let agent = connection::agent(&options.server, false, connection::GLANCE_TICK, &watch);
+        Self { options, agent, watch, console: self.console.clone(), shared: Arc::clone(&self.shared) }
     }
 
     /// The server's URL.

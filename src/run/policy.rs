@@ -83,8 +83,10 @@ pub enum OnApproval {
 pub struct Policy {
     /// For what nothing else decides.
     pub on_approval: OnApproval,
-    /// Tools that may run; `None` without `--allow-tool`.
+    /// Tools that may run; empty without `--allow-tool`.
     pub allow: BTreeSet<String>,
+    /// The list went to the server, which asks only about calls that are not on it.
+    pub list_is_sent: bool,
     /// Tools that may not.
     pub deny: BTreeSet<String>,
     /// Whether `--approve-with` names a program.
@@ -105,7 +107,7 @@ pub enum Judgement {
 }
 
 impl Policy {
-    /// Whether every call is ours to decide, in place of the operator's policy (`auto_approve: "none"`).
+    /// Whether the flags take the place of the server's own policy.
     pub fn replaces_servers(&self) -> bool {
         self.program || !self.allow.is_empty() || !self.deny.is_empty()
     }
@@ -129,7 +131,7 @@ impl Policy {
         if is_slack_tool(tool) && !self.slack {
             return reject(format!("the tool {name} needs --enable-slack-tools"));
         }
-        if !self.allow.is_empty() && !listed(&self.allow) {
+        if !self.allow.is_empty() && (self.list_is_sent || !listed(&self.allow)) {
             return match self.on_approval {
                 OnApproval::Pause => Judgement::Verdict(Verdict::Pause),
                 _ => reject(format!("the tool {name} is not on the list of allowed tools (--allow-tool)")),
@@ -149,8 +151,13 @@ impl Policy {
     }
 }
 
-/// Whether a name given to us means this tool: either may lack the server's prefix, but not have another.
+/// Stands between a tool and a command in a command scope: `run_command::git::status`.
+pub const SCOPE: &str = "::";
+
+/// Whether a name given to us means this tool, or a command of it: either may lack the server's prefix, but not have
+/// another.
 pub fn names(given: &str, tool: &str) -> bool {
+    let given = given.split_once(SCOPE).map_or(given, |(tool, _)| tool);
     given == tool || given == bare_name(tool) || bare_name(given) == tool
 }
 
@@ -163,7 +170,8 @@ mod tests {
     }
 
     fn policy(allow: &[&str], deny: &[&str], program: bool, on_approval: OnApproval) -> Policy {
-        Policy { on_approval, allow: set(allow), deny: set(deny), program, subagents: false, slack: false }
+        let allow = set(allow);
+        Policy { on_approval, allow, deny: set(deny), program, ..Policy::default() }
     }
 
     /// "accept", "reject", "reject: REASON'S LAST WORD", "pause" or "ask".
