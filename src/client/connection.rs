@@ -5,10 +5,11 @@ use super::address::{Address, Memory};
 use super::fault::{self, Fault};
 use super::race;
 use super::tls::TlsConnector;
+use super::wait::{Woken, wait};
 use crate::watchdog::Watch;
 use rustix::event::{PollFd, PollFlags};
 use std::fmt;
-use std::io::{self, ErrorKind, Read, Write};
+use std::io::{ErrorKind, Read, Write};
 use std::net::TcpStream;
 use std::time::{Duration, Instant};
 use ureq::AsSendBody;
@@ -24,20 +25,17 @@ pub const TICK: Duration = Duration::from_millis(250);
 pub const GLANCE_TICK: Duration = Duration::from_millis(2);
 /// The same once there is a cause to end: the caller only takes what has already arrived.
 const LAST_TICK: Duration = Duration::from_millis(1);
-/// How long an event stream may still be read once there is a cause to end. Some input never yields any of the body.
+/// How long an event stream may still be read once there is a cause to end. Input such as endless trailers never yields
+/// a byte of the body, so that the caller itself would never get to stop.
 const LAST_READS: Duration = Duration::from_secs(1);
 /// Bound on the head of an answer, however slowly it comes, and then on the body of a call's answer.
 pub const ANSWER: Duration = Duration::from_secs(30);
 /// How long a connection is kept for the next request.
 const KEEP: Duration = Duration::from_secs(1);
-/// The longest wait before the watch is asked again. A watch without a thread cannot wake us.
-const GLANCE: Duration = Duration::from_millis(50);
 /// The largest head of an answer, in bytes.
 const MAX_HEAD: usize = 64 * 1024;
-/// The most headers that the HTTP crate reads.
-pub(super) const MAX_HEADERS: usize = 128;
-/// The buffer for input, in bytes. It is larger than the largest head: only so is a head that is too large told from one
-/// that was cut.
+/// The buffer for input, in bytes. It is larger than the largest head, so that a head that is too large can be told from
+/// one that was cut.
 const INPUT: usize = MAX_HEAD + 4 * 1024;
 /// The buffer for output, in bytes. A head of our own must fit, with a token of 16 KiB in it.
 const OUTPUT: usize = 32 * 1024;
@@ -91,40 +89,6 @@ pub fn bounded<B: AsSendBody>(agent: &ureq::Agent, request: Request<B>, bounds: 
         .timeout_recv_response(Some(bounds.patience))
         .timeout_recv_body(bounds.body)
         .build()
-}
-
-/// What ended a wait.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Woken {
-    /// A descriptor is ready.
-    Ready,
-    /// There is a cause to end.
-    Cause,
-    /// The time is over.
-    Late,
-}
-
-/// Waits until one of `fds` is ready, the watch has a cause to end, or the time is `until`; looked at in this order.
-pub(super) fn wait<'a>(fds: &mut Vec<PollFd<'a>>, watch: Option<&'a Watch>, until: Instant) -> io::Result<Woken> {
-    let ours = fds.len();
-    fds.extend(watch.map(|watch| PollFd::from_borrowed_fd(watch.fd(), PollFlags::IN)));
-    loop {
-        let left = until.saturating_duration_since(Instant::now());
-        let glance = left.min(GLANCE).try_into().map_err(io::Error::other)?;
-        match rustix::event::poll(fds, Some(&glance)) {
-            Ok(_) | Err(rustix::io::Errno::INTR) => {}
-            Err(error) => return Err(error.into()),
-        }
-        if fds[..ours].iter().any(|fd| !fd.revents().is_empty()) {
-            return Ok(Woken::Ready);
-        }
-        if watch.is_some_and(|watch| watch.cause().is_some()) {
-            return Ok(Woken::Cause);
-        }
-        if left.is_zero() {
-            return Ok(Woken::Late);
-        }
-    }
 }
 
 /// Leaves the look-up to [`TcpConnector`], which needs none for a kept connection or a remembered address.
@@ -181,7 +145,7 @@ impl<In: Transport> Connector<In> for TcpConnector {
     }
 }
 
-/// The point in time after this duration; far away where that is none.
+/// The point in time after this duration. One that cannot be represented becomes a day from now.
 fn later(after: Duration) -> Instant {
     let now = Instant::now();
     now.checked_add(after).unwrap_or(now + Duration::from_secs(86_400))
@@ -192,13 +156,14 @@ struct TcpTransport {
     stream: TcpStream,
     buffers: LazyBuffers,
     watch: Watch,
-    /// When the handshakes with a proxy and with TLS must be over. The HTTP crate gives each of them the whole time.
+    /// When the handshakes with a proxy and with TLS must be over. The HTTP crate would give each of them the whole
+    /// connect timeout.
     connect_by: Instant,
     /// How long the read of an event stream waits.
     tick: Duration,
     /// When an event stream was first read with a cause to end.
     ending: Option<Instant>,
-    /// The server takes no more. What it has said before that can still be read.
+    /// The server has stopped reading. What it said before that can still be read.
     is_shut: bool,
 }
 
@@ -250,7 +215,7 @@ impl Transport for TcpTransport {
                     self.wait(PollFlags::OUT, timeout, &mut end)?;
                 }
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
-                // It may have said why: that the request is too large, that a client certificate is missing.
+                // The server may have said why: the request is too large, or a client certificate is missing.
                 Err(error) if matches!(error.kind(), ErrorKind::BrokenPipe | ErrorKind::ConnectionReset) => {
                     self.is_shut = true;
                 }
@@ -285,7 +250,7 @@ impl Transport for TcpTransport {
     }
 
     fn is_open(&mut self) -> bool {
-        // Bytes that nobody asked for make it useless, too.
+        // A connection with bytes that nobody asked for is useless, too.
         self.stream.peek(&mut [0]).is_err_and(|error| error.kind() == ErrorKind::WouldBlock)
     }
 }
@@ -321,7 +286,8 @@ struct HttpTransport<T> {
 }
 
 impl<T> HttpTransport<T> {
-    /// A kept connection that breaks before the first byte of the answer had been closed by the server.
+    /// Marks the error of a kept connection that broke before the first byte of the answer: the server had closed the
+    /// connection.
     fn stale(&self, error: ureq::Error) -> ureq::Error {
         match error {
             ureq::Error::Io(error) if self.kept && !self.heard && fault::tls_fault(&error).is_none() => {

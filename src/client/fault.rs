@@ -1,15 +1,17 @@
 //! What can go wrong with a connection, and the words for it. A fault is told by its type, never by its text.
 
-use super::connection::{ANSWER, MAX_HEADERS};
-use super::tls::date;
 use crate::console::visible_start;
+use rustls::pki_types::UnixTime;
 use rustls::{AlertDescription, CertificateError, InvalidMessage, PeerIncompatible};
 use std::fmt;
 use std::io::{self, ErrorKind};
+use std::time::{Duration, SystemTime};
 
 /// As much of what the TLS library says as is repeated, in characters. The server chooses the names in it.
 const MAX_SAID: usize = 300;
 
+/// The most headers that the HTTP crate reads.
+const MAX_HEADERS: usize = 128;
 /// Makes a certificate for a server that is no authority's, and so works with `--cacert`.
 const HOW_TO: &str = "openssl req -x509 -newkey rsa:2048 -nodes -days 365 -keyout key.pem -out cert.pem -subj /CN=HOST \
                       -addext subjectAltName=DNS:HOST -addext basicConstraints=critical,CA:FALSE";
@@ -124,9 +126,7 @@ fn reason(error: &ureq::Error) -> (String, bool) {
         },
         ureq::Error::Timeout(ureq::Timeout::Connect) => "no connection within --connect-timeout".into(),
         ureq::Error::Timeout(ureq::Timeout::Resolve) => "the name was not found within --connect-timeout".into(),
-        ureq::Error::Timeout(ureq::Timeout::RecvBody) => {
-            format!("the answer was not complete within {} s", ANSWER.as_secs())
-        }
+        ureq::Error::Timeout(ureq::Timeout::RecvBody) => "the answer was not complete in time".into(),
         ureq::Error::Timeout(_) => "no answer in time".into(),
         ureq::Error::HostNotFound => "there is no host of that name".into(),
         ureq::Error::Protocol(ureq_proto::Error::HttpParseTooManyHeaders) => {
@@ -163,6 +163,12 @@ fn explain_tls(fault: &rustls::Error) -> (String, bool) {
         _ => return ("the TLS connection failed".into(), true),
     };
     (why.into(), false)
+}
+
+/// A time in a certificate, as it is shown.
+pub(super) fn date(time: UnixTime) -> String {
+    let date = SystemTime::UNIX_EPOCH.checked_add(Duration::from_secs(time.as_secs()));
+    date.map_or_else(|| "an unknown date".to_owned(), |date| humantime::format_rfc3339_seconds(date).to_string())
 }
 
 /// What is wrong with the server's certificate.
@@ -237,4 +243,70 @@ const fn is_passing(alert: AlertDescription) -> bool {
         alert,
         AlertDescription::InternalError | AlertDescription::UserCanceled | AlertDescription::BadRecordMac
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rustls::PeerMisbehaved;
+
+    #[test]
+    fn a_fault_of_tls_says_what_to_do_and_whether_it_passes() {
+        let alert = rustls::Error::AlertReceived;
+        let rows = [
+            (alert(AlertDescription::CertificateRequired), "--cert and --key", false),
+            (alert(AlertDescription::HandshakeFailure), "may want a client certificate", false),
+            (alert(AlertDescription::UnknownCA), "another client certificate", false),
+            (alert(AlertDescription::CertificateExpired), "another client certificate", false),
+            (alert(AlertDescription::UnrecognisedName), "no host of that name", false),
+            (alert(AlertDescription::NoApplicationProtocol), "HTTP/2", false),
+            (alert(AlertDescription::ProtocolVersion), "TLS 1.2 and 1.3", false),
+            (alert(AlertDescription::DecodeError), "refuses the TLS connection", false),
+            (alert(AlertDescription::InternalError), "refuses the TLS connection", true),
+            (alert(AlertDescription::BadRecordMac), "refuses the TLS connection", true),
+            (InvalidMessage::InvalidContentType.into(), "does not speak https", false),
+            (InvalidMessage::MessageTooLarge.into(), "failed", true),
+            (PeerIncompatible::ServerDoesNotSupportTls12Or13.into(), "TLS 1.2 or 1.3", false),
+            (PeerIncompatible::NoCipherSuitesInCommon.into(), "no TLS that can be spoken here", false),
+            (PeerMisbehaved::TooMuchEarlyDataReceived.into(), "failed", true),
+            (CertificateError::UnknownIssuer.into(), "--cacert", false),
+            (CertificateError::BadSignature.into(), "--cacert", false),
+            (CertificateError::Expired.into(), "expired", false),
+            (CertificateError::NotValidYet.into(), "not valid yet", false),
+            (CertificateError::Revoked.into(), "revoked", false),
+            (CertificateError::BadEncoding.into(), "not valid", false),
+        ];
+        for (fault, says, passes) in rows {
+            let library = fault.to_string();
+            for (unconnected, error) in [false, true].map(|unconnected| {
+                let error = ureq::Error::Io(io::Error::other(fault.clone()));
+                (unconnected, if unconnected { Fault::unconnected(error) } else { error })
+            }) {
+                let answer = explain(&error);
+                assert!(answer.why.contains(says), "{says}: {}", answer.why);
+                assert!(answer.why.ends_with(&format!("({library})")), "our words come first: {}", answer.why);
+                assert_eq!(answer.passes, passes, "{says}");
+                assert_eq!(answer.may_have_arrived, !unconnected && passes, "{says}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_request_has_not_left_while_there_was_no_connection() {
+        let refused = || ureq::Error::Io(ErrorKind::ConnectionRefused.into());
+        let timed_out = ureq::Error::Timeout(ureq::Timeout::Connect);
+        for (error, arrived) in [
+            (Fault::unconnected(refused()), false),
+            (Fault::unconnected(Fault::unconnected(refused())), false),
+            (Fault::unconnected(timed_out), false),
+            (Fault::unconnected(Fault::LookUp(ErrorKind::NotFound.into()).into()), false),
+            (Fault::Stale.into(), true),
+            (Fault::Ended.into(), true),
+            (ureq::Error::Io(ErrorKind::UnexpectedEof.into()), true),
+            (ureq::Error::Timeout(ureq::Timeout::RecvResponse), true),
+            (ureq::Error::Protocol(ureq_proto::Error::HttpParseTooManyHeaders), true),
+        ] {
+            assert_eq!(explain(&error).may_have_arrived, arrived, "{error:?}");
+        }
+    }
 }

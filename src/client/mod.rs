@@ -15,6 +15,7 @@ mod secret;
 mod stream;
 mod tls;
 mod token;
+mod wait;
 mod word;
 
 pub use address::Address;

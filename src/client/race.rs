@@ -2,8 +2,8 @@
 //! address that says nothing the next one is tried (RFC 8305, without its rules of order).
 
 use super::address::Memory;
-use super::connection::{Woken, wait};
 use super::fault::Fault;
+use super::wait::{Woken, wait};
 use crate::watchdog::Watch;
 use rustix::event::{PollFd, PollFlags};
 use rustix::io::{Errno, FdFlags, fcntl_setfd};

@@ -1,6 +1,6 @@
 //! TLS: whom we trust, the certificate that we show, and the connection above a socket.
 
-use super::fault::Fault;
+use super::fault::{Fault, date};
 use anyhow::{Result, anyhow, bail, ensure};
 use rustls::client::ResolvesClientCert;
 use rustls::crypto::{CryptoProvider, ring};
@@ -12,7 +12,6 @@ use std::fmt;
 use std::io::{self, Read, Write};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
-use std::time::{Duration, SystemTime};
 use ureq::unversioned::transport::{
     Buffers, ConnectionDetails, Connector, Either, LazyBuffers, NextTimeout, Transport, TransportAdapter,
 };
@@ -147,12 +146,6 @@ fn check_dates(certificate: &CertificateDer<'_>) -> Result<()> {
         }
         _ => Ok(()),
     }
-}
-
-/// A time in a certificate, as it is shown.
-pub(super) fn date(time: UnixTime) -> String {
-    let date = SystemTime::UNIX_EPOCH.checked_add(Duration::from_secs(time.as_secs()));
-    date.map_or_else(|| "an unknown date".to_owned(), |date| humantime::format_rfc3339_seconds(date).to_string())
 }
 
 /// Wraps a connection in TLS where the URL is an https one.

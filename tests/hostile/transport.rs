@@ -465,7 +465,11 @@ fn http_goes_through_the_proxy_as_curl_does_it() {
     let command = at(&agent, "http://agent.example:8080", &["run", "--allow-http", "go"]);
     command.env("http_proxy", proxy.url()).run().code(0).stdout("Done.\n");
     let heads = proxy.heads();
-    assert!(!heads.is_empty());
+    assert_eq!(
+        heads.len(),
+        3,
+        "each request has a connection of its own, since a proxy must be told the whole URL"
+    );
     for head in &heads {
         // Not CONNECT, which a proxy rarely allows to any port but that of https.
         let first = head.lines().next().unwrap();

@@ -153,6 +153,24 @@ fn a_signal_ends_every_wait_for_the_server_at_once() {
 }
 
 #[test]
+fn a_signal_ends_the_sending_of_a_prompt_that_nobody_reads() {
+    let listener = TcpListener::bind(("127.0.0.1", 0)).unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    let command = Sortie::new(["run", "-o", "json", "--server", &url]);
+    let prompt = command.file("prompt", "x".repeat(8_000_000));
+    let running = command.args(["--prompt-file", &prompt]).spawn();
+    let mut first = Connection::new(listener.accept().unwrap().0);
+    first.read_request().unwrap();
+    let session = json!({ "id": uuid::Uuid::new_v4() }).to_string();
+    first.respond(201, &[("connection", "close")], session.as_bytes());
+    let (mut client, _) = listener.accept().unwrap();
+    client.read_exact(&mut [0; 1000]).unwrap();
+    running.signal(Signal::INT);
+    // The cancel of a run that may have begun finds nobody either.
+    running.wait().within(10 * SECOND).fails("interrupted");
+}
+
+#[test]
 fn a_refusal_is_heard_while_the_request_still_goes_out() {
     let listener = TcpListener::bind(("127.0.0.1", 0)).unwrap();
     let url = format!("http://{}", listener.local_addr().unwrap());
