@@ -49,8 +49,6 @@ const INTERRUPT: &str = "SIGINT";
 pub enum Cause {
     /// The deadline has passed: its length, and the flag that set it.
     Deadline(Duration, &'static str),
-    /// No event came for so long (`--idle-timeout`).
-    Idle(Duration),
     /// A signal, by name.
     Signal(&'static str),
 }
@@ -61,10 +59,6 @@ impl From<Cause> for Failure {
             Cause::Deadline(limit, flag) => {
                 let limit = humantime::format_duration(limit);
                 Self::new(Reason::Timeout, format!("not done within {limit} ({flag})"))
-            }
-            Cause::Idle(limit) => {
-                let limit = humantime::format_duration(limit);
-                Self::new(Reason::IdleTimeout, format!("no event for {limit} (--idle-timeout)"))
             }
             Cause::Signal(name) => Self::new(Reason::Interrupted, format!("interrupted by {name}")),
         }
@@ -118,19 +112,14 @@ pub enum Ready {
     Time,
 }
 
-/// Runs on the watchdog's thread when the deadline passes or a signal arrives.
-type Waker = Box<dyn Fn() + Send>;
 /// Puts a line on stderr.
 type Speaker = Arc<dyn Fn(&str) + Send + Sync>;
 
 #[derive(Default)]
 struct State {
     deadline: Option<(Instant, Cause)>,
-    idle: Option<(Instant, Cause)>,
-    /// When the thread looks next by itself.
-    alarm: Option<Instant>,
     cause: Option<Cause>,
-    /// The cause's descriptor is readable, the wakers have run, and the ticks of [`LAST_RESORT`] count down.
+    /// The cause's descriptor is readable, and the ticks of [`LAST_RESORT`] count down.
     ticks_left: Option<u32>,
     on_signal: OnSignal,
     first_signal: Option<Instant>,
@@ -139,7 +128,6 @@ struct State {
     last_calls: Option<Instant>,
     /// The descriptor of the last calls is readable.
     last_calls_are_over: bool,
-    wakers: Vec<Waker>,
     /// Half written files, to be removed where the process ends early.
     unfinished: Vec<PathBuf>,
     speaker: Option<Speaker>,
@@ -148,15 +136,10 @@ struct State {
 }
 
 impl State {
-    /// What comes first, if nothing else does.
-    fn next(&self) -> Option<(Instant, Cause)> {
-        [self.deadline, self.idle].into_iter().flatten().min_by_key(|(at, _)| *at)
-    }
-
     /// The cause at this time.
     fn cause_at(&mut self, now: Instant) -> Option<Cause> {
         if self.cause.is_none() {
-            self.cause = self.next().filter(|(at, _)| now >= *at).map(|(_, cause)| cause);
+            self.cause = self.deadline.filter(|(at, _)| now >= *at).map(|(_, cause)| cause);
         }
         self.cause
     }
@@ -297,18 +280,6 @@ impl Watch {
         self.ring();
     }
 
-    /// Sets when the run has been silent for too long: `limit` after `since`; `None` while nobody listens to it.
-    pub fn arm_idle(&self, idle: Option<(Instant, Duration)>) {
-        let at = idle.and_then(|(since, limit)| Some((since.checked_add(limit)?, Cause::Idle(limit))));
-        let mut state = self.state();
-        let too_late = at.is_some_and(|(at, _)| state.alarm.is_none_or(|alarm| at < alarm));
-        state.idle = at;
-        drop(state);
-        if too_late {
-            self.ring();
-        }
-    }
-
     /// The watch for the calls that are made once there is a cause, or another end that leaves the run going. It ends
     /// after `limit`, or at once at a later signal: one that comes 2 s or more after the first. The first signal does
     /// not end it. There is one such watch at a time: a new one takes the place of the one before.
@@ -341,13 +312,6 @@ impl Watch {
     /// Has the thread look at its times anew. If the pipe is full, a wake-up is already pending.
     fn ring(&self) {
         let _ = (&self.shared.bell).write(&[0]);
-    }
-
-    /// Has `waker` called, on the watchdog's thread, when a cause comes. Not for the last calls.
-    pub fn on_cause(&self, waker: impl Fn() + Send + 'static) {
-        if self.last_calls.is_none() {
-            self.state().wakers.push(Box::new(waker));
-        }
     }
 
     /// Registers a temporary file to delete if the process exits early.
@@ -426,7 +390,7 @@ impl Watch {
     fn cut(&self, time: Duration) -> Duration {
         let at = match self.last_calls {
             Some((until, _)) => until,
-            None => self.state().next().map(|(at, _)| at),
+            None => self.state().deadline.map(|(at, _)| at),
         };
         at.map_or(time, |at| time.min(at.saturating_duration_since(Instant::now())))
     }
@@ -489,16 +453,16 @@ impl Watch {
 
     /// How long there is nothing to do for the thread.
     fn next_wait(&self) -> Option<Duration> {
-        let mut state = self.state();
+        let state = self.state();
         let now = Instant::now();
         let next = match (state.cause, state.ticks_left) {
-            (None, _) => state.next().map(|(at, _)| at),
+            (None, _) => state.deadline.map(|(at, _)| at),
             // The main thread has seen the deadline pass before we did.
             (Some(_), None) => Some(now),
             (Some(_), Some(_)) => Some(now + TICK),
         };
-        state.alarm = [next, state.last_calls].into_iter().flatten().min();
-        state.alarm.map(|at| at.saturating_duration_since(now))
+        let alarm = [next, state.last_calls].into_iter().flatten().min();
+        alarm.map(|at| at.saturating_duration_since(now))
     }
 
     /// Makes the signal the cause, or more than that, and says what it does.
@@ -530,7 +494,6 @@ impl Watch {
             state.ticks_left = Some(LAST_RESORT);
             let _ = thread.signals.get_read().write(&[0]);
         }
-        let wakers = if state.cause.is_some() { std::mem::take(&mut state.wakers) } else { Vec::new() };
         let is_over = state.later_signal.is_some() || state.last_calls.is_some_and(|at| now >= at);
         if is_over && !state.last_calls_are_over {
             state.last_calls_are_over = true;
@@ -538,10 +501,6 @@ impl Watch {
         }
         if is_over {
             state.last_calls = None;
-        }
-        drop(state);
-        for wake in wakers {
-            wake();
         }
     }
 

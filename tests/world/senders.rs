@@ -103,7 +103,7 @@ fn gnu_parallel_and_ctrl_c() {
         let agent = Agent::start();
         let script = r#"
             mkdir .parallel && touch .parallel/will-cite
-            exec setsid parallel -j 2 "$@" --result-file {}.json {} ::: first second"#;
+            exec setsid parallel -j 2 --termseq TERM,200,TERM,5000,KILL,25 "$@" --result-file {}.json {} ::: first second"#;
         let running = agent.sortie(["run", "-o", "json"]).in_shell(script).spawn();
         let runs = [agent.next_run(), agent.next_run()];
         for run in &runs {
@@ -111,12 +111,15 @@ fn gnu_parallel_and_ctrl_c() {
         }
         agent.wait_for_streams(2);
         let home = running.home().to_owned();
-        // Its jobs are in groups of their own: they get SIGTERM from it, again 200 ms later, and SIGKILL 150 ms after that.
+        // Its jobs are in groups of their own: they get SIGTERM from it, and again 200 ms later. By itself it kills them
+        // 150 ms after that, which a busy machine may not leave us.
         running.signal_group(Signal::INT);
         let _output = running.wait_for_any_end(PATIENCE);
         for (name, run) in ["first", "second"].iter().zip(&runs) {
             run.wait_until_over();
-            let record = result_file(&home.join(format!("{name}.json")), 1);
+            let path = home.join(format!("{name}.json"));
+            wait_for_file(&path);
+            let record = result_file(&path, 1);
             assert_eq!((&record["reason"], &record["cancel_confirmed"]), (&"interrupted".into(), &true.into()));
         }
     });

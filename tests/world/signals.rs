@@ -252,7 +252,7 @@ fn a_process_that_is_stuck_after_a_signal_says_so_and_ends() {
         run.text(&"All work and no play. ".repeat(100_000));
         run.complete();
     });
-    let slow = r#"{ "$@"; echo $? >code; } | while [ -n "$(head -c 4096 | tr -d '\0')" ]; do sleep 0.3; done"#;
+    let slow = r#"{ "$@"; echo $? >code; } | while [ -n "$(head -c 4096 | tr -d '\0')" ]; do sleep 0.1; done"#;
     let running = command(&agent).in_shell(slow).spawn();
     wait_for_file(&running.home().join("result.json"));
     let is_sortie = |pid: &Pid| {
@@ -263,4 +263,24 @@ fn a_process_that_is_stuck_after_a_signal_says_so_and_ends() {
     running.wait_for_stderr("sortie is stuck");
     wait_for_file(&running.home().join("code"));
     assert_eq!(fs::read_to_string(running.home().join("code")).unwrap(), "1\n");
+}
+
+#[test]
+fn a_process_that_is_frozen_after_a_signal_ends_in_the_same_way() {
+    // Time in which it was stopped is not time in which it was stuck.
+    let agent = Agent::start();
+    let gate = agent.next(Route::Cancel).hold();
+    let running = command(&agent).spawn();
+    let run = agent.next_run();
+    run.propose([call("a", "view").held()]);
+    agent.wait_for_streams(1);
+    running.signal(Signal::TERM);
+    gate.wait_until_reached();
+    running.signal(Signal::STOP);
+    running.signal_after(Duration::from_secs(12), Signal::CONT);
+    gate.open();
+    let output = running.wait();
+    assert_eq!(ended_well(&output, 1)["reason"], "interrupted");
+    assert!(!output.stderr.contains("stuck"), "{}", output.stderr);
+    assert!(run.is_over());
 }
