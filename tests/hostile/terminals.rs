@@ -112,7 +112,7 @@ fn answers_and_heads_are_quoted_without_acting() {
                     exchange.respond(status, &[("location", odd), ("content-type", odd)], &body);
                     None
                 });
-                let output = trial.sortie(["run", "go"]).run().code(1).stdout("");
+                let output = trial.sortie(["run", "--retry-timeout", "300ms", "go"]).run().code(1).stdout("");
                 assert_harmless(&output.stderr);
             }
         }
