@@ -135,7 +135,7 @@ fn a_long_answer_of_the_wrong_type_is_not_made_longer_to_be_quoted() {
     ] {
         let trial = Trial::answering("GET", "", body);
         let session = trial.session.to_string();
-        is_small(&trial, trial.sortie(["attach", &session]).run()).code(1);
+        is_small(&trial, trial.sortie(["attach", "--retry-timeout", "1s", &session]).run()).code(1);
     }
 }
 
