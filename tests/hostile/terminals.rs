@@ -55,13 +55,7 @@ fn say_everywhere(run: &RunHandle) {
 
 #[test]
 fn events_are_shown_on_stderr_without_acting_on_it() {
-    for flags in [
-        &[][..],
-        &["-v"],
-        &["-vv"],
-        &["--fail-on-tool-error"],
-        &["--deny-tool", "nothing"],
-    ] {
+    for flags in [&[][..], &["-v"], &["-vv"], &["--fail-on-tool-error"], &["--deny-tool", "nothing"]] {
         for ending in ["error", "stop_reason", "pause"] {
             let agent = Agent::with_policy(Policy::None);
             agent.script(move |run| {
