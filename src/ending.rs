@@ -4,7 +4,7 @@
 use crate::agent::events::decode;
 use crate::client::{CallError, Client, EventStream, Heard, Refusal, Word};
 use crate::console::Console;
-use crate::follow::{Follower, session_state};
+use crate::follow::{Follower, LAST_READ, session_state};
 use crate::history;
 use crate::outcome::{Class, End, Failure, Reason, Report, Waiting};
 use crate::run::transcript::MAX_TEXT;
@@ -214,7 +214,8 @@ fn is_final(error: &CallError) -> bool {
     }
 }
 
-/// Hears what the stream brings until `until`, without showing it. Returns whether the stream can bring more.
+/// Hears what the stream brings until `until`, and what has arrived by then, without showing it. Returns whether the stream
+/// can bring more.
 fn hear_rest(stream: &mut EventStream<'_>, machine: &mut Machine, until: Instant) -> bool {
     loop {
         match stream.next(Some(until)) {
@@ -226,6 +227,8 @@ fn hear_rest(stream: &mut EventStream<'_>, machine: &mut Machine, until: Instant
             Ok(Heard::Lost { newest }) => {
                 machine.step(Input::Lost { newest });
             }
+            // A flood of comments or of unknown events never leaves a read empty.
+            Ok(Heard::Read(_)) if Instant::now() >= until + LAST_READ => return true,
             Ok(Heard::Read(_) | Heard::Reconnected) => {}
             Ok(Heard::Quiet(_)) if Instant::now() < until && !machine.has_terminal_event() => {}
             Ok(Heard::Quiet(_)) => return true,

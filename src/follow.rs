@@ -20,7 +20,7 @@ use uuid::Uuid;
 /// Between two looks at the clock while events keep coming.
 const TICK: Duration = Duration::from_millis(250);
 /// After a cause, what has already arrived is read for this long at most.
-const LAST_READ: Duration = Duration::from_millis(500);
+pub(crate) const LAST_READ: Duration = Duration::from_millis(500);
 
 /// What a command works with.
 pub struct Context<'a> {
@@ -140,6 +140,8 @@ impl<'a> Follower<'a> {
         {
             return Err(cause.into());
         }
+        // Comments without a pause never let a read find nothing.
+        self.check_idle(silence.idle.saturating_sub(LAST_READ))?;
         if self.looked.elapsed() < TICK {
             return Ok(Effect::Continue);
         }
@@ -150,11 +152,19 @@ impl<'a> Follower<'a> {
     fn quiet(&mut self, silence: &Silence) -> Result<Effect, Failure> {
         self.output.flush()?;
         self.watch.check()?;
-        if let Some(limit) = self.settings.idle_timeout.filter(|limit| silence.idle >= *limit) {
-            let message = format!("no event for {} (--idle-timeout)", humantime::format_duration(limit));
-            return Err(Failure::new(Reason::IdleTimeout, message));
-        }
+        self.check_idle(silence.idle)?;
         Ok(self.look(silence))
+    }
+
+    /// Fails once the run has been idle for longer than the idle timeout.
+    fn check_idle(&self, idle: Duration) -> Result<(), Failure> {
+        match self.settings.idle_timeout.filter(|limit| idle >= *limit) {
+            Some(limit) => {
+                let message = format!("no event for {} (--idle-timeout)", humantime::format_duration(limit));
+                Err(Failure::new(Reason::IdleTimeout, message))
+            }
+            None => Ok(()),
+        }
     }
 
     fn look(&mut self, silence: &Silence) -> Effect {

@@ -81,15 +81,18 @@ impl Client {
                 Ok(parsed)
             }
             // Where the end of the body is the end of the connection, a cut looks like the end.
-            Err(error) if error.is_eof() && (may_be_cut || !body.trim_ascii().is_empty()) => Err(Missed::lost(
-                format!("{}: the connection was closed before the answer was complete", self.doing(call)),
-            )),
+            Err(error) if error.is_eof() && may_be_cut => Err(Missed::lost(format!(
+                "{}: the connection was closed before the answer was complete",
+                self.doing(call)
+            ))),
             Err(error) => {
                 let got = String::from_utf8_lossy(&body[..body.len().min(MAX_ERROR)]);
                 let got = few_words(&self.redact(&got));
                 let got = if got.is_empty() { "an empty body".into() } else { got };
                 let error = quote(&self.redact(&error.to_string()));
-                let what = format!("{status} {media_type}: expected the server's JSON ({error}), got {got}");
+                let kind =
+                    if media_type.is_empty() { "" } else { &*format!(" {}", quote(&self.redact(&media_type))) };
+                let what = format!("{status}{kind}: expected the server's JSON ({error}), got {got}");
                 Err(self.other_shape(call, &what))
             }
         }

@@ -121,7 +121,11 @@ fn a_long_answer_of_the_wrong_type_is_not_made_longer_to_be_quoted() {
         ("GET", "/health", format!(r#"{{"status":{long}}}"#)),
     ] {
         let trial = Trial::answering(method, path_end, body);
-        let command = if method == "GET" { trial.sortie(["ping"]) } else { trial.sortie(["run", "go"]) };
+        let command = if method == "GET" {
+            trial.sortie(["ping"])
+        } else {
+            trial.sortie(["run", "--retry-timeout", "1s", "go"])
+        };
         is_small(&trial, command.run());
     }
     for body in [
@@ -131,7 +135,7 @@ fn a_long_answer_of_the_wrong_type_is_not_made_longer_to_be_quoted() {
     ] {
         let trial = Trial::answering("GET", "", body);
         let session = trial.session.to_string();
-        is_small(&trial, trial.sortie(["attach", &session]).run()).code(1);
+        is_small(&trial, trial.sortie(["attach", "--retry-timeout", "1s", &session]).run()).code(1);
     }
 }
 

@@ -145,8 +145,8 @@ fn is_hopeless(url: &str, cacert: Option<&str>, says: &[&str]) {
     assert_harmless(&output.stderr);
     let lines = output.stderr.lines().count();
     let output = output.code(1).within(Duration::from_secs(5));
-    says.iter().fold(output, |output, says| output.stderr_has(says));
-    assert_eq!(lines, 1);
+    let output = says.iter().fold(output, |output, says| output.stderr_has(says));
+    assert_eq!(lines, 1, "{}", output.stderr);
 }
 
 #[test]
