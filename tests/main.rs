@@ -16,6 +16,7 @@ mod suite {
     mod model;
     mod network;
     mod output;
+    mod overview;
     mod ping;
     mod program;
     mod prompt;

@@ -338,14 +338,20 @@ fn pending_shows_what_waits_and_is_10() {
     let json = pending_json(&agent, run.session, 10);
     assert_eq!(
         json,
-        json!({ "session_id": session, "run_id": run.id.to_string(), "tool_calls": [
+        json!({ "session_id": session, "run_id": run.id.to_string(), "batch": json["batch"], "tool_calls": [
             { "id": "b", "name": "stakpak__create", "arguments": arguments },
             { "id": "c", "name": "stakpak__view", "arguments": { "path": "motd.txt" } },
         ]})
     );
+    let batch = json["batch"].as_str().unwrap();
+    assert!(batch.starts_with(&format!("{}.", &run.id.to_string()[..8])), "{batch}");
     let text = text.wait().code(10);
     let lines: Vec<&str> = text.stdout.lines().collect();
     assert_eq!(lines.len(), 2, "{text:#?}");
+    // Once, on stdout; what to do next is on stderr.
+    assert!(!text.stderr.contains("motd.txt"), "{text:#?}");
+    let hint = format!("sortie resume {session} --batch {batch} --approve b --approve c");
+    assert!(text.stderr.contains(&hint) && !text.stderr.contains("after"), "{text:#?}");
     assert!(lines[0].starts_with("b stakpak__create ") && lines[1].starts_with("c stakpak__view "), "{text:#?}");
     assert_eq!(posts(&agent).len(), 0, "it only looks");
 }
@@ -370,7 +376,9 @@ fn pending_is_0_when_nothing_waits() {
     for session in [idle, over.session, failed.session, thinking.session, running.session, second.session] {
         let text = agent.sortie(["pending", &session.to_string()]).spawn();
         let json = pending_json(&agent, session, 0);
-        let expected = json!({ "session_id": session.to_string(), "run_id": null, "tool_calls": [] });
+        let expected = json!({
+            "session_id": session.to_string(), "run_id": null, "batch": null, "tool_calls": [],
+        });
         assert_eq!(json, expected);
         text.wait().code(0).stdout("");
     }
