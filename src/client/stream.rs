@@ -87,12 +87,13 @@ pub struct EventStream<'c> {
     said_held_back: bool,
     /// The last event is to come again.
     overlap: bool,
+    /// When the stream was first asked for since the last byte.
+    silent_since: Option<Instant>,
 }
 
 /// An open stream.
 struct Connection {
     body: Body,
-    requested: Instant,
     heard: bool,
     /// When the last byte came; at first, when the stream was opened.
     byte: Instant,
@@ -133,6 +134,7 @@ impl<'c> EventStream<'c> {
             held_back: false,
             said_held_back: false,
             overlap: false,
+            silent_since: None,
         }
     }
 
@@ -308,7 +310,7 @@ impl<'c> EventStream<'c> {
                 (connection.heard, connection.byte) = (true, self.contact);
                 // A comment does not break the silence; a part of an event does.
                 self.quiet += asked.elapsed().min(TICK);
-                self.held_back = false;
+                (self.held_back, self.silent_since) = (false, None);
                 self.unparsed = 0..length;
                 self.fresh = true;
                 return None;
@@ -318,9 +320,8 @@ impl<'c> EventStream<'c> {
                     self.quiet += asked.elapsed().min(TICK);
                 }
                 let (heard, silent) = (connection.heard, connection.byte.elapsed() >= SILENCE);
-                let late = connection.requested.elapsed() >= HELD_BACK;
-                if !heard && late {
-                    self.hold_back();
+                if !heard {
+                    self.judge_silence();
                 }
                 if silent {
                     self.close(&format!("nothing heard for {} s", SILENCE.as_secs()));
@@ -335,6 +336,7 @@ impl<'c> EventStream<'c> {
     /// The connection is gone. It stood until now: for so long there was contact.
     fn lose(&mut self, why: &str) {
         self.contact = Instant::now();
+        self.judge_silence();
         self.close(why);
     }
 
@@ -378,20 +380,19 @@ impl<'c> EventStream<'c> {
         let cursor = self.place.last();
         let after = cursor.saturating_sub(u64::from(self.overlap));
         let call = Call { doing: "follow the run", path, body: None, key: None, after: Some(after) };
-        let requested = Instant::now();
+        self.silent_since.get_or_insert_with(Instant::now);
         let missed = match self.client.stream(&call, bounded) {
-            Ok(body) => return Ok(self.begin(body, requested, cursor)),
+            Ok(body) => return Ok(self.begin(body, cursor)),
             Err(missed) => missed,
         };
         if let Some(stopped) = self.client.stopped() {
             return Err(stopped);
         }
-        if missed.late && bounded < patience {
-            return Ok(Told::Quiet);
+        // The server sends the head at once: something between holds it back, or answers in its place.
+        if missed.late || matches!(missed.error.word, Word::Between(_)) {
+            self.judge_silence();
         }
-        if missed.late && patience == head && !self.client.left(self.contact()).is_zero() {
-            // The server sends the head at once.
-            self.hold_back();
+        if missed.late && (bounded < patience || self.held_back) && !self.client.left(self.contact()).is_zero() {
             return Ok(Told::Quiet);
         }
         let contact = self.contact();
@@ -400,15 +401,22 @@ impl<'c> EventStream<'c> {
         Ok(Told::Quiet)
     }
 
-    fn begin(&mut self, body: Body, requested: Instant, cursor: u64) -> Told {
+    fn begin(&mut self, body: Body, cursor: u64) -> Told {
         let byte = Instant::now();
         self.contact = byte;
-        self.connection = Some(Connection { body, requested, heard: false, byte, from: cursor });
+        self.connection = Some(Connection { body, heard: false, byte, from: cursor });
         self.parser = Parser::new();
         self.next_try = None;
         self.quiet = Duration::ZERO;
         log::info!("the event stream is open after event {cursor}");
         if std::mem::replace(&mut self.opened, true) { Told::Reconnected } else { Told::Quiet }
+    }
+
+    /// Whether a stream that brings no byte, over however many connections, is held back by now.
+    fn judge_silence(&mut self) {
+        if self.silent_since.is_some_and(|since| since.elapsed() >= HELD_BACK) {
+            self.hold_back();
+        }
     }
 
     /// Something between us and the server holds the stream back.
