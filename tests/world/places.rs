@@ -276,7 +276,7 @@ fn what_is_missing_at_the_start_is_said_in_a_line() {
         let output = command.in_shell(&format!(r#"ulimit {limit}; exec "$@""#)).run().code(1);
         assert!(output.stderr.contains("open files"), "{limit}: {}", output.stderr);
         closing_line(&output.stderr);
-        assert!(began.elapsed() < Duration::from_secs(10), "{limit}");
+        assert!(began.elapsed() < Duration::from_secs(20), "{limit}");
     }
     if is_root() {
         let command = Sortie::new(["run", "--rehearse", "completed", "go"]).env("LIMIT", "prlimit --nproc=1:1");

@@ -54,7 +54,7 @@ fn timeout_under_load() {
     each(0..24, |trial| {
         let agent = Agent::start();
         let command = agent.sortie(["run", "-o", "json", "--result-file", "result.json", "go"]);
-        let running = command.in_shell(r#"timeout 1 "$@"; code=$?; [ $code = 124 ] && exit 1; exit $code"#).spawn();
+        let running = command.in_shell(r#"timeout 3 "$@"; code=$?; [ $code = 124 ] && exit 1; exit $code"#).spawn();
         let run = agent.next_run();
         run.propose([call("a", "view").held()]);
         let output = running.wait();
