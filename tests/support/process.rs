@@ -336,6 +336,11 @@ impl Running {
         assert!(self.unread.take().is_some(), "stdout is read by the harness");
     }
 
+    /// Our end of stdout, which nobody reads, for a reader of the test's own.
+    pub fn take_stdout(&mut self) -> ChildStdout {
+        self.unread.take().expect("an unread stdout")
+    }
+
     /// Reads what nobody has read so far, and what follows.
     pub fn read_stdout(&mut self) {
         self.stdout = collect(self.unread.take().expect("an unread stdout"));
