@@ -15,7 +15,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -27,8 +27,6 @@ const TICK: Duration = Duration::from_secs(1);
 /// Signals that arrive this soon after the first one are part of it: `timeout(1)`, a closing terminal, make and GNU
 /// parallel send two.
 const SAME_SIGNAL: Duration = Duration::from_secs(2);
-/// How soon a cause is noticed while the main thread waits for another thread.
-const GLANCE: Duration = Duration::from_millis(50);
 
 /// The signals that end the run, apart from SIGINT.
 const SIGNALS: [(i32, &str); 8] = [
@@ -393,37 +391,6 @@ impl Watch {
             None => self.state().deadline.map(|(at, _)| at),
         };
         at.map_or(time, |at| time.min(at.saturating_duration_since(Instant::now())))
-    }
-
-    /// Runs what may block without end (a name look-up) on a thread of its own, and leaves it there when a cause
-    /// comes. Where the system gives no thread, it runs on this one.
-    ///
-    /// # Errors
-    /// The cause; `Internal` if the work panicked.
-    pub fn run<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> Result<T, Failure> {
-        let (sender, receiver) = mpsc::channel();
-        // A thread that cannot be started drops its closure, and the work must not go with it.
-        let work = Arc::new(Mutex::new(Some(work)));
-        let take = |work: &Mutex<Option<_>>| work.lock().unwrap_or_else(PoisonError::into_inner).take();
-        let theirs = Arc::clone(&work);
-        let started = thread::Builder::new().name("call".into()).spawn(move || {
-            let work = theirs.lock().unwrap_or_else(PoisonError::into_inner).take();
-            if let Some(work) = work {
-                // Nobody may be waiting any more.
-                let _ = sender.send(work());
-            }
-        });
-        let panicked = || Failure::new(Reason::Internal, "wait for a thread: it panicked");
-        if started.is_err() {
-            return take(&work).map(|work| work()).ok_or_else(panicked);
-        }
-        loop {
-            match receiver.recv_timeout(GLANCE) {
-                Ok(done) => return Ok(done),
-                Err(mpsc::RecvTimeoutError::Timeout) => self.check()?,
-                Err(mpsc::RecvTimeoutError::Disconnected) => return Err(panicked()),
-            }
-        }
     }
 
     fn state(&self) -> MutexGuard<'_, State> {

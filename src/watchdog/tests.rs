@@ -85,14 +85,3 @@ fn a_wait_ends_with_the_descriptor_its_time_or_a_cause() {
     watch.arm(Duration::ZERO, "--timeout");
     assert_eq!(wait(None), Ready::Cause);
 }
-
-#[test]
-fn work_is_left_behind_at_a_cause() {
-    let watch = Watch::without_signals().unwrap();
-    assert_eq!(watch.run(|| 7), Ok(7));
-    watch.arm(Duration::from_millis(10), "--timeout");
-    let (sender, receiver) = mpsc::channel::<()>();
-    let failure = watch.run(move || receiver.recv()).unwrap_err();
-    assert_eq!(failure.reason, Reason::Timeout);
-    drop(sender);
-}

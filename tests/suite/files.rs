@@ -34,12 +34,25 @@ fn a_recording_is_not_written_over_the_one_that_is_rehearsed() {
 fn no_file_that_is_read_is_written() {
     let agent = Agent::out_of_bounds();
     for written in ["--record", "--result-file"] {
-        for read in ["--prompt-file", "--system-prompt-file", "--context-file", "--token-file", "--cacert"] {
+        for read in [
+            "--prompt-file",
+            "--system-prompt-file",
+            "--context-file",
+            "--image",
+            "--token-file",
+            "--header-file",
+            "--cacert",
+        ] {
             let value = if read == "--context-file" { "name=file" } else { "file" };
             let mut command = agent.sortie(["run", written, "file", read, value]);
             if read != "--prompt-file" {
                 command = command.arg("go");
             }
+            command.file("file", "precious");
+            is_refused(command, "file", &[written, read]);
+        }
+        for (cert, key, read) in [("file", "other", "--cert"), ("other", "file", "--key")] {
+            let command = agent.sortie(["run", written, "file", "--cert", cert, "--key", key, "go"]);
             command.file("file", "precious");
             is_refused(command, "file", &[written, read]);
         }
