@@ -1,5 +1,5 @@
-//! `--approve-with`: a policy as a program, in the product's own language of exit codes. It fails closed: whatever is
-//! not a clear yes or no is a pause.
+//! `--approve-with`: asks a program to decide a tool call. Its exit code is the verdict, in sortie's own codes. Any other
+//! end of the program is a pause.
 
 use crate::agent::events::ToolCall;
 use crate::console::Console;
@@ -15,18 +15,18 @@ use std::os::unix::process::CommandExt;
 use std::process::{Child, ChildStdin, ChildStdout, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
-/// The time it has for one call.
+/// The time that the program has for one call.
 pub const PATIENCE: Duration = Duration::from_secs(60);
-/// As much of its stdout as is taken as a reason, in bytes; the rest is read and dropped.
+/// How much of the program's stdout is taken as the reason, in bytes. The rest is read and dropped.
 const MAX_REASON: usize = 64 * 1024;
-/// After it has exited, the wait for the end of its stdout: a child of its own may keep the pipe open.
+/// How long we wait for the end of its stdout after it has exited: a child of its own may keep the pipe open.
 const LAST_WORDS: Duration = Duration::from_millis(250);
-/// After it was killed, the wait for its end.
+/// How long we wait for its end after we killed it.
 const DYING: Duration = Duration::from_secs(1);
-/// How often we look whether it has exited, at the least.
+/// The longest pause between two looks whether it has exited.
 const LOOK: Duration = Duration::from_millis(20);
 
-/// What it gets on stdin.
+/// What the program gets on stdin.
 #[derive(Debug, Serialize)]
 pub struct Question<'a> {
     pub session_id: &'a str,
@@ -37,7 +37,7 @@ pub struct Question<'a> {
 /// Asks the program about one call.
 ///
 /// # Errors
-/// Only the watch's cause; the program is ended then. Whatever goes wrong with the program is a pause.
+/// The watch's cause only: the program is killed then. Whatever goes wrong with the program is a pause.
 pub fn ask(
     command: &str,
     question: &Question<'_>,
@@ -80,9 +80,10 @@ pub fn ask(
     }
 }
 
-/// The program's stdin and stdout. Both are non-blocking on our side, so that no thread is needed: there may be none.
+/// The program's stdin and stdout. Our ends are non-blocking, so that we need no thread: at the process limit there is
+/// none.
 struct Talk {
-    /// What it has not read yet, from `asked` on.
+    /// The question. It has been written up to `asked`.
     question: Vec<u8>,
     asked: usize,
     stdin: Option<ChildStdin>,
@@ -100,7 +101,7 @@ fn start(command: &str, question: Vec<u8>) -> io::Result<(Child, Talk)> {
         .process_group(0)
         .spawn()?;
     let (stdin, stdout) = (child.stdin.take(), child.stdout.take());
-    // The program's ends are other open files, and stay blocking.
+    // The program's ends stay blocking: they are other open files.
     let unblocked = stdin.as_ref().map_or(Ok(()), unblock);
     if let Err(error) = unblocked.and_then(|()| stdout.as_ref().map_or(Ok(()), unblock)) {
         end(&mut child);
@@ -114,7 +115,7 @@ fn unblock(descriptor: &impl AsFd) -> io::Result<()> {
 }
 
 impl Talk {
-    /// Waits until the program reads or writes, there is a cause, or the time is over; goes on with the talk.
+    /// Waits until the program reads or writes, for no longer than `limit` and until a cause, and does its part of both.
     fn wait(&mut self, watch: Option<&Watch>, limit: Duration) {
         let mut ready = Vec::with_capacity(3);
         ready.extend(self.stdin.as_ref().map(|stdin| PollFd::new(stdin, PollFlags::OUT)));
@@ -126,7 +127,7 @@ impl Talk {
         self.hear();
     }
 
-    /// It need not read the question.
+    /// Writes more of the question. The program need not read it.
     fn ask_on(&mut self) {
         let Some(stdin) = &mut self.stdin else { return };
         while self.asked < self.question.len() {
@@ -140,7 +141,8 @@ impl Talk {
         self.stdin = None;
     }
 
-    /// One piece. It is read even where it is dropped: a full pipe would hold the program, and a closed one kill it.
+    /// Reads one piece of the answer, even if it is dropped: a full pipe would block the program, and a closed one would
+    /// kill it.
     fn hear(&mut self) {
         let Some(stdout) = &mut self.stdout else { return };
         let mut piece = [0; 4096];
@@ -155,7 +157,7 @@ impl Talk {
         }
     }
 
-    /// The rest, once the program has exited.
+    /// Reads the rest of the answer after the program has exited.
     fn hear_out(&mut self) {
         let began = Instant::now();
         self.stdin = None;
@@ -165,7 +167,8 @@ impl Talk {
     }
 }
 
-/// Waits for the program's end; `None` when its time was up. It is ended with its children then, and at a cause.
+/// Waits for the program's end. Returns `None` if it took too long. Then, and at a cause, it is killed with its
+/// children.
 fn wait(
     child: &mut Child,
     talk: &mut Talk,
@@ -175,7 +178,7 @@ fn wait(
     let began = Instant::now();
     let mut look = Duration::from_millis(1);
     loop {
-        // An error here means that there is no such child any more; its time will be up.
+        // An error means that there is no such child any more. Then the time-out ends the wait.
         if let Ok(Some(status)) = child.try_wait() {
             return Ok(Some(status));
         }
@@ -193,7 +196,7 @@ fn end(child: &mut Child) {
     if let Some(group) = i32::try_from(child.id()).ok().and_then(Pid::from_raw) {
         let _ = kill_process_group(group, Signal::KILL);
     }
-    // One that the system cannot end just now (a dead network mount) does not hold us.
+    // The system may be unable to end it now, as on a dead network mount. We do not wait for that.
     let began = Instant::now();
     while matches!(child.try_wait(), Ok(None)) && began.elapsed() < DYING {
         std::thread::sleep(Duration::from_millis(1));

@@ -1,5 +1,4 @@
-//! stderr, and how we write to it and to stdout: nothing that the agent or the server said may act on a terminal, and
-//! nobody who does not read may hold us for ever.
+//! Writes lines to stderr, and makes text visible: nothing that the agent or the server said may act on a terminal.
 
 use crate::descriptor::Pipe;
 use crate::watchdog::Watch;
@@ -13,16 +12,16 @@ const MAX_LINE: usize = 2200;
 /// How long the watchdog waits for a line of the main thread to end. A write ends half a second after a cause.
 const URGENT: Duration = Duration::from_secs(1);
 
-/// What of stderr is wanted.
+/// How much is written to stderr.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Level {
-    /// Errors alone.
+    /// Errors only (`-q`).
     Quiet,
-    /// Progress too.
+    /// Errors and progress.
     Progress,
 }
 
-/// stderr. Clones share it. What cannot be written there is given up: there is nowhere else to say so.
+/// stderr. Clones share it. After a failed write nothing more is written: there is nowhere else to report it.
 #[derive(Clone)]
 pub struct Console(Arc<Mutex<Inner>>);
 
@@ -37,19 +36,19 @@ struct Inner {
 }
 
 impl Console {
-    /// stderr. Writing to it ends with `watch`; without one, it waits for a moment only.
+    /// Creates a console. A write waits for a reader until `watch` has a cause; without a watch it waits half a second.
     pub fn new(watch: Option<Watch>) -> Self {
         let pipe = Some(Pipe::new(io::stderr(), watch));
         let spoke = Instant::now();
         Self(Arc::new(Mutex::new(Inner { pipe, level: Level::Progress, spoke, status: false, mid_line: false })))
     }
 
-    /// Sets what is wanted.
+    /// Sets how much is written.
     pub fn set_level(&self, level: Level) {
         self.with(|inner| inner.level = level);
     }
 
-    /// A line about what goes on.
+    /// Writes a line about progress.
     pub fn progress(&self, line: &str) {
         self.with(|inner| {
             if inner.level == Level::Progress {
@@ -58,12 +57,12 @@ impl Console {
         });
     }
 
-    /// A line that is said even with `-q`.
+    /// Writes a line even with `-q`.
     pub fn error(&self, line: &str) {
         self.with(|inner| inner.say(line));
     }
 
-    /// A line that is said, even with `-q`, while the main thread may be stuck in a line of its own: for the watchdog.
+    /// Writes a line even with `-q`, and even if the main thread is stuck writing another line: for the watchdog.
     pub fn urgent(&self, line: &str) {
         let began = Instant::now();
         while began.elapsed() < URGENT {
@@ -72,16 +71,17 @@ impl Console {
             }
             std::thread::sleep(Duration::from_millis(1));
         }
-        // What cannot be written even so has nobody to read it.
+        // The main thread is stuck in a write. Try the descriptor itself, and give up if nobody reads it.
         let _ = Pipe::new(io::stderr(), None).write_all(spoken(line).as_bytes());
     }
 
-    /// How long nothing was said.
+    /// Returns the time since the last line.
     pub fn silence(&self) -> Duration {
         self.with(|inner| inner.spoke.elapsed())
     }
 
-    /// Whether a person watches, and a status line may come and go. In CI, stderr is a log even where it is a terminal.
+    /// Returns whether a status line makes sense: a person watches a terminal. In CI, stderr is a log even if it is a
+    /// terminal.
     pub fn is_live(&self) -> bool {
         let variable = |name| std::env::var_os(name).filter(|value| !value.is_empty());
         let dumb = variable("TERM").is_none_or(|term| term == "dumb");

@@ -1,5 +1,5 @@
-//! The descriptors that somebody else may hold the other end of: reading and writing them never blocks beyond a cause
-//! to end, and needs no thread.
+//! Reads and writes descriptors whose other end belongs to somebody else. No call blocks after a cause to end, and none
+//! needs a thread.
 
 use crate::watchdog::{Ready, Watch, poll_for};
 use rustix::event::{PollFd, PollFlags};
@@ -12,12 +12,12 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-/// A pipe that says it is ready takes at least so much at once (`PIPE_BUF`); more might block.
+/// A pipe that is ready takes at least this many bytes at once (`PIPE_BUF`). A larger write might block.
 const READY: usize = 4096;
-/// How long a write still waits once there is a cause to end.
+/// How long a write still waits for a reader after a cause to end.
 const PARTING: Duration = Duration::from_millis(500);
 
-/// Opens a file for reading. A FIFO that nobody writes to yet does not hold us here: [`read`] waits for its writer.
+/// Opens a file for reading. It does not wait for the writer of a FIFO: [`read`] does.
 ///
 /// # Errors
 /// Those of the system.
@@ -26,10 +26,10 @@ pub fn open(path: &Path) -> io::Result<File> {
     File::options().read(true).custom_flags(non_blocking).open(path)
 }
 
-/// Reads to the end, but no more than `limit` bytes.
+/// Reads to the end, or up to `limit` bytes.
 ///
 /// # Errors
-/// `TimedOut` at a cause, which `watch` then tells; those of the system.
+/// `TimedOut` at a cause, which `watch` then returns; those of the system.
 pub fn read(source: impl AsFd, limit: usize, watch: &Watch) -> io::Result<Vec<u8>> {
     let mut bytes = Vec::new();
     let mut piece = vec![0; 64 * 1024];
@@ -48,17 +48,17 @@ pub fn read(source: impl AsFd, limit: usize, watch: &Watch) -> io::Result<Vec<u8
     Ok(bytes)
 }
 
-/// stdout or stderr, written to without ever blocking beyond a cause to end.
+/// stdout or stderr. A write never blocks longer than [`PARTING`] after a cause to end.
 pub struct Pipe {
     descriptor: Box<dyn AsFd + Send>,
-    /// How much may be written when it is ready.
+    /// How many bytes may be written at once when the descriptor is ready.
     piece: usize,
     is_terminal: bool,
     watch: Option<Watch>,
 }
 
 impl Pipe {
-    /// One that is written to until `watch` has a cause; without a watch, as if there were one already.
+    /// Creates a pipe. Without a watch, writes behave as if there were a cause already.
     pub fn new(descriptor: impl AsFd + Send + 'static, watch: Option<Watch>) -> Self {
         let is_terminal = descriptor.as_fd().is_terminal();
         let kind = fstat(&descriptor).map(|stat| FileType::from_raw_mode(stat.st_mode));
@@ -71,12 +71,12 @@ impl Pipe {
         }
     }
 
-    /// Whether a person reads it.
+    /// Returns whether it is a terminal.
     pub const fn is_terminal(&self) -> bool {
         self.is_terminal
     }
 
-    /// Waits until it takes a piece; `TimedOut` if it still does not, a moment after a cause to end.
+    /// Waits until the descriptor takes a piece. Fails with `TimedOut` if it does not within [`PARTING`] after a cause.
     fn wait(&self) -> io::Result<()> {
         if let Some(watch) = &self.watch
             && watch.wait_for(self.as_fd(), PollFlags::OUT, None) == Ready::Descriptor
@@ -110,7 +110,7 @@ impl Write for Pipe {
                 self.wait()?;
             }
             match rustix::io::write(self.as_fd(), &bytes[..bytes.len().min(self.piece)]) {
-                // Somebody else made it non-blocking.
+                // Another process that shares the descriptor made it non-blocking.
                 Err(Errno::AGAIN) => self.wait()?,
                 Err(Errno::INTR) => {}
                 done => return done.map_err(Into::into),

@@ -16,11 +16,11 @@ use tempfile::NamedTempFile;
 /// The sticky bit of a folder's mode: a file in it can be renamed or removed only by its owner or the folder's.
 const STICKY: u32 = 0o1000;
 
-/// Where the record goes.
+/// The result file.
 pub struct ResultFile {
-    /// As it was given.
+    /// The path as it was given.
     name: PathBuf,
-    /// Where that leads.
+    /// The path of the file itself, without symbolic links.
     path: PathBuf,
     watch: Watch,
 }
@@ -52,20 +52,20 @@ impl ResultFile {
         Ok(file)
     }
 
-    /// That one of the two ways is open.
+    /// Checks that the record can be written in one of the two ways.
     fn prove(&self, there: Option<&Metadata>) -> Result<()> {
         let temporary = self.make_temporary();
         let Some(there) = there else { return temporary.map(drop) };
         match (temporary, self.open(false)) {
             (_, Ok(_)) => Ok(()),
-            // It must not be written, but it can be replaced.
+            // The file cannot be written, but it can be replaced.
             (Ok(_), Err(error)) if self.may_replace(there, &error) => Ok(()),
             (_, Err(error)) => Err(error.into()),
         }
     }
 
-    /// Whether a rename may succeed over a file that cannot be opened for writing: not if the file is immutable or on a
-    /// read-only file system, nor if the folder is sticky and both belong to others.
+    /// Returns whether a rename may succeed over a file that cannot be opened for writing. It fails if the file is
+    /// immutable or on a read-only file system, and if the folder is sticky and both belong to others.
     fn may_replace(&self, there: &Metadata, error: &io::Error) -> bool {
         let user = rustix::process::geteuid();
         let is_ours = |file: &Metadata| user.is_root() || file.uid() == user.as_raw();
@@ -79,7 +79,8 @@ impl ResultFile {
         self.path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."))
     }
 
-    /// Beside it, so that the rename stays on one file system; gone when it is dropped.
+    /// Creates a temporary file in the same folder, so that the rename stays on one file system. It is deleted when it is
+    /// dropped.
     fn make_temporary(&self) -> Result<NamedTempFile> {
         ensure!(self.path.file_name().is_some(), "it names no file");
         let made = tempfile::Builder::new().prefix(".sortie-").tempfile_in(self.folder());
@@ -88,7 +89,7 @@ impl ResultFile {
         Ok(made)
     }
 
-    /// The file itself, to be written in place. A link or a FIFO that came in its place is not followed.
+    /// Opens the file itself, to write it in place. A link or a FIFO that has taken its place since is not opened.
     fn open(&self, empty: bool) -> io::Result<File> {
         let flags = i32::try_from((OFlags::NOFOLLOW | OFlags::NONBLOCK).bits()).unwrap_or_default();
         let file = File::options().write(true).custom_flags(flags).open(&self.path)?;

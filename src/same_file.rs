@@ -12,19 +12,19 @@ use std::os::fd::AsFd;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-/// As many symbolic links are followed on the way to a file that is not there yet.
+/// The most symbolic links that are followed on the way to a file that does not exist yet.
 const MAX_LINKS: usize = 40;
 
-/// A regular file, however it is named.
+/// Identifies a regular file, whatever its path.
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Identity {
-    /// By device and inode.
+    /// A file that exists: its device and inode.
     There(u64, u64),
-    /// By the device and inode of the folder, and the name in it.
+    /// A file that does not exist yet: its folder's device and inode, and its name.
     NotYet(u64, u64, OsString),
 }
 
-/// A use of a file: what uses it, in the words of an error, and which file.
+/// A use of a file: what uses it, as an error says it, and the file.
 type Use = (&'static str, Option<Identity>);
 
 /// Checks that each file the command line has written is used for nothing else.
@@ -73,7 +73,7 @@ fn read_by(cli: &Cli) -> Vec<Use> {
     paths.iter().map(|(flag, path)| (*flag, identify(path))).collect()
 }
 
-/// `None` for what is no regular file, and where there can be none.
+/// Returns `None` if the path is no regular file and cannot become one.
 fn of_path(path: &Path) -> Option<Identity> {
     let mut path = path.to_owned();
     for _ in 0..MAX_LINKS {

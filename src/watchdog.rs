@@ -1,8 +1,8 @@
-//! The deadline and the signals become one cause, the first that comes. From then on [`Watch::fd`] is readable, so that
-//! a call that blocks in `poll` ends.
+//! Turns the deadline and the signals into one cause to end: whichever comes first. From then on [`Watch::fd`] is
+//! readable, so that a call that blocks in `poll` ends.
 //!
-//! One thread waits for both while the main thread blocks. It says at once what a signal does, and it ends the process
-//! itself only where the main thread is stuck: 10 s after a cause.
+//! One thread waits for both while the main thread blocks. It says at once what a signal does. It ends the process only
+//! if the main thread is still stuck 10 s after a cause.
 
 use crate::outcome::{Exit, Failure, Reason};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -63,7 +63,7 @@ impl From<Cause> for Failure {
     }
 }
 
-/// What a signal does now. The commands keep it up to date: the line about a signal says it.
+/// What a signal does at the moment. The commands set it, and the line about a signal says it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum OnSignal {
     /// The command ends; it has started no run, or the run has ended.
@@ -78,7 +78,7 @@ pub enum OnSignal {
 }
 
 impl OnSignal {
-    /// The line about the first signal. `ending`: the run was being ended already, for another cause.
+    /// Returns the line about the first signal. `ending`: the run is being ended already, for another cause.
     fn first(self, name: &str, ending: bool) -> String {
         let what = match (self, ending) {
             (Self::NothingToCancel, _) => "no run to cancel; ending",
@@ -90,7 +90,7 @@ impl OnSignal {
         format!("{name}: {what}")
     }
 
-    /// The line about a signal that came later than [`SAME_SIGNAL`] after the first.
+    /// Returns the line about a signal that arrived [`SAME_SIGNAL`] or more after the first.
     fn later(self, name: &str) -> String {
         match self {
             Self::CancelRun => format!("{name} again: ending without waiting for the cancel"),
@@ -99,7 +99,7 @@ impl OnSignal {
     }
 }
 
-/// What a wait ended with.
+/// Why a wait ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Ready {
     /// The descriptor is ready.
@@ -126,15 +126,15 @@ struct State {
     last_calls: Option<Instant>,
     /// The descriptor of the last calls is readable.
     last_calls_are_over: bool,
-    /// Half written files, to be removed where the process ends early.
+    /// Temporary files, which are deleted if the process exits early.
     unfinished: Vec<PathBuf>,
     speaker: Option<Speaker>,
-    /// A line that came before the speaker.
+    /// A line about a signal that arrived before there was a speaker.
     unsaid: Option<String>,
 }
 
 impl State {
-    /// The cause at this time.
+    /// Returns the cause at this time.
     fn cause_at(&mut self, now: Instant) -> Option<Cause> {
         if self.cause.is_none() {
             self.cause = self.deadline.filter(|(at, _)| now >= *at).map(|(_, cause)| cause);
@@ -142,7 +142,7 @@ impl State {
         self.cause
     }
 
-    /// Takes note of a signal; the line to be said of it, if any.
+    /// Records a signal. Returns the line to say about it, if any.
     fn hear(&mut self, name: &'static str, now: Instant) -> Option<String> {
         match self.first_signal {
             None => {
@@ -165,7 +165,7 @@ struct Shared {
     state: Mutex<State>,
     /// Held from the moment a signal becomes the cause until the line about it is out.
     saying: Mutex<()>,
-    /// What is written here wakes the thread; it is readable once there is a cause.
+    /// A byte written here wakes the thread. It is readable once there is a cause.
     bell: UnixStream,
     /// Readable once the last calls must end.
     last_calls: UnixStream,
@@ -176,7 +176,7 @@ struct Thread {
     signals: SignalDelivery<UnixStream, SignalOnly>,
     interrupted: Arc<AtomicBool>,
     last_calls: UnixStream,
-    /// It ends the process where the main thread is stuck.
+    /// Whether the thread ends the process if the main thread is stuck.
     ends_process: bool,
 }
 
@@ -203,7 +203,7 @@ impl Watch {
         watch.spawn(thread)
     }
 
-    /// The same without the signals and without an end of the process: the tests share it.
+    /// Starts the thread without taking signals and without ever ending the process: for tests, which share one.
     ///
     /// # Errors
     /// Those of [`Watch::start`].
@@ -221,7 +221,7 @@ impl Watch {
         let shared = Shared { state: Mutex::default(), saying: Mutex::default(), bell, last_calls };
         let signals = SignalDelivery::with_pipe(ear, shared.bell.try_clone()?, SignalOnly, taken)?;
         if !taken.is_empty() {
-            // A signal cannot be ignored in safe Rust. With a handler the write fails (EFBIG), which is all we want.
+            // Safe Rust cannot ignore a signal. With a handler that does nothing, the write fails with EFBIG instead.
             signal_hook::flag::register(SIGXFSZ, Arc::default())?;
         }
         let ends_process = !taken.is_empty();
@@ -253,7 +253,8 @@ impl Watch {
         Ok(self)
     }
 
-    /// Has the lines about signals said like this. It must not block for ever, nor call [`Watch::cause`].
+    /// Sets how the lines about signals are written. The speaker must not block for ever, and must not call
+    /// [`Watch::cause`].
     pub fn speak_through(&self, speaker: impl Fn(&str) + Send + Sync + 'static) {
         let speaker: Speaker = Arc::new(speaker);
         let unsaid = {
@@ -266,21 +267,21 @@ impl Watch {
         }
     }
 
-    /// Says what a signal would do from now on.
+    /// Sets what the line about a signal says from now on.
     pub fn on_signal_say(&self, what: OnSignal) {
         self.state().on_signal = what;
     }
 
-    /// Sets the deadline, from now, and the flag that it comes from.
+    /// Sets the deadline, counted from now, and the flag that it comes from.
     pub fn arm(&self, limit: Duration, flag: &'static str) {
         // A deadline too far away to be a point in time is none.
         self.state().deadline = Instant::now().checked_add(limit).map(|at| (at, Cause::Deadline(limit, flag)));
         self.ring();
     }
 
-    /// The watch for the calls that are made once there is a cause, or another end that leaves the run going. It ends
-    /// after `limit`, or at once at a later signal: one that comes 2 s or more after the first. The first signal does
-    /// not end it. There is one such watch at a time: a new one takes the place of the one before.
+    /// Returns a watch for the calls that are made at the end of a run. It ends after `limit`, or at once at a later
+    /// signal: one that arrives 2 s or more after the first signal. The first signal does not end it. There is one such
+    /// watch at a time: a new one takes the place of the one before.
     #[must_use]
     pub fn last_calls(&self, limit: Duration) -> Self {
         let until = Instant::now().checked_add(limit);
@@ -288,7 +289,7 @@ impl Watch {
         state.last_calls = until;
         if state.last_calls_are_over && state.later_signal.is_none() {
             state.last_calls_are_over = false;
-            // The byte that ended the calls before these.
+            // Take the byte out that ended the watch before this one.
             let _ = (&self.shared.last_calls).read(&mut [0; 8]);
         }
         drop(state);
@@ -296,18 +297,18 @@ impl Watch {
         Self { shared: Arc::clone(&self.shared), last_calls: Some((until, limit)) }
     }
 
-    /// The signal that came 2 s or more after the first, if any: nothing is waited for any more.
+    /// Returns the name of the signal that arrived 2 s or more after the first, if any. Nothing is waited for then.
     pub fn later_signal(&self) -> Option<&'static str> {
         self.state().later_signal
     }
 
-    /// A descriptor that is readable once there is a cause, and stays so: for `poll`, beside the one that is waited
-    /// for. It is never read.
+    /// Returns a descriptor that is readable once there is a cause, and stays readable. Poll it beside the descriptor that
+    /// you wait for, and never read it.
     pub fn fd(&self) -> BorrowedFd<'_> {
         if self.last_calls.is_some() { self.shared.last_calls.as_fd() } else { self.shared.bell.as_fd() }
     }
 
-    /// Has the thread look at its times anew. If the pipe is full, a wake-up is already pending.
+    /// Wakes the thread, so that it looks at the deadlines again. If the pipe is full, a wake-up is already pending.
     fn ring(&self) {
         let _ = (&self.shared.bell).write(&[0]);
     }
@@ -317,7 +318,7 @@ impl Watch {
         self.state().unfinished.push(path.to_owned());
     }
 
-    /// The cause, if there is one. The line about a signal is out by then.
+    /// Returns the cause, if there is one. The line about a signal has been written by then.
     pub fn cause(&self) -> Option<Cause> {
         let cause = self.peek();
         if matches!(cause, Some(Cause::Signal(_))) {
@@ -326,7 +327,7 @@ impl Watch {
         cause
     }
 
-    /// The cause, while the line about it may still be on its way: for those who write it.
+    /// Returns the cause without waiting for the line about it. The code that writes that line uses this.
     fn peek(&self) -> Option<Cause> {
         let mut state = self.state();
         let now = Instant::now();
@@ -384,7 +385,7 @@ impl Watch {
         }
     }
 
-    /// As much of this time as may pass before the watch's own deadline, which is kept without the thread, too.
+    /// Cuts a time to what is left before the deadline, so that a wait ends even if the thread is late.
     fn cut(&self, time: Duration) -> Duration {
         let at = match self.last_calls {
             Some((until, _)) => until,
@@ -397,7 +398,7 @@ impl Watch {
         self.shared.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The thread.
+    /// The thread's loop.
     fn keep(&self, thread: &mut Thread) {
         loop {
             let wait = self.next_wait();
@@ -418,7 +419,7 @@ impl Watch {
         }
     }
 
-    /// How long there is nothing to do for the thread.
+    /// Returns how long the thread may wait for a signal; `None` if there is no deadline.
     fn next_wait(&self) -> Option<Duration> {
         let state = self.state();
         let now = Instant::now();
@@ -432,7 +433,7 @@ impl Watch {
         alarm.map(|at| at.saturating_duration_since(now))
     }
 
-    /// Makes the signal the cause, or more than that, and says what it does.
+    /// Records the signal and says what it does.
     fn announce(&self, name: &'static str) {
         let saying = self.shared.saying.lock().unwrap_or_else(PoisonError::into_inner);
         let line = self.state().hear(name, Instant::now());
@@ -448,12 +449,12 @@ impl Watch {
             state.unsaid = Some(line);
             return;
         };
-        // The speaker asks for the cause.
+        // The speaker looks at the state.
         drop(state);
         speaker(&line);
     }
 
-    /// Makes the descriptors readable that are to be so by now.
+    /// Makes the descriptors readable whose time has come.
     fn wake(&self, thread: &Thread) {
         let now = Instant::now();
         let mut state = self.state();
@@ -481,7 +482,7 @@ impl Watch {
         }
     }
 
-    /// The one place, beside the end of main, where the process ends.
+    /// Ends the process. Apart from this, only main does.
     fn leave(&self) -> ! {
         let unfinished = std::mem::take(&mut self.state().unfinished);
         for path in unfinished {
@@ -491,24 +492,24 @@ impl Watch {
             OnSignal::NothingToCancel => "",
             _ => "; the run may still be going on",
         };
-        self.say(format!("failed (internal): sortie is stuck, and ends{what}"));
+        self.say(format!("failed (internal): sortie is stuck and ends now{what}"));
         std::process::exit(Exit::Failed.code().into())
     }
 }
 
-/// Waits until one of them is ready; false if none is, when the time is over or a signal has interrupted the wait.
+/// Waits until a descriptor is ready. Returns false if none is: after `limit`, or when a signal interrupted the wait.
 pub fn poll_for(descriptors: &mut [PollFd<'_>], limit: Option<Duration>) -> bool {
-    // A time that is no `timespec` is as good as none.
+    // A limit that does not fit into a `timespec` is no limit.
     let limit = limit.and_then(|limit| Timespec::try_from(limit).ok());
     let ready = poll(descriptors, limit.as_ref()).is_ok_and(|ready| ready > 0);
     if !ready {
-        // After an error, what they say of themselves means nothing.
+        // After an error the returned events mean nothing.
         descriptors.iter_mut().for_each(PollFd::clear_revents);
     }
     ready
 }
 
-/// What the system denied, and what to do.
+/// Says what the system denied, and what to do.
 fn missing(doing: &str, error: &io::Error) -> Failure {
     let advice = match error.raw_os_error().map(Errno::from_raw_os_error) {
         Some(Errno::MFILE | Errno::NFILE) => "; allow more open files (ulimit -n)",
@@ -518,7 +519,7 @@ fn missing(doing: &str, error: &io::Error) -> Failure {
     Failure::new(Reason::Internal, format!("{doing}: {error}{advice}"))
 }
 
-/// The mask of the signals that this process was started with ignored; 0 where the system does not tell.
+/// Returns the mask of the signals that were ignored when this process was started; 0 without /proc.
 fn ignored_signals() -> u64 {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
     let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
