@@ -48,7 +48,7 @@ pub fn read(source: impl AsFd, limit: usize, watch: &Watch) -> io::Result<Vec<u8
     Ok(bytes)
 }
 
-/// stdout or stderr. A write never blocks longer than [`PARTING`] after a cause to end.
+/// stdout or stderr. A write never blocks longer than half a second after a cause to end.
 pub struct Pipe {
     descriptor: Box<dyn AsFd + Send>,
     /// How many bytes may be written at once when the descriptor is ready.

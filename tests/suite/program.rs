@@ -254,7 +254,7 @@ fn what_it_pauses_on_waits_and_what_comes_before_is_done() {
 fn it_is_not_asked_about_what_the_lists_decide() {
     let agent = Agent::start();
     let command = command(&agent, "cat >> questions; exit 0");
-    let flags = ["-t", "create", "-t", "remove", "-t", "dynamic_subagent_task", "--deny-tool", "remove"];
+    let flags = ["-t", "create", "-t", "dynamic_subagent_task", "--deny-tool", "remove"];
     let running = command.args(flags).spawn();
     let run = agent.next_run();
     run.propose([call("a", "create"), call("b", "remove"), call("c", "view"), call("d", "dynamic_subagent_task")]);
