@@ -4,6 +4,7 @@ use crate::support::PATIENCE;
 use crate::support::agent::{Agent, Route, TOKEN, call};
 use crate::support::http::Ending;
 use crate::support::process::{Running, Sortie};
+use crate::support::terminal::Terminal;
 use crate::support::wire::{Wire, answer};
 use rustix::process::Signal;
 use serde_json::{Value, json};
@@ -459,4 +460,17 @@ fn the_same_failure_again_and_again_is_said_ever_more_rarely() {
     let said = output.stderr.matches("trying again").count();
     assert!(said <= 4, "no terminal: the first, second, fourth time: {}", output.stderr);
     output.stderr_has("failed 2 times").fails("connection");
+}
+
+#[test]
+fn the_same_failure_again_and_again_is_one_line_that_counts_on_a_terminal() {
+    let terminal = Terminal::open();
+    let command = Sortie::new(["run", "--server", "http://127.0.0.1:1", "--retry-timeout", "3s", "go"]);
+    let command = command.in_shell(r#"exec "$@" 2>"$TTY""#).env("TTY", &terminal.path).env("TERM", "xterm");
+    command.run().code(1);
+    let said = terminal.said();
+    assert!(said.contains("attempt 4 in "), "{said:?}");
+    assert_eq!(said.matches("trying again").count(), 1, "{said:?}");
+    // What is done, the first failure, and the closing line.
+    assert_eq!(said.matches('\n').count(), 3, "{said:?}");
 }
