@@ -147,6 +147,28 @@ fn a_prompt_that_was_taken_and_answered_by_a_page_is_found_under_its_key() {
 }
 
 #[test]
+fn after_the_servers_first_word_a_fault_on_the_way_is_retried_too() {
+    let many = format!("HTTP/1.1 200 OK\r\n{}\r\n", "x-header: x\r\n".repeat(200));
+    let wire = Wire::start();
+    let running = wire.sortie(["run", "go"]).spawn();
+    answer(wire.next(), wire.session, wire.run);
+    let sent = wire.next();
+    let key = sent.request.header("idempotency-key").unwrap().to_owned();
+    sent.raw(many.as_bytes(), Ending::Cut);
+    let again = wire.next();
+    assert_eq!(again.request.header("idempotency-key"), Some(&*key));
+    answer(again, wire.session, wire.run);
+    wire.admit().raw(completed(wire.session, wire.run).as_bytes(), Ending::Cut);
+    running.wait().code(0);
+    // Before it, no retry mends it.
+    let wire = Wire::start();
+    let running = wire.sortie(["run", "-o", "json", "go"]).spawn();
+    wire.next().raw(many.as_bytes(), Ending::Cut);
+    let record = running.wait().within(Duration::from_secs(10)).stderr_has("headers").fails("connection");
+    assert_eq!(record["retryable"], false);
+}
+
+#[test]
 fn a_prompt_that_only_pages_answer_is_in_doubt_and_its_run_is_stopped() {
     let agent = Agent::start();
     agent.next(Route::Send).answer_afterwards(524, &HTML, PAGE);
