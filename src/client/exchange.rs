@@ -164,7 +164,8 @@ impl Client {
             |error| {
                 let missed = unanswered(&self.doing(call), &error);
                 log::debug!("{method} {path} no answer after {took} ms: {}", missed.error);
-                missed
+                // What the server spoke to us through once may be mended: a proxy or a certificate that is replaced.
+                Missed { again: missed.again || self.has_heard(), ..missed }
             },
         )
     }

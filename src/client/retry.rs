@@ -80,8 +80,8 @@ impl Retries {
         error.arrived(may_have_arrived)
     }
 
-    /// Says that an attempt failed. The same failure again and again is one line that counts on a terminal; elsewhere it
-    /// is said the first, second, fourth, eighth … time.
+    /// Says that an attempt failed. The same failure again is a status line that counts on a terminal; elsewhere it is
+    /// said the first, second, fourth, eighth … time.
     fn announce(&mut self, client: &Client, call: &Call<'_>, error: &CallError, wait: Duration) {
         if self.last.as_ref().is_some_and(|(word, message)| is_same(word, message, error)) {
             self.count += 1;
@@ -102,8 +102,8 @@ impl Retries {
             format!("{}: failed {count} times; trying again in {wait:.1} s{limit}", client.doing(call))
         };
         log::warn!("{line}");
-        if client.console.is_live() {
-            client.console.status(&line);
+        if count > 1 && client.console.is_live() {
+            client.console.status(&format!("attempt {} in {wait:.1} s: {error}", count + 1));
         } else if count.is_power_of_two() {
             client.console.progress(&line);
         }

@@ -4,6 +4,7 @@ use crate::support::PATIENCE;
 use crate::support::agent::{Agent, Route, TOKEN, call};
 use crate::support::http::Ending;
 use crate::support::process::{Running, Sortie};
+use crate::support::terminal::Terminal;
 use crate::support::wire::{Wire, answer};
 use rustix::process::Signal;
 use serde_json::{Value, json};
@@ -143,6 +144,28 @@ fn a_prompt_that_was_taken_and_answered_by_a_page_is_found_under_its_key() {
         assert_eq!(record["text"], "Done.", "{status}");
         assert_eq!(agent.runs_begun(), 1, "{status}");
     }
+}
+
+#[test]
+fn after_the_servers_first_word_a_fault_on_the_way_is_retried_too() {
+    let many = format!("HTTP/1.1 200 OK\r\n{}\r\n", "x-header: x\r\n".repeat(200));
+    let wire = Wire::start();
+    let running = wire.sortie(["run", "go"]).spawn();
+    answer(wire.next(), wire.session, wire.run);
+    let sent = wire.next();
+    let key = sent.request.header("idempotency-key").unwrap().to_owned();
+    sent.raw(many.as_bytes(), Ending::Cut);
+    let again = wire.next();
+    assert_eq!(again.request.header("idempotency-key"), Some(&*key));
+    answer(again, wire.session, wire.run);
+    wire.admit().raw(completed(wire.session, wire.run).as_bytes(), Ending::Cut);
+    running.wait().code(0);
+    // Before it, no retry mends it.
+    let wire = Wire::start();
+    let running = wire.sortie(["run", "-o", "json", "go"]).spawn();
+    wire.next().raw(many.as_bytes(), Ending::Cut);
+    let record = running.wait().within(Duration::from_secs(10)).stderr_has("headers").fails("connection");
+    assert_eq!(record["retryable"], false);
 }
 
 #[test]
@@ -459,4 +482,17 @@ fn the_same_failure_again_and_again_is_said_ever_more_rarely() {
     let said = output.stderr.matches("trying again").count();
     assert!(said <= 4, "no terminal: the first, second, fourth time: {}", output.stderr);
     output.stderr_has("failed 2 times").fails("connection");
+}
+
+#[test]
+fn the_same_failure_again_and_again_is_one_line_that_counts_on_a_terminal() {
+    let terminal = Terminal::open();
+    let command = Sortie::new(["run", "--server", "http://127.0.0.1:1", "--retry-timeout", "3s", "go"]);
+    let command = command.in_shell(r#"exec "$@" 2>"$TTY""#).env("TTY", &terminal.path).env("TERM", "xterm");
+    command.run().code(1);
+    let said = terminal.said();
+    assert!(said.contains("attempt 4 in "), "{said:?}");
+    assert_eq!(said.matches("trying again").count(), 1, "{said:?}");
+    // What is done, the first failure, and the closing line.
+    assert_eq!(said.matches('\n').count(), 3, "{said:?}");
 }
