@@ -201,7 +201,9 @@ fn ids_and_names_that_are_kept_and_passed_on_have_a_bound() {
 fn messages(page: String, total: usize) -> Trial {
     Trial::new(move |exchange, _| {
         if exchange.is("GET", "/events") {
-            exchange.stream().wait_for_close();
+            let mut stream = exchange.stream();
+            stream.chunk(b": keepalive\n\n");
+            stream.wait_for_close();
         } else if exchange.is("GET", "/messages") {
             let page = if exchange.request.query.contains("limit=0") { "" } else { &page };
             exchange.respond(200, &[], format!(r#"{{"messages":[{page}],"total":{total}}}"#).as_bytes());
@@ -224,7 +226,7 @@ fn messages_grow_no_larger_than_they_came() {
     ] {
         let trial = messages(page, 1000);
         let session = trial.session.to_string();
-        let output = trial.sortie(["attach", "-o", "json", "--timeout", "20s", &session]).run();
+        let output = trial.sortie(["attach", "-o", "json", "--retry-timeout", "1s", &session]).run();
         is_small(&trial, output).code(1);
     }
 }
