@@ -346,7 +346,7 @@ mod tests {
     }
 
     #[test]
-    fn a_batch_whose_proposal_was_lost_is_decided_only_when_the_messages_can_tell_what_is_over() {
+    fn a_batch_without_a_proposal_is_decided_only_after_the_messages_are_written() {
         for asks in [Asks::SomeCalls, Asks::EveryCall] {
             let mut batch = Batch::new(asks);
             batch.adopt(calls(&["a", "b"]), &[]);
@@ -362,7 +362,7 @@ mod tests {
     }
 
     #[test]
-    fn another_batch_than_the_one_adopted_is_adopted_anew_and_a_proposal_ends_the_doubt() {
+    fn a_new_pending_list_or_a_proposal_replaces_an_adopted_batch() {
         let mut batch = Batch::new(Asks::SomeCalls);
         batch.adopt(calls(&["a"]), &[]);
         batch.adopt(calls(&["b"]), &[]);
@@ -373,7 +373,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_heard_before_the_proposal_counts_as_far_as_it_is_kept() {
+    fn call_events_before_the_proposal_count_up_to_their_bounds() {
         let long = |len: usize| "i".repeat(len);
         for (others, id, counts) in [
             (0, "a".to_owned(), true),
@@ -392,7 +392,7 @@ mod tests {
     }
 
     #[test]
-    fn after_a_look_away_it_takes_quiet_to_send_even_where_every_call_is_asked_about() {
+    fn after_a_time_without_reads_sending_needs_quiet() {
         let mut batch = proposed(Asks::EveryCall, &["a", "b"]);
         batch.judged("a", Ruling::by_policy(Verdict::Accept));
         batch.look_away();
@@ -418,7 +418,7 @@ mod tests {
     }
 
     #[test]
-    fn a_verdict_is_the_named_calls_and_the_first_one_stays() {
+    fn the_first_verdict_on_a_call_is_final() {
         let mut batch = proposed(Asks::EveryCall, &["a", "b"]);
         batch.judged("b", Ruling::by_policy(Verdict::Accept));
         assert_eq!(batch.next(Duration::ZERO, true), Next::Judge(call("a")));
@@ -432,7 +432,7 @@ mod tests {
     }
 
     #[test]
-    fn a_call_has_not_begun_until_it_runs_or_is_over() {
+    fn a_call_has_begun_once_it_runs_or_has_finished() {
         let mut batch = proposed(Asks::SomeCalls, &["a", "b"]);
         assert!(batch.has_not_begun("a") && !batch.has_not_begun("z"));
         batch.sent(&[(call("a"), Ruling::by_policy(Verdict::Accept))]);
@@ -445,7 +445,7 @@ mod tests {
 
     /// The table at the head of the module, row by row.
     #[test]
-    fn what_is_to_be_done_depends_on_what_is_asked_about_the_head_and_the_quiet() {
+    fn each_row_of_the_table_has_its_next_step() {
         use Asks::{EveryCall, NoCall, SomeCalls, Unknown};
         let [a, b, c] = [call("a"), call("b"), call("c")];
         let send = |calls: &[&ToolCall], again| Next::Send {
@@ -512,7 +512,7 @@ mod tests {
     }
 
     #[test]
-    fn a_decision_is_sent_again_only_on_a_stream_that_is_alive_and_then_taken_back() {
+    fn a_decision_is_sent_again_only_on_a_live_stream_and_then_taken_back() {
         for (ids, taken_back) in [(&["z", "a"][..], true), (&["a", "z"], false)] {
             let mut batch = proposed(Asks::SomeCalls, ids);
             if ids[0] == "z" {

@@ -51,7 +51,7 @@ mod tests {
     }
 
     #[test]
-    fn choices_reject_what_they_do_not_name_and_say_nothing_when_none_is_given() {
+    fn choices_reject_unnamed_calls_and_no_choice_decides_nothing() {
         let choose = |approve: &[&str], reject: &[&str], approve_all, reject_all| Choices {
             approve: set(approve),
             reject: set(reject),

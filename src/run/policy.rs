@@ -182,7 +182,7 @@ mod tests {
     }
 
     #[test]
-    fn the_order_of_the_rules_is_denied_enabled_allowed_program_default() {
+    fn the_rules_apply_in_the_order_deny_enable_allow_program_default() {
         use OnApproval::{Accept, Pause, Reject};
         let rows: &[(&[&str], &[&str], bool, OnApproval, &str, &str)] = &[
             // allow, deny, program, --on-approval, tool → verdict
@@ -216,14 +216,14 @@ mod tests {
     }
 
     #[test]
-    fn an_enabled_family_falls_under_the_rest_of_the_policy() {
+    fn enabled_tools_follow_the_rest_of_the_policy() {
         let enabled = Policy { subagents: true, slack: true, ..policy(&[], &[], false, OnApproval::Pause) };
         assert_eq!(word(enabled.judge("p__resume_subagent_task")), "pause");
         assert_eq!(word(enabled.judge("p__slack_read_replies")), "pause");
     }
 
     #[test]
-    fn each_policy_flag_takes_the_place_of_the_servers_policy() {
+    fn each_policy_flag_replaces_the_servers_policy() {
         let none = policy(&[], &[], false, OnApproval::Pause);
         assert!(!none.replaces_servers());
         assert!(policy(&["view"], &[], false, OnApproval::Pause).replaces_servers());
