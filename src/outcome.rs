@@ -68,8 +68,8 @@ pub enum Reason {
     Internal,
 }
 
-/// What a reason means for the run. Rules that depend on a reason ask for its class, so that the compiler asks about a new
-/// reason.
+/// What a reason means for the run. Rules that depend on a reason ask for its class, so that the compiler asks about
+/// a new reason.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Class {
     /// The command was refused before it touched the run, so there is nothing to cancel.
@@ -175,8 +175,8 @@ pub enum End {
 /// Tool calls that wait for approval.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Waiting {
-    /// The name of their batch: the first 8 digits of the run's ID, a dot, and the event ID of the proposal. `None` if the
-    /// proposal has left the server's ring.
+    /// The name of their batch: the first 8 digits of the run's ID, a dot, and the event ID of the proposal. `None`
+    /// if the proposal has left the server's ring.
     pub batch: Option<String>,
     /// The undecided calls, from the one that the server waits for onward.
     pub calls: Vec<ToolCall>,
@@ -435,7 +435,8 @@ impl Report {
     }
 }
 
-/// The result record, for `-o json`, `-o stream-json` and `--result-file`. A key without a value is `null`, never missing.
+/// The result record, for `-o json`, `-o stream-json` and `--result-file`. A key without a value is `null`, never
+/// missing.
 #[derive(Debug, Serialize)]
 pub struct Record<'a> {
     r#type: &'static str,

@@ -1,8 +1,8 @@
-//! The batch: the tool calls of one turn. It finds the call that the server waits for, and when it is safe to decide that
-//! call (protocol traps 2 to 4).
+//! The batch: the tool calls of one turn. It finds the call that the server waits for, and when it is safe to decide
+//! that call (protocol traps 2 to 4).
 //!
-//! The server handles a batch strictly in order and stops at the first call that it must ask about. The head is the first
-//! call that has not finished. The server can wait only for the head:
+//! The server handles a batch strictly in order and stops at the first call that it must ask about. The head is the
+//! first call that has not finished. The server can wait only for the head:
 //!
 //! | the server asks about | head | stream quiet for | next |
 //! |---|---|---|---|
@@ -21,14 +21,14 @@
 //! | every or some | has the ID of an earlier call | as for a pause | fail: nobody can decide it |
 //! | every or some | undecided, its proposal was lost | 6 s | read in the messages which calls have finished |
 //!
-//! While a policy program runs, the stream is not read, and another client may decide a call. So after that, even a server
-//! that asks about every call gets decisions only after 250 ms of quiet.
+//! While a policy program runs, the stream is not read, and another client may decide a call. So after that, even a
+//! server that asks about every call gets decisions only after 250 ms of quiet.
 //!
 //! A call that has started is never decided, because a decision would kill the run (trap 2).
 //!
-//! The server keeps a dropped decision, one for each call ID, and applies it to a later call with this ID without asking.
-//! So when a call that was decided twice starts, and no call follows it in the batch, a rejection replaces the decision
-//! that the server keeps.
+//! The server keeps a dropped decision, one for each call ID, and applies it to a later call with this ID without
+//! asking. So when a call that was decided twice starts, and no call follows it in the batch, a rejection replaces
+//! the decision that the server keeps.
 
 use super::policy::{Ruling, Verdict};
 use crate::agent::events::{MAX_LIST, MAX_NAME, ToolCall};
@@ -241,8 +241,8 @@ impl Batch {
         self.calls.iter().filter(|(_, state)| matches!(state, State::Undecided(_))).map(|(call, _)| call)
     }
 
-    /// For a call that has started: returns whether to replace the decision that the server keeps for its ID, because it
-    /// was sent twice and the batch has no later call.
+    /// For a call that has started: returns whether to replace the decision that the server keeps for its ID, because
+    /// it was sent twice and the batch has no later call.
     pub fn take_back(&mut self, id: &str) -> bool {
         let was_doubled = self.doubled.iter().position(|doubled| doubled == id);
         let is_last = self.calls.last().is_some_and(|(call, _)| call.id == id);

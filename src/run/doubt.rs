@@ -1,5 +1,5 @@
-//! Finds out how a run ended when no terminal event comes. Only the server's own answer is a proof: the run has ended when
-//! the session's state no longer names the run, and the last events have been replayed.
+//! Finds out how a run ended when no terminal event comes. Only the server's own answer is a proof: the run has ended
+//! when the session's state no longer names the run, and the last events have been replayed.
 
 use super::machine::{Machine, Phase};
 use super::{Effect, History, STATE_FAILED, State, Uptime};

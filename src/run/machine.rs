@@ -1,4 +1,5 @@
-//! The machine's events and tool calls. [`super::doubt`] handles a run that seems to have ended without a terminal event.
+//! The machine's events and tool calls. [`super::doubt`] handles a run that seems to have ended without a terminal
+//! event.
 
 use super::batch::{Asks, Batch, Next, SETTLED};
 use super::choices::Choices;
@@ -286,7 +287,8 @@ impl Machine {
         }
     }
 
-    /// The server takes a provider's error about a limit for a full context and compacts without end (protocol trap 15).
+    /// The server takes a provider's error about a limit for a full context and compacts without end (protocol trap
+    /// 15).
     fn compaction(&mut self, reason: &str) -> Effect {
         if !self.tally.compaction() {
             return Effect::Continue;
@@ -401,7 +403,8 @@ impl Machine {
         Some(Failure::new(Reason::Usage, message))
     }
 
-    /// Forgets the choices when their batch ends. Returns a line if another client or the server decided one of the calls.
+    /// Forgets the choices when their batch ends. Returns a line if another client or the server decided one of the
+    /// calls.
     fn watch_choices(&mut self, event: &Event<'_>) -> Option<String> {
         let choices = self.choices.as_ref()?;
         let ran = |tool: &Tool<'_>| {

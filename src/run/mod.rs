@@ -1,5 +1,5 @@
-//! The run's state machine. [`Machine::step`] takes an input and returns what to show and what to do next. The machine does
-//! no I/O and has no clock: [`Input::Quiet`] tells it how much time has passed.
+//! The run's state machine. [`Machine::step`] takes an input and returns what to show and what to do next. The
+//! machine does no I/O and has no clock: [`Input::Quiet`] tells it how much time has passed.
 //!
 //! | phase | input | → phase | effect |
 //! |---|---|---|---|
@@ -78,8 +78,8 @@ pub enum Input<'a> {
     Sent,
     /// The server refused the decisions of [`Effect::Send`]: the run has ended, or the session runs another one.
     Refused,
-    /// The answer to [`Effect::AskPending`]: the pending calls of our run, and the IDs of the calls that have a result in
-    /// the session's messages.
+    /// The answer to [`Effect::AskPending`]: the pending calls of our run, and the IDs of the calls that have a
+    /// result in the session's messages.
     Pending {
         calls: Vec<ToolCall>,
         finished: Vec<String>,
@@ -150,8 +150,8 @@ pub enum Effect {
     AskConfig,
     /// Ask the policy program about this call, and answer with [`Input::Judged`].
     AskProgram(ToolCall),
-    /// Send these decisions, and answer with [`Input::Sent`] or [`Input::Refused`]. With `again`, the server has dropped
-    /// them once.
+    /// Send these decisions, and answer with [`Input::Sent`] or [`Input::Refused`]. With `again`, the server has
+    /// dropped them once.
     Send { decisions: Vec<(ToolCall, Ruling)>, again: bool },
     /// Reject this call, which has started, so that no decision stays on the server for a later call with its ID
     /// (protocol trap 3).

@@ -74,8 +74,8 @@ impl Tally {
         self.usage = completion.total_usage.or(self.usage);
     }
 
-    /// Resets the count of compactions in a row, unless the event belongs to them. After each compaction the server starts
-    /// the same turn again (protocol trap 15).
+    /// Resets the count of compactions in a row, unless the event belongs to them. After each compaction the server
+    /// starts the same turn again (protocol trap 15).
     pub fn note(&mut self, event: &Event<'_>) {
         let goes_on = match event {
             Event::CompactionStarted(_) | Event::CompactionCompleted(_) => true,

@@ -1,5 +1,5 @@
-//! The agent's text, turn by turn: the part to show now, the part to keep for the record, and the text that was lost with
-//! missing events, which comes from the session's messages.
+//! The agent's text, turn by turn: the part to show now, the part to keep for the record, and the text that was lost
+//! with missing events, which comes from the session's messages.
 
 /// How much of the text is kept in memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -163,8 +163,8 @@ impl Transcript {
         text
     }
 
-    /// Takes the turn's whole text and returns the rest to show. Returns `None` if the whole text does not begin with the
-    /// earlier pieces, as far as they are kept: then the record gets the whole text instead of the pieces.
+    /// Takes the turn's whole text and returns the rest to show. Returns `None` if the whole text does not begin with
+    /// the earlier pieces, as far as they are kept: then the record gets the whole text instead of the pieces.
     pub fn complete<'a>(&mut self, text: &'a str) -> Option<&'a str> {
         if self.is_held() {
             self.hold_turn(text);
@@ -254,8 +254,8 @@ impl Transcript {
         }
     }
 
-    /// Returns the text of all turns, with a newline between two turns, or `None` if there was no turn or not all text is
-    /// kept.
+    /// Returns the text of all turns, with a newline between two turns, or `None` if there was no turn or not all
+    /// text is kept.
     pub fn into_all(self) -> Option<String> {
         (self.keep == Keep::Everything && self.begun).then_some(self.text)
     }

@@ -1,5 +1,5 @@
-//! The machine against a model of the server's approvals (protocol traps 2 to 4), in simulated time. For random batches with
-//! random durations every run completes, and no call runs that the policy does not accept.
+//! The machine against a model of the server's approvals (protocol traps 2 to 4), in simulated time. For random
+//! batches with random durations every run completes, and no call runs that the policy does not accept.
 
 use super::*;
 use proptest::prelude::*;
@@ -108,7 +108,8 @@ impl Server {
                             self.start(id);
                         }
                         if self.now + runs <= time {
-                            // The tool has finished but the server is still deaf. The event gets the time of the finish.
+                            // The tool has finished but the server is still deaf. The event gets the time of the
+                            // finish.
                             self.finish_early(id, self.now + runs);
                         }
                         return;
@@ -259,8 +260,8 @@ fn silence(silent: u64, last_event: u64, now: u64) -> Quiet {
 
 /// Returns batches in which the server is deaf for a long time only before calls that it asks about.
 ///
-/// If it is deaf for longer than we wait, before a call that it decides by itself, our decision and its own cross, and the
-/// run dies. No event could prevent this.
+/// If it is deaf for longer than we wait, before a call that it decides by itself, our decision and its own cross,
+/// and the run dies. No event could prevent this.
 fn batch() -> impl Strategy<Value = Vec<Plan>> {
     prop::collection::vec(plan(), 1..6).prop_map(|mut plans| {
         for next in 1..plans.len() {

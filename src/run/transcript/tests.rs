@@ -181,8 +181,8 @@ fn story(pieces: &[u8]) -> (Vec<String>, Vec<Said>) {
 }
 
 proptest::proptest! {
-    /// Some events are lost, and the messages have some of the turns. No text is shown twice or in the wrong order. If the
-    /// messages are complete, no text is missing.
+    /// Some events are lost, and the messages have some of the turns. No text is shown twice or in the wrong order.
+    /// If the messages are complete, no text is missing.
     #[test]
     fn lost_text_comes_from_the_messages_and_no_text_comes_twice(
         pieces in proptest::collection::vec(0_u8..4, 1..5),
