@@ -1,4 +1,4 @@
-//! Arguments in, exit code out.
+//! Parses the arguments, runs the command and returns its exit code.
 
 use clap::Parser;
 use sortie::cli::Cli;
@@ -9,7 +9,7 @@ use sortie::watchdog::Watch;
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    // First of all, so that no signal ends us with a code of its own.
+    // Handle signals first: an unhandled one would end the process with a code of its own.
     let watch = match Watch::start() {
         Ok(watch) => watch,
         Err(failure) => {

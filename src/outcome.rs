@@ -1,5 +1,4 @@
-//! How a command ended: the one place that knows the exit codes and the reasons, and the record that tells them to
-//! machines.
+//! How a command ended: the exit codes, the reasons and the result record.
 
 use crate::agent::events::{ToolCall, Usage};
 use serde::Serialize;
@@ -7,19 +6,19 @@ use std::fmt;
 use std::process::ExitCode;
 use std::time::{Duration, SystemTime};
 
-/// What the process tells its caller. No other code ever leaves it.
+/// The exit code of the process. There is no other one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Exit {
     /// 0: the server said that the run completed (or the command did its plain work).
     Completed,
-    /// 1: anything else.
+    /// 1: everything else.
     Failed,
     /// 10: tool calls wait for approval.
     Paused,
 }
 
 impl Exit {
-    /// The record's `outcome`.
+    /// Returns the record's `outcome`.
     const fn name(self) -> &'static str {
         match self {
             Self::Completed => "completed",
@@ -28,7 +27,6 @@ impl Exit {
         }
     }
 
-    /// The code as a number.
     pub const fn code(self) -> u8 {
         match self {
             Self::Completed => 0,
@@ -44,7 +42,7 @@ impl From<Exit> for ExitCode {
     }
 }
 
-/// Why a command did not simply complete. The names, in snake case, are the record's `reason`.
+/// Why a command did not complete. The record's `reason` is the name in snake case.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Reason {
@@ -70,24 +68,23 @@ pub enum Reason {
     Internal,
 }
 
-/// What a reason means for the run that it ends. Every rule that depends on a reason asks for its class, so that a new
-/// reason cannot be forgotten.
+/// What a reason means for the run. Rules that depend on a reason ask for its class, so that the compiler asks about
+/// a new reason.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Class {
-    /// The command was refused before it touched the run: there is nothing to cancel.
+    /// The command was refused before it touched the run, so there is nothing to cancel.
     Refusal,
-    /// The deadline, the idle timeout or a signal ended it: `--no-cancel` leaves the run going.
+    /// The deadline, the idle timeout or a signal ended the command: with `--no-cancel` the run goes on.
     Cause,
-    /// Nothing more can be heard of the run, for a while or for good.
+    /// The connection to the server was lost.
     Contact,
-    /// The run itself, the server or this program failed.
+    /// The run, the server or this program failed.
     Fault,
-    /// No failure: tool calls wait for approval.
+    /// Tool calls wait for approval. This is no failure.
     Pause,
 }
 
 impl Reason {
-    /// The reason's class.
     pub const fn class(self) -> Class {
         match self {
             Self::ToolApprovalRequired => Class::Pause,
@@ -110,7 +107,6 @@ impl Reason {
         }
     }
 
-    /// Whether one of the two timeouts is meant, for the record's `timed_out`.
     const fn is_timeout(self) -> bool {
         matches!(self, Self::Timeout | Self::IdleTimeout)
     }
@@ -122,23 +118,21 @@ impl fmt::Display for Reason {
     }
 }
 
-/// A failure's line is cut after this many characters: it may quote what a server said.
+/// The longest message of a failure, in characters. It may quote the server.
 const MAX_MESSAGE: usize = 2048;
 
-/// One failure, in one line: what we were doing, with what, why it failed, and what to do about it where that helps.
+/// A failure and its message.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Failure {
-    /// The record's `reason`.
     pub reason: Reason,
-    /// The line.
+    /// One line: what failed, on what, why, and what to do if there is something to do.
     pub message: String,
-    /// Whether a failure of this kind passes: the same command may succeed later. [`Fate`] says whether it is safe to
-    /// repeat it.
+    /// Whether the same command may succeed later. [`Fate`] tells whether it is safe to repeat the command.
     pub passes: bool,
 }
 
 impl Failure {
-    /// A failure. It passes where the reason lies with time, a signal or the network.
+    /// Creates a failure. It passes if the reason is a timeout, a signal or the network.
     pub fn new(reason: Reason, message: impl Into<String>) -> Self {
         let passes = matches!(reason.class(), Class::Cause | Class::Contact);
         let mut message = message.into();
@@ -149,12 +143,11 @@ impl Failure {
         Self { reason, message, passes }
     }
 
-    /// A mistake on the command line, in the environment or in a file that they name.
+    /// Creates a failure about the command line, the environment or a file that they name.
     pub fn usage(error: &anyhow::Error) -> Self {
         Self::new(Reason::Usage, format!("{error:#}"))
     }
 
-    /// Sets whether a failure of this kind passes.
     #[must_use]
     pub fn passing(mut self, passes: bool) -> Self {
         self.passes = passes;
@@ -173,26 +166,23 @@ impl std::error::Error for Failure {}
 /// How a command ended.
 #[derive(Clone, Debug, PartialEq)]
 pub enum End {
-    /// `RunCompleted` with `stop_reason: completed`, or the plain work of a command is done.
+    /// `RunCompleted` with `stop_reason: completed`, or the command's work is done.
     Completed,
-    /// These calls wait for approval.
     Paused(Waiting),
-    /// Anything else.
     Failed(Failure),
 }
 
 /// Tool calls that wait for approval.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Waiting {
-    /// The name of their batch: the first 8 digits of the run's id, a dot, and the event ID of the proposal. `None`
-    /// where the proposal has left the server's ring.
+    /// The name of their batch: the first 8 digits of the run's ID, a dot, and the event ID of the proposal. `None`
+    /// if the proposal has left the server's ring.
     pub batch: Option<String>,
-    /// The calls that are not yet decided, from the one the server is stopped at onward.
+    /// The undecided calls, from the one that the server waits for onward.
     pub calls: Vec<ToolCall>,
 }
 
 impl End {
-    /// The exit code that goes with it.
     pub const fn exit(&self) -> Exit {
         match self {
             Self::Completed => Exit::Completed,
@@ -208,8 +198,7 @@ impl From<Failure> for End {
     }
 }
 
-/// What is known of the run at the end of the command, on the server's own word. Absence is no proof: what nobody said
-/// is [`Fate::Open`].
+/// How the run ended, as far as the server itself has said so. Without such a word the fate is [`Fate::Open`].
 ///
 /// | fate | retryable | `cancel_confirmed`, if a cancel was tried | `stop_reason` |
 /// |---|---|---|---|
@@ -224,32 +213,31 @@ impl From<Failure> for End {
 /// | `Restarted { answered: false }` | if the failure passes | true | null |
 /// | `Restarted { answered: true }` | false: it may have completed | true | null |
 ///
-/// Tasks that may go on beside the run (protocol trap 17) make every row not retryable.
+/// If a background task may go on (protocol trap 17), no row is retryable.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Fate {
-    /// The prompt never left us, or the server refused it.
+    /// The prompt was not sent, or the server refused it.
     NeverRan,
-    /// The run may be going on, or waits.
+    /// The run may still be going on or wait for approval.
     Open,
     /// `RunCompleted`, with this stop reason.
     Completed(String),
     /// `RunError`.
     Errored,
-    /// The session's state is `failed` (protocol trap 21), and whether the run had called tools.
+    /// The session's state is `failed` (protocol trap 21). `tools`: the run may have called tools.
     StateFailed { tools: bool },
-    /// The session's state no longer names the run, and its terminal event cannot be had.
+    /// The session's state no longer names the run, and there is no terminal event.
     Stopped,
-    /// The server was restarted, and whether the messages end with a finished answer to the prompt.
+    /// The server was restarted. `answered`: the run may have completed before.
     Restarted { answered: bool },
 }
 
 impl Fate {
-    /// Whether the run may be going on.
     pub const fn is_open(&self) -> bool {
         matches!(self, Self::Open)
     }
 
-    /// Whether the run never was, or has ended without having completed, so that the same prompt may be sent again.
+    /// Returns whether the run certainly did not complete, so that the same prompt may be sent again.
     fn may_be_repeated(&self) -> bool {
         match self {
             Self::NeverRan | Self::Errored => true,
@@ -268,51 +256,50 @@ impl Fate {
     }
 }
 
-/// The stop reason of a run that did what it was asked.
+/// The stop reason of a successful run.
 pub const COMPLETED: &str = "completed";
 
-/// What became of the run's tool calls.
+/// The numbers of the run's tool calls.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct ToolCounts {
-    /// Calls that the model asked for.
     pub proposed: u64,
-    /// Calls that were run, whoever accepted them.
+    /// Calls that were run, whether we or the server accepted them.
     pub accepted: u64,
-    /// Calls that were refused, by us or by the server.
+    /// Calls that we or the server rejected.
     pub rejected: u64,
-    /// Calls that were run and reported an error.
+    /// Calls that were run and returned an error.
     pub failed: u64,
 }
 
-/// One decision of ours about a tool call, for the record.
+/// A decision of this command about a tool call, for the record.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Decided {
     pub tool_call_id: String,
     pub name: String,
     /// `accept` or `reject`.
     pub verdict: &'static str,
-    /// Who decided: `flag` (`resume --approve` and its kin), `policy` or `program`.
+    /// `flag`, `policy` or `program`: see [`crate::run::policy::By`].
     pub by: &'static str,
-    /// The reason that went to the model.
+    /// The reason that the model was told.
     pub reason: Option<String>,
 }
 
-/// A task that a tool call started beside the run (protocol trap 17).
+/// A task that a tool call started and that may outlive the run (protocol trap 17).
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct BackgroundTask {
     pub tool_call_id: String,
     pub name: String,
 }
 
-/// What was heard of a run.
+/// What the events told about a run.
 #[derive(Clone, Debug, Default)]
 pub struct RunSummary {
     pub run_id: Option<String>,
     /// The last turn's text.
     pub agent_message: Option<String>,
-    /// All turns' text.
+    /// The text of all turns.
     pub text: Option<String>,
-    /// The record's `text` is null because the run said more than is kept.
+    /// `text` is `None` because the run wrote more than is kept.
     pub text_is_cut: bool,
     pub turns: u64,
     pub finish_reason: Option<String>,
@@ -323,22 +310,21 @@ pub struct RunSummary {
     pub last_event_id: Option<u64>,
 }
 
-/// How a command ended, and everything that the record and the closing line say about it.
+/// Everything that the record and the closing line say about a command.
 #[derive(Clone, Debug)]
 pub struct Report {
     pub end: End,
     pub fate: Fate,
-    /// We asked the server to cancel the run.
     pub cancel_tried: bool,
     pub session_id: Option<String>,
     pub run: RunSummary,
-    /// Calls that an end which is no pause leaves waiting.
+    /// Calls that wait for approval although the command did not end with a pause.
     pub left_waiting: Option<Waiting>,
-    /// A command that goes on from here, ready to be pasted into a shell.
+    /// A command that continues from here, quoted for a shell.
     pub resume_hint: Option<String>,
     /// The server's URL.
     pub server: Option<String>,
-    /// What the server said of its version, where it was asked.
+    /// The server's version, if the command has asked for its health.
     pub server_version: Option<String>,
     pub rehearsal: bool,
     pub started_at: SystemTime,
@@ -346,7 +332,7 @@ pub struct Report {
 }
 
 impl Report {
-    /// The report of a command that touched no run.
+    /// Creates the report of a command that started no run.
     pub fn new(end: End) -> Self {
         Self {
             end,
@@ -364,7 +350,7 @@ impl Report {
         }
     }
 
-    /// A failure after the end. The first cause wins: it changes only an end that was no failure.
+    /// Notes a failure after the end. An earlier failure stays.
     pub fn fail(&mut self, failure: Failure) {
         if let End::Paused(waiting) = &mut self.end {
             self.left_waiting = Some(std::mem::take(waiting));
@@ -374,7 +360,6 @@ impl Report {
         }
     }
 
-    /// The failure, if the command failed.
     pub const fn failure(&self) -> Option<&Failure> {
         match &self.end {
             End::Failed(failure) => Some(failure),
@@ -382,18 +367,18 @@ impl Report {
         }
     }
 
-    /// Whether the same command may be given again without doing the work twice: see [`Fate`].
+    /// Returns whether the same command may succeed later and does not do the work twice: see [`Fate`].
     pub fn retryable(&self) -> bool {
         let passes = self.failure().is_some_and(|failure| failure.passes);
         passes && self.fate.may_be_repeated() && self.run.background_tasks.is_empty()
     }
 
-    /// Whether the cancel is known to have worked; `None` if none was tried.
+    /// Returns whether the run has stopped after the cancel, or `None` if none was tried.
     pub fn cancel_confirmed(&self) -> Option<bool> {
         self.cancel_tried.then(|| !self.fate.is_open())
     }
 
-    /// The failure's line.
+    /// Returns the failure's message for the record and the closing line.
     pub fn error(&self) -> Option<String> {
         let failure = self.failure()?;
         let completed = self.fate.stop_reason() == Some(COMPLETED) && failure.reason != Reason::ToolError;
@@ -401,7 +386,7 @@ impl Report {
         Some(format!("{failure}{suffix}"))
     }
 
-    /// The calls that wait for approval now.
+    /// Returns the calls that wait for approval now.
     pub const fn waiting(&self) -> Option<&Waiting> {
         match &self.end {
             End::Paused(waiting) => Some(waiting),
@@ -409,7 +394,6 @@ impl Report {
         }
     }
 
-    /// The result record.
     pub fn record(&self) -> Record<'_> {
         let exit = self.end.exit();
         let reason = match &self.end {
@@ -451,8 +435,8 @@ impl Report {
     }
 }
 
-/// The result record: printed last by `json` and `stream-json`, and written to `--result-file`. Every key is always
-/// there; `null` where it does not apply.
+/// The result record, for `-o json`, `-o stream-json` and `--result-file`. A key without a value is `null`, never
+/// missing.
 #[derive(Debug, Serialize)]
 pub struct Record<'a> {
     r#type: &'static str,
@@ -486,7 +470,6 @@ pub struct Record<'a> {
     rehearsal: bool,
 }
 
-/// What a run waits for; also given by an end that leaves it waiting.
 #[derive(Debug, Serialize)]
 struct PauseReason<'a> {
     r#type: Reason,
@@ -515,7 +498,7 @@ mod tests {
     }
 
     #[test]
-    fn each_end_has_its_code_and_its_record() {
+    fn each_end_has_its_exit_code_and_its_record() {
         // end → code, outcome, reason, retryable, error, timed out
         let rows = [
             (End::Completed, 0, "completed", None, false, None, false),
@@ -540,9 +523,9 @@ mod tests {
         assert_eq!(Reason::ToolApprovalRequired.to_string(), "tool_approval_required");
     }
 
-    /// The table at the head of [`Fate`].
+    /// The table of [`Fate`].
     #[test]
-    fn what_is_known_of_the_run_decides_what_the_record_claims() {
+    fn the_fate_decides_retryable_cancel_confirmed_and_stop_reason() {
         let completed = |word: &str| Fate::Completed(word.into());
         // fate → retryable, cancel_confirmed, stop_reason
         let rows = [
@@ -580,7 +563,7 @@ mod tests {
     }
 
     #[test]
-    fn a_later_failure_changes_only_an_end_that_was_none() {
+    fn a_later_failure_does_not_replace_an_earlier_one() {
         for (end, code, reason) in [
             (End::Completed, 1, Reason::Output),
             (paused(), 1, Reason::Output),
@@ -590,12 +573,12 @@ mod tests {
             report.fail(Failure::new(Reason::Output, "full"));
             let record = report.record();
             assert_eq!((record.exit_code, record.reason, record.paused), (code, Some(reason), false));
-            assert_eq!(record.pause_reason.is_some(), end == paused(), "what waits is told all the same");
+            assert_eq!(record.pause_reason.is_some(), end == paused(), "the pending calls stay in the record");
         }
     }
 
     #[test]
-    fn a_failures_line_has_an_end() {
+    fn a_failures_message_is_cut_at_its_bound() {
         let long = Failure::new(Reason::RunError, "é".repeat(MAX_MESSAGE + 1));
         assert_eq!(long.message, format!("{}…", "é".repeat(MAX_MESSAGE)));
         let just = Failure::new(Reason::RunError, "é".repeat(MAX_MESSAGE));

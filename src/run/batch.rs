@@ -1,79 +1,77 @@
-//! The tool calls of one turn: which of them the server is stopped at, and when it is safe to say so (protocol traps 2
-//! to 4). Pure; part of the run's machine.
+//! The batch: the tool calls of one turn. It finds the call that the server waits for, and when it is safe to decide
+//! that call (protocol traps 2 to 4).
 //!
 //! The server handles a batch strictly in order and stops at the first call that it must ask about. The head is the
-//! first call that has not finished; only the head can be waiting:
+//! first call that has not finished. The server can wait only for the head:
 //!
 //! | the server asks about | head | stream quiet for | next |
 //! |---|---|---|---|
 //! | no call | any | any | nothing |
-//! | unknown | undecided | any | learn what it asks about |
-//! | every call | undecided, not judged | any | judge it, and then those behind it up to a pause |
-//! | every call | judged accept or reject | any | send those judged, in one request |
-//! | every call | judged pause | any | pause |
-//! | some calls | undecided, not judged | 250 ms | judge it |
-//! | some calls | judged accept or reject | 250 ms | send it |
-//! | some calls | judged pause | 2 s | pause |
+//! | unknown | undecided | any | ask the server's configuration |
+//! | every call | not judged | any | judge the head, then the calls after it up to a pause |
+//! | every call | judged: accept or reject | any | send the decisions of all judged calls in one request |
+//! | every call | judged: pause | any | pause |
+//! | some calls | not judged | 250 ms | judge the head |
+//! | some calls | judged: accept or reject | 250 ms | send its decision |
+//! | some calls | judged: pause | 2 s | pause |
 //! | every or some | decided, no event since | 3 s | replay the last event: the next one may have been lost |
-//! | some calls | decided, only the last event since | 2 s | the server dropped it (trap 3): send it again |
-//! | every call | decided, only the last event since | 10 s | the same; only another client's decision can cause it |
+//! | some calls | decided, replayed | 2 s | the server dropped the decision (trap 3): send it again |
+//! | every call | decided, replayed | 10 s | send it again: only another client's decision can cause this |
 //! | any | running | any | nothing |
-//! | every or some | has the id of a call before it | as for a pause | fail: nobody can decide it |
-//! | every or some | undecided, its proposal was lost | 6 s | learn from the messages which calls are finished |
+//! | every or some | has the ID of an earlier call | as for a pause | fail: nobody can decide it |
+//! | every or some | undecided, its proposal was lost | 6 s | read in the messages which calls have finished |
 //!
-//! Where the server asks about every call, quiet is needed too after the stream was not read for a while (a policy
-//! program ran): another client may have decided meanwhile.
+//! While a policy program runs, the stream is not read, and another client may decide a call. So after that, even a
+//! server that asks about every call gets decisions only after 250 ms of quiet.
 //!
-//! A call that has started is never decided: that kills the run (trap 2).
+//! A call that has started is never decided, because a decision would kill the run (trap 2).
 //!
-//! The server keeps a dropped decision for a later call with the same ID, which would run unasked. It keeps one decision
-//! for each ID: once the call that was decided twice has started, and if it is the last one of its batch, a rejection
-//! takes the place of the one that is kept.
+//! The server keeps a dropped decision, one for each call ID, and applies it to a later call with this ID without
+//! asking. So when a call that was decided twice starts, and no call follows it in the batch, a rejection replaces
+//! the decision that the server keeps.
 
 use super::policy::{Ruling, Verdict};
 use crate::agent::events::{MAX_LIST, MAX_NAME, ToolCall};
 use std::time::Duration;
 
-/// After this much quiet the server is believed to be stopped. It is long enough for the server to start a call that it
-/// approves by itself.
+/// After this much quiet, the server waits for a decision: a call that it approves by itself starts sooner.
 pub const SETTLED: Duration = Duration::from_millis(250);
-/// After this much quiet a pause is reported: it ends the command, so it must not be a guess.
+/// After this much quiet a pause is reported. It is longer because a pause ends the command.
 pub const PAUSED: Duration = Duration::from_secs(2);
-/// A decision that shows no effect for this long may have been dropped.
+/// After this much quiet a decision may have been dropped.
 pub const UNHEARD: Duration = Duration::from_secs(3);
-/// Decisions for a whole batch are not dropped, since no tool runs at the proposal, unless another client was quicker.
-/// A server that is slow to go on with the next call must not get them twice.
+/// After this much quiet, decisions for a whole batch are sent again. No tool runs at the proposal, so the server drops
+/// them only if another client was faster. A server that is only slow must not get them twice.
 pub const STUCK: Duration = Duration::from_secs(10);
-/// The session's messages tell which calls of a batch are finished; the server writes them every 5 s.
+/// After this long the session's messages tell which calls have finished: the server writes them every 5 s.
 pub const WRITTEN: Duration = Duration::from_secs(6);
 
-/// About which calls the server asks.
+/// The calls that the server asks about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Asks {
-    /// Not known yet: `/v1/config` tells.
+    /// Not known: `/v1/config` can tell.
     Unknown,
-    /// About every call: `auto_approve: "none"`, sent by us or configured.
+    /// The run has `auto_approve: "none"`, or the server's configuration has it.
     EveryCall,
-    /// About some: the server decides the others by itself and does not say which.
+    /// The server decides the other calls by itself and does not say which ones these are.
     SomeCalls,
-    /// About none.
     NoCall,
 }
 
-/// What is to be done about the batch.
+/// The next step for the batch.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Next {
-    /// Nothing now.
+    /// Do nothing now.
     Wait,
-    /// Ask `/v1/config` what the server asks about.
+    /// Ask `/v1/config` which calls the server asks about.
     Learn,
-    /// Put this call to the policy.
+    /// Let the policy judge this call.
     Judge(ToolCall),
-    /// Send these decisions; `again` if they were sent before and the server dropped them.
+    /// Send these decisions. With `again`, the server has dropped them once.
     Send { decisions: Vec<(ToolCall, Ruling)>, again: bool },
-    /// Reconnect from before the last event: once it comes again, the stream is known to be alive.
+    /// Reconnect from before the last event. When this event comes again, the stream is known to be alive.
     Replay,
-    /// Ask for the pending calls and for the messages: [`Batch::adopt`].
+    /// Ask for the pending calls and the messages: see [`Batch::adopt`].
     Adopt,
     /// These calls wait for approval.
     Pause(Vec<ToolCall>),
@@ -83,9 +81,9 @@ pub enum Next {
 
 #[derive(Clone, Debug, PartialEq)]
 enum State {
-    /// Nothing was sent yet; the ruling, once the policy has given one.
+    /// No decision was sent yet. The ruling is there once the policy has judged the call.
     Undecided(Option<Ruling>),
-    /// A decision was sent; whether we have reconnected since to look for its effect.
+    /// A decision was sent. `reconnected`: the last event was replayed since, to see whether the stream is alive.
     Decided {
         ruling: Ruling,
         reconnected: bool,
@@ -94,25 +92,24 @@ enum State {
     Finished,
 }
 
-/// The calls of the current turn, in the order in which the server takes them.
+/// The calls of the current turn, in the order in which the server handles them.
 #[derive(Clone, Debug)]
 pub struct Batch {
     asks: Asks,
     calls: Vec<(ToolCall, State)>,
-    /// The event ID of the proposal, if it was heard.
+    /// The event ID of the proposal.
     proposal: Option<u64>,
-    /// Calls whose events came while no proposal was known: the proposal left the server's ring.
+    /// The states of calls whose proposal has left the server's ring.
     unplaced: Vec<(String, State)>,
     /// The stream was not read for a while.
     looked_away: bool,
-    /// The batch was taken from the pending list. Which of its calls have finished since is not known yet.
+    /// The batch came from the pending list, which does not tell which calls have finished.
     adopted: bool,
-    /// Calls whose decision was sent twice, and has not been taken back.
+    /// The calls whose decision was sent twice and not taken back.
     doubled: Vec<String>,
 }
 
 impl Batch {
-    /// Creates an empty batch.
     pub const fn new(asks: Asks) -> Self {
         Self {
             asks,
@@ -125,12 +122,11 @@ impl Batch {
         }
     }
 
-    /// Sets about which calls the server asks.
     pub const fn set_asks(&mut self, asks: Asks) {
         self.asks = asks;
     }
 
-    /// The model proposes these calls, in the event with this ID.
+    /// Begins a new batch. `event_id` is that of the proposal.
     pub fn propose(&mut self, calls: Vec<ToolCall>, event_id: Option<u64>) {
         self.adopted = false;
         self.proposal = event_id;
@@ -140,8 +136,8 @@ impl Batch {
         }
     }
 
-    /// The proposal was lost: takes the calls from the pending list, and the finished ones among them from the messages.
-    /// The messages may lag behind; when they are asked a second time, 6 s later, they are complete.
+    /// Replaces a lost proposal: `calls` is the server's pending list, `finished` are the calls with a result in the
+    /// session's messages. The messages may lag behind; only when they are read again 6 s later, they are complete.
     pub fn adopt(&mut self, calls: Vec<ToolCall>, finished: &[String]) {
         let is_known = self.calls.iter().map(|(call, _)| &call.id).eq(calls.iter().map(|call| &call.id));
         if !is_known {
@@ -153,18 +149,17 @@ impl Batch {
         }
     }
 
-    /// The call was started.
     pub fn started(&mut self, id: &str) {
         self.set(id, State::Running);
     }
 
-    /// The call was completed or rejected.
+    /// Notes that the call was completed or rejected.
     pub fn finished(&mut self, id: &str) {
         self.set(id, State::Finished);
     }
 
     fn set(&mut self, id: &str, state: State) {
-        // An id that the model used twice names the first call that has not finished.
+        // If two calls have this ID, it names the first one that has not finished.
         if self.calls.is_empty() {
             if self.unplaced.len() < MAX_LIST && id.len() <= MAX_NAME {
                 self.unplaced.push((id.to_owned(), state));
@@ -176,41 +171,40 @@ impl Batch {
         }
     }
 
-    /// The stream was not read for a while.
+    /// Notes that the stream was not read for a while.
     pub const fn look_away(&mut self) {
         self.looked_away = true;
     }
 
-    /// The turn is over, or events that tell what became of it were lost.
+    /// Forgets the calls, when the turn has ended or its events were lost.
     pub fn clear(&mut self) {
         self.calls.clear();
         self.unplaced.clear();
         self.proposal = None;
     }
 
-    /// Whether no calls are known.
     pub const fn is_empty(&self) -> bool {
         self.calls.is_empty()
     }
 
-    /// The event ID of the proposal, if it was heard.
+    /// Returns the event ID of the proposal.
     pub const fn proposal(&self) -> Option<u64> {
         self.proposal
     }
 
-    /// Whether the server may be stopped at a call that nobody has decided.
+    /// Returns whether the server may wait for a decision.
     pub fn may_wait(&self) -> bool {
         let head = self.calls.iter().find(|(_, state)| *state != State::Finished);
         self.asks != Asks::NoCall && matches!(head, Some((_, State::Undecided(_))))
     }
 
-    /// Whether the call is known, and has neither started nor finished.
+    /// Returns whether the call is in the batch and has neither started nor finished.
     pub fn has_not_begun(&self, id: &str) -> bool {
         let begun = |state: &State| matches!(state, State::Running | State::Finished);
         self.calls.iter().any(|(call, state)| call.id == id && !begun(state))
     }
 
-    /// The decision that we sent for the call, while the server has shown no effect of it.
+    /// Returns the decision that was sent for a call that has not started.
     pub fn sent_for(&self, id: &str) -> Option<&Verdict> {
         self.calls.iter().find_map(|(call, state)| match state {
             State::Decided { ruling, .. } if call.id == id => Some(&ruling.verdict),
@@ -218,12 +212,11 @@ impl Batch {
         })
     }
 
-    /// Whether the call is known and we have sent nothing for it.
     pub fn is_undecided(&self, id: &str) -> bool {
         self.undecided().any(|call| call.id == id)
     }
 
-    /// The policy's answer to [`Next::Judge`].
+    /// Takes the answer to [`Next::Judge`].
     pub fn judged(&mut self, id: &str, ruling: Ruling) {
         let unjudged = |(call, state): &&mut (ToolCall, State)| call.id == id && *state == State::Undecided(None);
         if let Some((_, state)) = self.calls.iter_mut().find(unjudged) {
@@ -231,7 +224,7 @@ impl Batch {
         }
     }
 
-    /// The decisions of [`Next::Send`] have reached the server.
+    /// Notes that the server took the decisions of [`Next::Send`].
     pub fn sent(&mut self, decisions: &[(ToolCall, Ruling)]) {
         for (sent, ruling) in decisions {
             let waiting = |(call, state): &&mut (ToolCall, State)| {
@@ -243,21 +236,20 @@ impl Batch {
         }
     }
 
-    /// The calls that nobody has decided yet, from the one that the server is stopped at onward.
+    /// Returns the calls without a decision, in order.
     pub fn undecided(&self) -> impl Iterator<Item = &ToolCall> {
         self.calls.iter().filter(|(_, state)| matches!(state, State::Undecided(_))).map(|(call, _)| call)
     }
 
-    /// The call has started. Returns whether a decision that the server keeps for it must be replaced: it was sent twice,
-    /// and no call of the batch can be asked about after it.
+    /// For a call that has started: returns whether to replace the decision that the server keeps for its ID, because
+    /// it was sent twice and the batch has no later call.
     pub fn take_back(&mut self, id: &str) -> bool {
         let was_doubled = self.doubled.iter().position(|doubled| doubled == id);
         let is_last = self.calls.last().is_some_and(|(call, _)| call.id == id);
         was_doubled.map(|at| self.doubled.swap_remove(at)).is_some() && is_last
     }
 
-    /// Returns what is to be done: the table above. `quiet` is how long reads have blocked since the last byte of an
-    /// event, request or reconnect; `heard` says whether a byte has come since the stream was opened.
+    /// Returns the next step, as in the module's table. [`super::Quiet`] explains `quiet` and `heard`.
     pub fn next(&mut self, quiet: Duration, heard: bool) -> Next {
         let Some(head) = self.calls.iter().position(|(_, state)| *state != State::Finished) else {
             return Next::Wait;
@@ -268,7 +260,7 @@ impl Batch {
         let every = self.asks == Asks::EveryCall;
         let enough = |needed| every && !self.looked_away || quiet >= needed;
         if self.is_twin(head) {
-            // The server would apply a decision to the earlier call, which is finished: that kills the run (trap 2).
+            // The server would apply the decision to the earlier, finished call, which kills the run (trap 2).
             return if enough(PAUSED) { Next::Fail(self.calls[head].0.clone()) } else { Next::Wait };
         }
         match &self.calls[head].1 {
@@ -289,7 +281,7 @@ impl Batch {
                 }
             }
             State::Undecided(_) if enough(SETTLED) => self.judge_or_send(head),
-            // Judging goes on meanwhile; only sending waits.
+            // Only sending must wait; judging goes on.
             State::Undecided(_) if every => match self.judge_or_send(head) {
                 judge @ Next::Judge(_) => judge,
                 _ => Next::Wait,
@@ -298,14 +290,13 @@ impl Batch {
         }
     }
 
-    /// Whether a call before this one has the same id, and the server may ask about this one.
+    /// Returns whether an earlier call has the head's ID, and the server may ask about the head.
     fn is_twin(&self, head: usize) -> bool {
         let (call, state) = &self.calls[head];
         let is_asked = matches!(self.asks, Asks::EveryCall | Asks::SomeCalls);
         is_asked && *state != State::Running && self.calls[..head].iter().any(|(before, _)| before.id == call.id)
     }
 
-    /// The head was decided, and no event has shown the effect.
     fn decided(&mut self, head: usize, ruling: Ruling, reconnected: bool, quiet: Duration) -> Next {
         let dropped_after = if self.asks == Asks::EveryCall { STUCK } else { PAUSED };
         if !reconnected && quiet >= UNHEARD {
@@ -319,7 +310,7 @@ impl Batch {
         Next::Wait
     }
 
-    /// Only the head, unless the server asks about every call: then all up to the first that pauses.
+    /// Judges or sends the head. If the server asks about every call, the calls after it too, up to the first pause.
     fn judge_or_send(&self, head: usize) -> Next {
         let mut decisions = Vec::new();
         let reach = if self.asks == Asks::EveryCall { self.calls.len() } else { head + 1 };
@@ -355,7 +346,7 @@ mod tests {
     }
 
     #[test]
-    fn a_batch_whose_proposal_was_lost_is_decided_only_when_the_messages_can_tell_what_is_over() {
+    fn a_batch_without_a_proposal_is_decided_only_after_the_messages_are_written() {
         for asks in [Asks::SomeCalls, Asks::EveryCall] {
             let mut batch = Batch::new(asks);
             batch.adopt(calls(&["a", "b"]), &[]);
@@ -371,7 +362,7 @@ mod tests {
     }
 
     #[test]
-    fn another_batch_than_the_one_adopted_is_adopted_anew_and_a_proposal_ends_the_doubt() {
+    fn a_new_pending_list_or_a_proposal_replaces_an_adopted_batch() {
         let mut batch = Batch::new(Asks::SomeCalls);
         batch.adopt(calls(&["a"]), &[]);
         batch.adopt(calls(&["b"]), &[]);
@@ -382,7 +373,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_heard_before_the_proposal_counts_as_far_as_it_is_kept() {
+    fn call_events_before_the_proposal_count_up_to_their_bounds() {
         let long = |len: usize| "i".repeat(len);
         for (others, id, counts) in [
             (0, "a".to_owned(), true),
@@ -401,7 +392,7 @@ mod tests {
     }
 
     #[test]
-    fn after_a_look_away_it_takes_quiet_to_send_even_where_every_call_is_asked_about() {
+    fn after_a_time_without_reads_sending_needs_quiet() {
         let mut batch = proposed(Asks::EveryCall, &["a", "b"]);
         batch.judged("a", Ruling::by_policy(Verdict::Accept));
         batch.look_away();
@@ -427,7 +418,7 @@ mod tests {
     }
 
     #[test]
-    fn a_verdict_is_the_named_calls_and_the_first_one_stays() {
+    fn the_first_verdict_on_a_call_is_final() {
         let mut batch = proposed(Asks::EveryCall, &["a", "b"]);
         batch.judged("b", Ruling::by_policy(Verdict::Accept));
         assert_eq!(batch.next(Duration::ZERO, true), Next::Judge(call("a")));
@@ -441,7 +432,7 @@ mod tests {
     }
 
     #[test]
-    fn a_call_has_not_begun_until_it_runs_or_is_over() {
+    fn a_call_has_begun_once_it_runs_or_has_finished() {
         let mut batch = proposed(Asks::SomeCalls, &["a", "b"]);
         assert!(batch.has_not_begun("a") && !batch.has_not_begun("z"));
         batch.sent(&[(call("a"), Ruling::by_policy(Verdict::Accept))]);
@@ -454,7 +445,7 @@ mod tests {
 
     /// The table at the head of the module, row by row.
     #[test]
-    fn what_is_to_be_done_depends_on_what_is_asked_about_the_head_and_the_quiet() {
+    fn each_row_of_the_table_has_its_next_step() {
         use Asks::{EveryCall, NoCall, SomeCalls, Unknown};
         let [a, b, c] = [call("a"), call("b"), call("c")];
         let send = |calls: &[&ToolCall], again| Next::Send {
@@ -521,7 +512,7 @@ mod tests {
     }
 
     #[test]
-    fn a_decision_is_sent_again_only_on_a_stream_that_is_alive_and_then_taken_back() {
+    fn a_decision_is_sent_again_only_on_a_live_stream_and_then_taken_back() {
         for (ids, taken_back) in [(&["z", "a"][..], true), (&["a", "z"], false)] {
             let mut batch = proposed(Asks::SomeCalls, ids);
             if ids[0] == "z" {

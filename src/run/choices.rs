@@ -1,9 +1,9 @@
-//! What `resume` was told about the calls that are pending now. Pure; part of the run's machine.
+//! The decisions of `resume` about the calls that are pending now.
 
 use super::policy::Verdict;
 use std::collections::BTreeSet;
 
-/// The choices, by call ID. They say nothing about a later batch: a yes to one call is never a yes to the next.
+/// The choices, by call ID. They apply to the pending batch only, never to a later one.
 #[derive(Clone, Debug, Default)]
 pub struct Choices {
     /// `--approve`.
@@ -14,13 +14,13 @@ pub struct Choices {
     pub approve_all: bool,
     /// `--reject-all`.
     pub reject_all: bool,
-    /// `--batch`: the one batch that the choices are about.
+    /// `--batch`: the batch that the choices are about.
     pub batch: Option<String>,
 }
 
 impl Choices {
-    /// Returns the verdict on a pending call, or `None` where no choice was given at all. A call that the given choices
-    /// do not name is rejected.
+    /// Returns the verdict on a pending call, or `None` if there are no choices. A call that the choices do not name is
+    /// rejected.
     pub fn verdict(&self, id: &str) -> Option<Verdict> {
         if self.reject.contains(id) {
             Some(Verdict::Reject(None))
@@ -33,12 +33,10 @@ impl Choices {
         }
     }
 
-    /// The IDs that were named.
     pub fn named(&self) -> impl Iterator<Item = &str> {
         self.approve.iter().chain(&self.reject).map(String::as_str)
     }
 
-    /// Whether any choice was given.
     pub fn any(&self) -> bool {
         self.verdict("").is_some()
     }
@@ -53,7 +51,7 @@ mod tests {
     }
 
     #[test]
-    fn choices_reject_what_they_do_not_name_and_say_nothing_when_none_is_given() {
+    fn choices_reject_unnamed_calls_and_no_choice_decides_nothing() {
         let choose = |approve: &[&str], reject: &[&str], approve_all, reject_all| Choices {
             approve: set(approve),
             reject: set(reject),

@@ -1,37 +1,37 @@
-//! What the server says when it does not say how the run ended: the session's state, the server's health. Absence is no
-//! proof: the run has ended when the server's own state names it no more, and its last events have been replayed.
+//! Finds out how a run ended when no terminal event comes. Only the server's own answer is a proof: the run has ended
+//! when the session's state no longer names the run, and the last events have been replayed.
 
 use super::machine::{Machine, Phase};
 use super::{Effect, History, STATE_FAILED, State, Uptime};
 use crate::outcome::{Failure, Fate, Reason};
 use std::time::Duration;
 
-/// The session's state is asked for after this long without an event, and again as often.
+/// Ask for the session's state after this long without an event, and then at this interval.
 const ASK_AFTER: Duration = Duration::from_secs(15);
-/// Before the first event of the run, and where a proposal may have been lost, the state is asked for sooner: a run that
-/// dies before its first event shows only there (protocol trap 21).
+/// The first question comes sooner before the run's first event, because only the state shows a run that died before it
+/// (protocol trap 21), and when a proposal may have been lost.
 const ASK_EARLY: Duration = Duration::from_secs(2);
-/// While something holds the stream back, or the run has not begun, the state is asked for this often.
+/// The interval before the run's first event, and while the stream is held back.
 const ASK_OFTEN: Duration = Duration::from_secs(5);
-/// A replay is over after this much quiet.
+/// A replay is complete after this much quiet.
 const REPLAYED: Duration = Duration::from_secs(2);
-/// A session that the server does not know is asked for again for this long: another replica may have answered.
+/// How long to ask again for a session that the server does not know: another replica may have answered.
 const UNKNOWN: Duration = Duration::from_secs(5);
-/// Between two of those questions.
+/// The interval of those questions.
 const UNKNOWN_AGAIN: Duration = Duration::from_millis(500);
-/// `/v1/health` tells whole seconds.
+/// `/v1/health` rounds down to whole seconds.
 const UPTIME_ROUNDING: Duration = Duration::from_secs(1);
 
-/// Why the run may be over although no terminal event was heard.
+/// Why the run may have ended without a terminal event.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) enum Doubt {
-    /// The session runs nothing, or another run.
+    /// The session runs no run, or another one.
     Stopped,
     /// The session's state is `failed` (protocol trap 21).
     Failed { since: Duration },
     /// The server does not know the session.
     UnknownSession { since: Duration },
-    /// The server refuses the token that it took before.
+    /// The server refuses a token that it accepted before.
     Refused(Failure),
 }
 
@@ -41,7 +41,7 @@ impl Machine {
         Effect::AskState
     }
 
-    /// Whether the session's state is to be asked for: see the constants.
+    /// Returns whether to ask for the session's state now: see the constants.
     pub(super) fn is_time_to_ask(&self) -> bool {
         let lost_proposal = self.transcript.is_held() && self.batch.is_empty();
         let (first, again) = match (self.quiet.held_back, self.begun) {
@@ -59,13 +59,12 @@ impl Machine {
     pub(super) fn reconnected(&mut self) -> Effect {
         self.quiet.quiet = Duration::ZERO;
         match self.phase {
-            // The state is known: that is why the stream was opened anew.
+            // The answer about the state was the reason to reconnect.
             Phase::Doubting(_) => Effect::Continue,
             Phase::CatchingUp | Phase::Following => self.ask_state(),
         }
     }
 
-    /// What the server says of the session.
     pub(super) fn state(&mut self, state: State) -> Effect {
         match state {
             State::Active { run_id } if run_id == self.options.run_id => {
@@ -96,7 +95,7 @@ impl Machine {
         }
     }
 
-    /// How long the machine can wait for the next [`super::Input::Quiet`], while the stream is being opened.
+    /// Returns the longest time until the next [`super::Input::Quiet`], even while the stream is being opened.
     pub const fn patience(&self) -> Option<Duration> {
         match self.phase {
             Phase::Doubting(Doubt::Failed { .. }) => Some(REPLAYED),
@@ -106,7 +105,7 @@ impl Machine {
         }
     }
 
-    /// Enters a doubt; one that is known already has no effect.
+    /// Enters a doubt and returns the effect, or [`Effect::Continue`] if the machine is in this doubt already.
     fn doubt(&mut self, doubt: Doubt, effect: Effect) -> Effect {
         let doubt = Phase::Doubting(doubt);
         if self.phase == doubt {
@@ -122,7 +121,7 @@ impl Machine {
             Phase::Doubting(Doubt::Stopped) if quiet.held_back || quiet.heard && quiet.quiet >= REPLAYED => {
                 Effect::AskHealth
             }
-            // It needs no replay to its end, not even a byte.
+            // The state `failed` is the server's word. It needs no complete replay.
             Phase::Doubting(Doubt::Failed { since })
                 if quiet.idle.min(quiet.now.saturating_sub(*since)) >= REPLAYED =>
             {
@@ -142,7 +141,7 @@ impl Machine {
         }
     }
 
-    /// The newest event that the server had when it reported a gap has been heard.
+    /// The newest event that a gap named has come.
     pub(super) fn replay_is_over(&mut self) -> Effect {
         self.replay_ends = None;
         match self.phase {
@@ -154,7 +153,7 @@ impl Machine {
     fn state_failed(&mut self) -> Effect {
         let complete = self.complete && self.begun;
         self.complete = complete;
-        // Without every event, only the messages can tell whether it called tools.
+        // If events are missing, only the messages can tell whether the run called tools.
         self.fate = Fate::StateFailed { tools: !complete || self.tally.tool_calls.proposed > 0 };
         let sandbox = if self.options.sandbox { " (--sandbox: did it start?)" } else { "" };
         let message = format!("{STATE_FAILED}{sandbox}");
@@ -166,9 +165,9 @@ impl Machine {
         let restarted = uptime.is_some_and(is_younger);
         match &self.phase {
             Phase::Doubting(Doubt::Refused(_)) if restarted => {
-                // Nobody can ask the session whether it has answered.
+                // Without a token, the session's messages cannot tell whether the run completed.
                 self.fate = Fate::Restarted { answered: true };
-                self.end_lost("the server was restarted, and refuses the token that it took before")
+                self.end_lost("the server was restarted, and refuses the token that it accepted before")
             }
             Phase::Doubting(Doubt::Refused(failure)) => Effect::End(failure.clone().into()),
             _ if restarted => {
@@ -177,12 +176,12 @@ impl Machine {
             }
             _ => {
                 self.fate = Fate::Stopped;
-                self.end_lost("the run has ended, and the server never said how")
+                self.end_lost("the run has ended, but the server did not say how")
             }
         }
     }
 
-    /// Whether the server's own word is that the run, which is being cancelled, goes on no more.
+    /// During a cancel: returns whether this state proves that the run has stopped.
     pub fn has_stopped(&mut self, state: &State) -> bool {
         match state {
             State::Active { run_id } if *run_id == self.options.run_id => return false,
@@ -194,13 +193,12 @@ impl Machine {
     }
 
     fn end_lost(&mut self, message: &str) -> Effect {
-        // The session's messages may have text that was not heard.
+        // The session's messages may have text that the events did not.
         self.transcript.hold();
         let passes = matches!(self.fate, Fate::Restarted { .. });
         Effect::End(Failure::new(Reason::Lost, message).passing(passes).into())
     }
 
-    /// What the messages tell of a run that cannot tell it itself.
     pub(super) fn told_by_messages(&mut self, history: &History) {
         let asked = !matches!(self.phase, Phase::Doubting(Doubt::Refused(_)));
         match &mut self.fate {

@@ -1,5 +1,5 @@
-//! The machine itself: events, and what the batch of tool calls needs. What happens when the server says that the run is
-//! over, and never told how, is in [`super::doubt`].
+//! The machine's events and tool calls. [`super::doubt`] handles a run that seems to have ended without a terminal
+//! event.
 
 use super::batch::{Asks, Batch, Next, SETTLED};
 use super::choices::Choices;
@@ -13,14 +13,13 @@ use crate::outcome::{COMPLETED, Decided, End, Failure, Fate, Reason, RunSummary,
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-/// A stop reason is one word; longer ones are cut after this many characters.
+/// The longest stop reason that is kept, in characters.
 const MAX_STOP_REASON: usize = 100;
-/// This many decisions are named in the record.
+/// The most decisions that the record lists.
 const MAX_DECISIONS: usize = 1000;
-/// Before the command follows a run, it hears the run's past: until the stream is quiet, or for this long.
+/// The longest time to read the past of a run before decisions about it are made.
 const CATCH_UP: Duration = Duration::from_secs(5);
 
-/// Where the machine is: see the table at the head of the module.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) enum Phase {
     CatchingUp,
@@ -28,7 +27,6 @@ pub(super) enum Phase {
     Doubting(Doubt),
 }
 
-/// See the module.
 #[derive(Debug)]
 pub struct Machine {
     pub(super) options: Options,
@@ -38,18 +36,18 @@ pub struct Machine {
     pub(super) tally: Tally,
     pub(super) fate: Fate,
     pub(super) quiet: Quiet,
-    /// Our run has been heard of.
+    /// An event of our run has come.
     pub(super) begun: bool,
-    /// Every event of our run so far has been heard.
+    /// No event of our run is missing so far.
     pub(super) complete: bool,
-    /// When the session's state was asked for last.
+    /// When the session's state was last asked for.
     pub(super) asked_at: Option<Duration>,
     pub(super) last_id: Option<u64>,
-    /// The replay is over with this event.
+    /// The newest event that a gap named: the replay is complete with this event.
     pub(super) replay_ends: Option<u64>,
-    /// What `resume` was told, as long as the batch that it is about is pending.
+    /// The decisions of `resume`, while the batch that they are about is pending.
     choices: Option<Choices>,
-    /// What is being sent.
+    /// The decisions that are being sent.
     sending: Vec<(ToolCall, Ruling)>,
     decisions: Vec<Decided>,
     /// The entries of the policy's lists that no call of the run has matched.
@@ -58,7 +56,6 @@ pub struct Machine {
 }
 
 impl Machine {
-    /// Creates a machine that has heard nothing yet.
     pub fn new(mut options: Options) -> Self {
         let phase = match options.start {
             Start::Fresh => Phase::Following,
@@ -85,49 +82,45 @@ impl Machine {
         }
     }
 
-    /// The run's ID.
     pub fn run_id(&self) -> &str {
         &self.options.run_id
     }
 
-    /// What is known of the run's end.
     pub const fn fate(&self) -> &Fate {
         &self.fate
     }
 
-    /// Whether the run's own last event was heard.
+    /// Returns whether `RunCompleted` or `RunError` has come.
     pub const fn has_terminal_event(&self) -> bool {
         matches!(self.fate, Fate::Completed(_) | Fate::Errored)
     }
 
-    /// The current turn's number, for the heartbeat.
     pub const fn turn(&self) -> u64 {
         self.tally.turns
     }
 
-    /// Whether the session's messages can tell what the events did not.
+    /// Returns whether the session's messages can tell something that the events did not.
     pub fn needs_messages(&self) -> bool {
         self.transcript.is_held()
             || matches!(self.fate, Fate::Restarted { .. })
             || matches!(self.fate, Fate::StateFailed { .. }) && !self.complete
     }
 
-    /// Some text was more than is kept for the record.
+    /// Returns whether the record has no `text` because the run wrote more than is kept.
     pub const fn text_is_cut(&self) -> bool {
         self.transcript.is_cut()
     }
 
-    /// The calls that the run is left waiting for, as far as is known.
+    /// Returns the pending calls of a run that has not ended.
     pub fn left_waiting(&self) -> Option<Waiting> {
         (self.fate.is_open() && self.batch.may_wait()).then(|| self.waiting())
     }
 
-    /// The entries of the policy's lists that no call of the run matched; none where the run called no tool.
+    /// Returns the entries of the policy's lists that matched no call of the run; none if the run called no tool.
     pub fn unmatched(&self) -> impl Iterator<Item = &String> {
         self.unmatched.iter().filter(|_| self.tally.tool_calls.proposed > 0)
     }
 
-    /// What was heard of the run.
     pub fn summary(self) -> RunSummary {
         RunSummary {
             run_id: Some(self.options.run_id),
@@ -144,7 +137,7 @@ impl Machine {
         }
     }
 
-    /// Takes one input: see the table at the head of the module.
+    /// Takes one input: see the table in the module's documentation.
     pub fn step<'a>(&mut self, input: Input<'a>) -> Step<'a> {
         match input {
             Input::Event(id, envelope) => return self.event(id, envelope),
@@ -172,7 +165,7 @@ impl Machine {
         .into()
     }
 
-    /// A request was made, or the stream was not read for a while: the quiet so far proves nothing.
+    /// Starts the quiet anew: after a request, or a time without reads, the earlier quiet proves nothing.
     const fn disturbed(&mut self) {
         self.quiet.quiet = Duration::ZERO;
     }
@@ -231,7 +224,7 @@ impl Machine {
                     effect = Effect::TakeBack(tool.tool_call_id.to_string());
                 }
             }
-            // The event of its start may have left the ring.
+            // The event of the call's start may have left the server's ring.
             Event::ToolExecutionProgress(tool) => self.batch.started(&tool.tool_call_id),
             Event::ToolExecutionCompleted(tool) => {
                 self.tally.finished(tool, !self.batch.has_not_begun(&tool.tool_call_id));
@@ -294,8 +287,8 @@ impl Machine {
         }
     }
 
-    /// Protocol trap 15: an error of the model's provider that speaks of limits is taken for a full context, again and
-    /// again.
+    /// The server takes a provider's error about a limit for a full context and compacts without end (protocol trap
+    /// 15).
     fn compaction(&mut self, reason: &str) -> Effect {
         if !self.tally.compaction() {
             return Effect::Continue;
@@ -318,7 +311,7 @@ impl Machine {
             }
             COMPLETED => return End::Completed,
             "cancelled" => (Reason::Cancelled, "the run was cancelled on the server".into()),
-            "max_turns" => (Reason::MaxTurns, format!("the run used up its turns ({})", self.tally.turns)),
+            "max_turns" => (Reason::MaxTurns, format!("the run reached its limit of {} turns", self.tally.turns)),
             "error" => (Reason::RunError, "the run ended with an error".into()),
             other => (Reason::RunError, format!("the run ended with an unknown stop reason: {other}")),
         };
@@ -331,14 +324,13 @@ impl Machine {
         Failure::new(Reason::RunError, message).passing(failure.retryable).into()
     }
 
-    /// Events are lost for good. That matters only if our run had begun.
     fn lost_events(&mut self, newest: Option<u64>) -> Effect {
         self.replay_ends = newest.or(self.replay_ends);
         if self.begun {
             self.complete = false;
             self.transcript.hold();
             self.batch.clear();
-            // What was lost may have been the end of the batch that the choices are about.
+            // The batch that the choices are about may have ended in the lost events.
             self.choices = None;
         }
         Effect::Continue
@@ -367,8 +359,7 @@ impl Machine {
         }
     }
 
-    /// All of the past that can be heard is known: completes it where it has holes, then checks the choices. Nothing has
-    /// been sent yet.
+    /// The past has been read. Fills its holes, then checks the choices. Nothing has been sent yet.
     fn caught_up(&mut self) -> Effect {
         if self.transcript.is_held() {
             return Effect::AskMessages;
@@ -387,7 +378,7 @@ impl Machine {
         }
     }
 
-    /// Do the choices fit what is pending now?
+    /// Returns a failure if the choices do not match the pending calls.
     fn check_choices(&self) -> Option<Failure> {
         let choices = self.choices.as_ref()?;
         let pending = || {
@@ -412,15 +403,18 @@ impl Machine {
         Some(Failure::new(Reason::Usage, message))
     }
 
-    /// Notices the end of the batch that the choices are about, and what somebody else did about its calls.
+    /// Forgets the choices when their batch ends. Returns a line if another client or the server decided one of the
+    /// calls.
     fn watch_choices(&mut self, event: &Event<'_>) -> Option<String> {
         let choices = self.choices.as_ref()?;
         let ran = |tool: &Tool<'_>| {
             let id = &*tool.tool_call_id;
             match choices.verdict(id)? {
-                Verdict::Reject(_) => Some(format!("the server ran call {id} by itself, which was to be rejected")),
+                Verdict::Reject(_) => {
+                    Some(format!("call {id} was to be rejected, but the server ran it by itself"))
+                }
                 _ if self.batch.is_undecided(id) => {
-                    Some(format!("call {id} was approved elsewhere: our decision was not the one that counted"))
+                    Some(format!("call {id} was approved elsewhere; this command's decision had no effect"))
                 }
                 _ => None,
             }
@@ -428,7 +422,7 @@ impl Machine {
         let refused = |tool: &Tool<'_>| {
             let id = &*tool.tool_call_id;
             let accepted = choices.verdict(id)? == Verdict::Accept && self.batch.has_not_begun(id);
-            let line = format!("call {id} was rejected elsewhere: our decision was not the one that counted");
+            let line = format!("call {id} was rejected elsewhere; this command's decision had no effect");
             accepted.then_some(line)
         };
         match event {
@@ -454,7 +448,7 @@ impl Machine {
         }
     }
 
-    /// What the batch needs.
+    /// Returns what the batch needs next.
     pub(super) fn batch_effect(&mut self) -> Effect {
         if self.phase != Phase::Following || self.over_budget.is_some() {
             return Effect::Continue;
@@ -480,14 +474,14 @@ impl Machine {
                 Next::Fail(call) => {
                     let id = call.id;
                     let message =
-                        format!("two tool calls of one turn have the id {id}: the second cannot be decided");
+                        format!("two tool calls of one turn have the id {id}; the second one cannot be decided");
                     Effect::End(Failure::new(Reason::Protocol, message).into())
                 }
             };
         }
     }
 
-    /// The ruling of the choices or of the policy; `None` if the program must say.
+    /// Returns the ruling of the choices or of the policy, or `None` if the policy program must decide.
     fn judge(&self, call: &ToolCall) -> Option<Ruling> {
         if self.options.start == Start::Peek {
             return Some(Ruling::by_policy(Verdict::Pause));
@@ -536,11 +530,11 @@ impl Machine {
         }
         let healed = self.transcript.heal(history.texts);
         if self.phase == Phase::CatchingUp {
-            // The past is no news.
+            // Text of the past is not shown.
             return self.caught_up().into();
         }
         let notice = (!healed.complete).then(|| {
-            "some text may be missing: events were lost, and the session's messages lack it too".to_owned()
+            "some text may be missing: events were lost, and the session's messages are not complete".to_owned()
         });
         Step { healed: Some(healed), notice, ..Effect::Continue.into() }
     }
@@ -549,13 +543,12 @@ impl Machine {
         Waiting { batch: self.batch_name(), calls: self.batch.undecided().cloned().collect() }
     }
 
-    /// The first 8 digits of the run's ID, a dot, and the event ID of the proposal.
+    /// Returns the batch's name for `--batch`: see [`Waiting::batch`].
     fn batch_name(&self) -> Option<String> {
         let run: String = self.run_id().chars().take(8).collect();
         self.batch.proposal().map(|proposal| format!("{run}.{proposal}"))
     }
 
-    /// Whether the server asks about every call, as far as is known.
     pub fn knows_that_all_are_asked_about(&self) -> bool {
         self.options.asks == Asks::EveryCall
     }

@@ -1,33 +1,33 @@
-//! The run's state machine: facts enter by [`Machine::step`], and its answer says what to show and what to do. Pure: no
-//! I/O and no clock. The driver tells it how long the stream has been quiet.
+//! The run's state machine. [`Machine::step`] takes an input and returns what to show and what to do next. The
+//! machine does no I/O and has no clock: [`Input::Quiet`] tells it how much time has passed.
 //!
 //! | phase | input | → phase | effect |
 //! |---|---|---|---|
-//! | any | event of another run | same | – |
-//! | any | our turn's whole text, which is not what was streamed | same | say so |
-//! | any | our `RunCompleted`, `RunError` | same | end |
-//! | any | the fifth compaction of a turn in a row (trap 15) | same | end: `run_error` |
-//! | any | events were lost | same | hold the text if our run had begun |
-//! | catching up | quiet for 250 ms, or 5 s of events | following | all of the past is known: check the choices, then the batch |
-//! | following | quiet | same | what the batch needs; else ask for the session's state when it is time |
-//! | following | quiet, over a budget | same | end: `max_tokens`, `max_tool_calls` |
-//! | any | reconnected | same | ask for the session's state, unless it was asked just now |
-//! | any | state: our run is active | following | –, or ask for the pending calls whose proposal was lost |
-//! | any | state: nothing, or another run | stopped | reconnect: its last events were published before (trap 8) |
-//! | any | state: failed | failed | reconnect, for what it said before |
+//! | any | an event of another run | same | – |
+//! | any | a turn's final text differs from its deltas | same | print a notice |
+//! | any | `RunCompleted` or `RunError` of our run | same | end |
+//! | any | the fifth compaction of one turn in a row (trap 15) | same | end: `run_error` |
+//! | any | events were lost | same | if our run had begun, show no more text for now |
+//! | catching up | quiet for 250 ms, or 5 s have passed | following | check the choices, then see to the batch |
+//! | following | quiet | same | see to the batch; else ask for the session's state when it is time |
+//! | following | quiet, over a budget | same | end: `max_tokens` or `max_tool_calls` |
+//! | any | reconnected | same | ask for the session's state, unless it was the reason to reconnect |
+//! | any | state: our run is active | following | – (if the proposal was lost: ask for the pending calls) |
+//! | any | state: idle, or another run | stopped | reconnect: all events of our run are published by now (trap 8) |
+//! | any | state: failed | failed | reconnect, for the events before the failure |
 //! | any | state: no such session | unknown session | – |
-//! | any | state: the token is refused | refused | ask for the health |
-//! | stopped | the replay is over, or is held back | same | ask for the health |
-//! | stopped | health: up for less than the run's age | – | end: `lost`, restarted (trap 12) |
-//! | stopped | health: anything else | – | end: `lost` (trap 7) |
+//! | any | state: the token is refused | refused | ask for the server's health |
+//! | stopped | the replay is complete or held back | same | ask for the server's health |
+//! | stopped | health: the server is younger than the run | – | end: `lost`, restarted (trap 12) |
+//! | stopped | health: any other answer | – | end: `lost` (trap 7) |
 //! | failed | no event for 2 s | – | end: `run_error` (trap 21) |
 //! | unknown session | quiet, for less than 5 s | same | ask for the session's state again |
 //! | unknown session | quiet, for 5 s | – | end: `lost`, another server |
-//! | refused | health: up for less than the run's age | – | end: `lost`, restarted (trap 18) |
-//! | refused | health: anything else | – | end: `auth` |
+//! | refused | health: the server is younger than the run | – | end: `lost`, restarted (trap 18) |
+//! | refused | health: any other answer | – | end: `auth` |
 //!
-//! A replay is over when it has brought at least one byte and then been quiet for 2 s, or with the newest event that a
-//! gap named.
+//! A replay is complete when at least one byte has come and 2 s of quiet after it. If a gap named the newest event, the
+//! replay is complete with that event.
 
 pub mod batch;
 pub mod choices;
@@ -48,70 +48,77 @@ use policy::{Policy, Ruling, Verdict};
 use std::time::Duration;
 use transcript::{Healed, Keep};
 
-/// The line about a session whose state is `failed` (protocol trap 21).
+/// The message about a session whose state is `failed` (protocol trap 21).
 pub const STATE_FAILED: &str = "the server says that the run failed, and not why; its log may tell";
 
-/// What happens to the machine.
+/// An input of the machine.
 #[derive(Debug)]
 pub enum Input<'a> {
-    /// An event of the session, each once and in order, and its ID if it had one.
+    /// An event of the session and its ID. Each event comes once and in order.
     Event(Option<u64>, &'a Envelope<'a>),
-    /// Events before the next one are lost for good. `newest` is the last event ID that the server named.
-    Lost { newest: Option<u64> },
-    /// The stream was opened anew.
+    /// The server no longer has the events before the next one. `newest` is the newest event ID that it named.
+    Lost {
+        newest: Option<u64>,
+    },
     Reconnected,
     /// A read of the stream found nothing.
     Quiet(Quiet),
-    /// What the server says that the session runs.
+    /// The answer to [`Effect::AskState`].
     State(State),
-    /// The server's health; `None` if nobody answered.
+    /// The answer to [`Effect::AskHealth`]; `None` if the server did not answer.
     Health(Option<Uptime>),
-    /// About which calls the server asks.
+    /// The answer to [`Effect::AskConfig`].
     Asks(Asks),
-    /// The program's answer to [`Effect::AskProgram`]. The stream was not read meanwhile.
-    Judged { call_id: &'a str, verdict: Verdict },
-    /// The decisions of [`Effect::Send`] have reached the server.
+    /// The answer to [`Effect::AskProgram`]. The stream was not read while the program ran.
+    Judged {
+        call_id: &'a str,
+        verdict: Verdict,
+    },
+    /// The server took the decisions of [`Effect::Send`].
     Sent,
-    /// The server refused them: the run is over, or another one goes on.
+    /// The server refused the decisions of [`Effect::Send`]: the run has ended, or the session runs another one.
     Refused,
-    /// The answer to [`Effect::AskPending`]: the pending calls of our run, and the IDs of calls that the messages know to
-    /// be finished.
-    Pending { calls: Vec<ToolCall>, finished: Vec<String> },
-    /// The answer to [`Effect::AskMessages`], and what the end of the command found in the session's messages.
+    /// The answer to [`Effect::AskPending`]: the pending calls of our run, and the IDs of the calls that have a
+    /// result in the session's messages.
+    Pending {
+        calls: Vec<ToolCall>,
+        finished: Vec<String>,
+    },
+    /// The answer to [`Effect::AskMessages`]. The last look at the end of the command gives it too.
     Messages(History),
 }
 
 /// How quiet the stream is.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Quiet {
-    /// How long reads have blocked since the last byte of an event, request or reconnect.
+    /// How long reads have blocked since the last byte of an event, the last request and the last reconnect.
     pub quiet: Duration,
-    /// How long since the last event, by the clock.
+    /// The time since the last event, by the clock.
     pub idle: Duration,
-    /// Whether a byte, also one of a comment, has come since the stream was opened.
+    /// Whether any byte has come since the stream was opened. Comments count.
     pub heard: bool,
-    /// Whether something between us and the server holds the stream back.
+    /// Whether something between us and the server buffers the stream.
     pub held_back: bool,
     /// The time since the command began to follow the run.
     pub now: Duration,
 }
 
-/// What the server says of a session.
+/// The server's answer about a session.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum State {
     /// A run is starting or running.
     Active { run_id: String },
-    /// Nothing runs, or the state is a word that we do not know.
+    /// No run is active. A state that this version does not know counts as idle.
     Idle,
-    /// The last run failed; the server does not name it (protocol trap 21).
+    /// The last run failed. The server does not say which run that was (protocol trap 21).
     Failed,
     /// The server does not know the session.
     NoSession,
-    /// The server refuses the token: why.
+    /// The server refuses the token.
     Refused(Failure),
 }
 
-/// For how long the server has been up, and our run, as far as we know.
+/// The ages of the server process and of our run.
 #[derive(Clone, Copy, Debug)]
 pub struct Uptime {
     pub server: Duration,
@@ -130,52 +137,52 @@ pub struct History {
     pub called_tools: bool,
     /// The messages end with a tool call without a result.
     pub ends_with_open_call: bool,
-    /// The messages could be had.
+    /// The messages could be read.
     pub known: bool,
 }
 
-/// What the driver does next.
+/// What the caller must do next.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Effect {
-    /// Read on.
+    /// Read the stream.
     Continue,
-    /// Ask `/v1/config` for [`Input::Asks`].
+    /// Ask `/v1/config`, and answer with [`Input::Asks`].
     AskConfig,
-    /// Ask the policy program about this call, for [`Input::Judged`].
+    /// Ask the policy program about this call, and answer with [`Input::Judged`].
     AskProgram(ToolCall),
-    /// Send these decisions, for [`Input::Sent`] or [`Input::Refused`]; `again` if the server dropped them before.
+    /// Send these decisions, and answer with [`Input::Sent`] or [`Input::Refused`]. With `again`, the server has
+    /// dropped them once.
     Send { decisions: Vec<(ToolCall, Ruling)>, again: bool },
     /// Reject this call, which has started, so that no decision stays on the server for a later call with its ID
     /// (protocol trap 3).
     TakeBack(String),
-    /// Open the stream anew from the cursor, for this reason.
+    /// Reconnect from the cursor, for this reason.
     Reconnect(&'static str),
-    /// The same from before the last event, so that it comes again.
+    /// Reconnect from before the last event, for this reason, so that the server sends this event again.
     Replay(&'static str),
-    /// Ask for the session's state, for [`Input::State`].
+    /// Ask for the session's state, and answer with [`Input::State`].
     AskState,
-    /// Ask for the server's health, for [`Input::Health`].
+    /// Ask for the server's health, and answer with [`Input::Health`].
     AskHealth,
-    /// Ask for the pending calls and the messages, for [`Input::Pending`].
+    /// Ask for the pending calls and the messages, and answer with [`Input::Pending`].
     AskPending,
-    /// Ask for the session's messages, for [`Input::Messages`].
+    /// Ask for the session's messages, and answer with [`Input::Messages`].
     AskMessages,
-    /// The end.
+    /// Stop following the run.
     End(End),
 }
 
 /// The machine's answer to an input.
 #[derive(Debug, PartialEq)]
 pub struct Step<'a> {
-    /// The event is our run's, and news.
+    /// Whether to show the event: it belongs to our run and is not part of the past.
     pub fresh: bool,
-    /// Text that goes out now.
+    /// The agent's text to show now.
     pub text: &'a str,
-    /// Text that was held back while events were missing, and goes out now.
+    /// The agent's text that was held back while events were missing, to show now.
     pub healed: Option<Healed>,
-    /// A line for people.
+    /// A line for stderr.
     pub notice: Option<String>,
-    /// What to do next.
     pub effect: Effect,
 }
 
@@ -185,39 +192,34 @@ impl From<Effect> for Step<'_> {
     }
 }
 
-/// What is known of the run when we come to it.
+/// How much of the run to show, and when to stop.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Start {
-    /// All of it is news.
+    /// Show the run from its first event to its end (`run`, `attach`).
     Fresh,
-    /// It goes on; what was said before now is no news.
+    /// Show the run from now to its end (`resume`).
     Waiting,
-    /// The same, and only whether it waits matters: if it does not, that is an end. Nothing is news.
+    /// Show nothing, and stop once it is clear whether the run waits for approval (`pending`).
     Peek,
 }
 
-/// What the machine is told at its start.
+/// The settings of one machine.
 #[derive(Clone, Debug)]
 pub struct Options {
-    /// The run to follow.
     pub run_id: String,
-    /// About which calls the server asks.
     pub asks: Asks,
-    /// How much text is kept.
     pub keep: Keep,
-    /// What is known of the run when we come to it.
     pub start: Start,
-    /// The stated policy.
     pub policy: Policy,
-    /// What was said about the calls that are pending now.
+    /// The decisions of `resume` about the calls that are pending now.
     pub choices: Option<Choices>,
-    /// A completed run with a failed tool call has failed.
+    /// Whether a completed run counts as failed if one of its tool calls failed.
     pub fail_on_tool_error: bool,
-    /// The run was to use the server's sandbox.
+    /// Whether the run was asked to use the server's sandbox.
     pub sandbox: bool,
-    /// More tokens than this end the run.
+    /// The most tokens that the run may use.
     pub max_tokens: Option<u64>,
-    /// More proposed tool calls than this end the run.
+    /// The most tool calls that the run may propose.
     pub max_tool_calls: Option<u64>,
 }
 

@@ -1,24 +1,22 @@
-//! The policy: tool call → accept, reject or pause. Pure; the policy program itself is run elsewhere.
+//! The policy: decides whether a tool call is accepted, rejected or left pending.
 
 use crate::agent::calls::Decision;
 use crate::agent::tools::{bare_name, is_slack_tool, is_subagent_tool};
 use std::collections::BTreeSet;
 
-/// What is to become of a call.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Verdict {
-    /// It may run.
     Accept,
-    /// It may not; the model is told why where there is a reason.
+    /// The model is told the reason if there is one.
     Reject(Option<String>),
-    /// Somebody else must say.
+    /// The call stays pending.
     Pause,
 }
 
-/// Who decided a call, in the record's word.
+/// Who decided a call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum By {
-    /// `resume --approve` and its kin.
+    /// `resume --approve`, `--reject`, `--approve-all` or `--reject-all`.
     Flag,
     /// The policy flags.
     Policy,
@@ -27,7 +25,7 @@ pub enum By {
 }
 
 impl By {
-    /// The record's word.
+    /// Returns the record's word.
     pub const fn word(self) -> &'static str {
         match self {
             Self::Flag => "flag",
@@ -38,8 +36,8 @@ impl By {
 }
 
 impl Decision {
-    /// Returns what the server is told about a call with this verdict, or `None` for a pause. The reason of a rejection
-    /// becomes the call's result, since the server ignores the content of a plain rejection (protocol trap 9).
+    /// Returns the decision to send for a verdict, or `None` for a pause. The reason of a rejection becomes the call's
+    /// result, since the server ignores the content of a plain rejection (protocol trap 9).
     pub fn of(verdict: &Verdict) -> Option<Self> {
         match verdict {
             Verdict::Accept => Some(Self::Accept),
@@ -60,13 +58,12 @@ pub struct Ruling {
 }
 
 impl Ruling {
-    /// A ruling of the policy flags.
     pub const fn by_policy(verdict: Verdict) -> Self {
         Self { verdict, by: By::Policy }
     }
 }
 
-/// What happens to a call that nothing else decides.
+/// `--on-approval`: the verdict on a call that no other rule decides.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
 pub enum OnApproval {
     /// Let it run
@@ -78,41 +75,38 @@ pub enum OnApproval {
     Reject,
 }
 
-/// The stated policy of a command. The default leaves every call pending.
+/// The policy flags of a command. The default leaves every call pending.
 #[derive(Clone, Debug, Default)]
 pub struct Policy {
-    /// For what nothing else decides.
     pub on_approval: OnApproval,
-    /// Tools that may run; empty without `--allow-tool`.
+    /// `--allow-tool`.
     pub allow: BTreeSet<String>,
-    /// The list went to the server, which asks only about calls that are not on it.
+    /// The server has the list, and asks only about calls that are not on it.
     pub list_is_sent: bool,
-    /// Tools that may not.
+    /// `--deny-tool`.
     pub deny: BTreeSet<String>,
     /// Whether `--approve-with` names a program.
     pub program: bool,
-    /// Whether tools that start subagents are left to the rest of the policy.
+    /// `--enable-subagents`.
     pub subagents: bool,
-    /// Whether Slack tools are.
+    /// `--enable-slack-tools`.
     pub slack: bool,
 }
 
-/// The policy's answer.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Judgement {
-    /// Decided.
     Verdict(Verdict),
-    /// The policy program must say.
+    /// The policy program must decide.
     AskProgram,
 }
 
 impl Policy {
-    /// Whether the flags take the place of the server's own policy.
+    /// Returns whether the flags replace the server's own policy.
     pub fn replaces_servers(&self) -> bool {
         self.program || !self.allow.is_empty() || !self.deny.is_empty()
     }
 
-    /// The entries of either list.
+    /// Returns the entries of both lists.
     pub fn listed(&self) -> impl Iterator<Item = &String> {
         self.allow.iter().chain(&self.deny)
     }
@@ -151,11 +145,11 @@ impl Policy {
     }
 }
 
-/// Stands between a tool and a command in a command scope: `run_command::git::status`.
+/// The separator of a command scope: `run_command::git::status`.
 pub const SCOPE: &str = "::";
 
-/// Whether a name given to us means this tool, or a command of it: either may lack the server's prefix, but not have
-/// another.
+/// Returns whether a name from a flag means this tool, or a command of this tool. One of the two may lack the server's
+/// prefix, but two different prefixes do not match.
 pub fn names(given: &str, tool: &str) -> bool {
     let given = given.split_once(SCOPE).map_or(given, |(tool, _)| tool);
     given == tool || given == bare_name(tool) || bare_name(given) == tool
@@ -188,7 +182,7 @@ mod tests {
     }
 
     #[test]
-    fn the_order_of_the_rules_is_denied_enabled_allowed_program_default() {
+    fn the_rules_apply_in_the_order_deny_enable_allow_program_default() {
         use OnApproval::{Accept, Pause, Reject};
         let rows: &[(&[&str], &[&str], bool, OnApproval, &str, &str)] = &[
             // allow, deny, program, --on-approval, tool → verdict
@@ -222,14 +216,14 @@ mod tests {
     }
 
     #[test]
-    fn an_enabled_family_falls_under_the_rest_of_the_policy() {
+    fn enabled_tools_follow_the_rest_of_the_policy() {
         let enabled = Policy { subagents: true, slack: true, ..policy(&[], &[], false, OnApproval::Pause) };
         assert_eq!(word(enabled.judge("p__resume_subagent_task")), "pause");
         assert_eq!(word(enabled.judge("p__slack_read_replies")), "pause");
     }
 
     #[test]
-    fn each_policy_flag_takes_the_place_of_the_servers_policy() {
+    fn each_policy_flag_replaces_the_servers_policy() {
         let none = policy(&[], &[], false, OnApproval::Pause);
         assert!(!none.replaces_servers());
         assert!(policy(&["view"], &[], false, OnApproval::Pause).replaces_servers());

@@ -1,17 +1,16 @@
-//! What a run has used and done so far: turns, tokens, tool calls, tasks beside the run. Pure; part of the run's machine.
+//! Counts the turns, tokens, tool calls and background tasks of a run.
 
 use crate::agent::events::{Completion, Event, Tool, Usage};
 use crate::agent::tools::is_background_task;
 use crate::outcome::{BackgroundTask, ToolCounts};
 
-/// This many background tasks are named in the record.
+/// The most background tasks that the record lists.
 const MAX_TASKS: usize = 1000;
-/// A finish reason is one word; longer ones are cut after this many characters.
+/// The longest finish reason that is kept, in characters.
 const MAX_WORD: usize = 100;
-/// After this many compactions in a row within one turn the server is taken to loop (protocol trap 15).
+/// After this many compactions in a row in one turn, the server is in an endless loop (protocol trap 15).
 const MAX_COMPACTIONS: u32 = 5;
 
-/// See the module.
 #[derive(Debug, Default)]
 pub struct Tally {
     pub turns: u64,
@@ -24,29 +23,24 @@ pub struct Tally {
 }
 
 impl Tally {
-    /// A turn began.
     pub fn turn_started(&mut self, turn: u64) {
         self.turns = self.turns.max(turn);
         self.finish_reason = None;
     }
 
-    /// A turn ended, for this reason.
     pub fn turn_completed(&mut self, finish_reason: Option<&str>) {
         self.finish_reason = finish_reason.map(|reason| reason.chars().take(MAX_WORD).collect());
     }
 
-    /// The model proposed this many calls.
     pub const fn proposed(&mut self, calls: u64) {
         self.tool_calls.proposed += calls;
     }
 
-    /// A call was started.
     pub const fn started(&mut self) {
         self.tool_calls.accepted += 1;
     }
 
-    /// A call ended; `begun` says whether it had started. One that had not was cancelled, or a decision answered in its
-    /// place (`custom_result`, protocol trap 9).
+    /// A call ended. If it had not `begun`, it was cancelled, or a `custom_result` rejected it (protocol trap 9).
     pub fn finished(&mut self, tool: &Tool<'_>, begun: bool) {
         match (tool.is_error, &*tool.result) {
             (true, "TOOL_CALL_CANCELLED") => {}
@@ -65,23 +59,23 @@ impl Tally {
         }
     }
 
-    /// A call was rejected.
     pub const fn rejected(&mut self) {
         self.tool_calls.rejected += 1;
     }
 
-    /// A turn's tokens.
+    /// Adds a turn's tokens.
     pub fn used(&mut self, usage: Usage) {
         self.usage.get_or_insert_default().add(usage);
     }
 
-    /// The server's own totals at the run's end.
+    /// Takes the server's own totals at the end of the run.
     pub fn completed(&mut self, completion: &Completion<'_>) {
         self.turns = completion.total_turns.unwrap_or(self.turns);
         self.usage = completion.total_usage.or(self.usage);
     }
 
-    /// Whether an event breaks a row of compactions. The server begins the same turn anew after each (protocol trap 15).
+    /// Resets the count of compactions in a row, unless the event belongs to them. After each compaction the server
+    /// starts the same turn again (protocol trap 15).
     pub fn note(&mut self, event: &Event<'_>) {
         let goes_on = match event {
             Event::CompactionStarted(_) | Event::CompactionCompleted(_) => true,
@@ -93,13 +87,12 @@ impl Tally {
         }
     }
 
-    /// A compaction began. Returns whether the server compacts the same turn again and again.
+    /// Counts a compaction. Returns whether the server is in an endless loop.
     pub const fn compaction(&mut self) -> bool {
         self.compactions += 1;
         self.compactions >= MAX_COMPACTIONS
     }
 
-    /// Tokens used so far.
     pub fn tokens(&self) -> u64 {
         self.usage.map_or(0, |usage| usage.total_tokens)
     }

@@ -42,7 +42,7 @@ fn machine(start: Start) -> Machine {
     Machine::new(options(start))
 }
 
-/// What a step showed and wanted.
+/// What a step returned.
 #[derive(Debug)]
 struct Told {
     fresh: bool,
@@ -61,7 +61,7 @@ fn tell(machine: &mut Machine, input: Input<'_>) -> Effect {
     machine.step(input).effect
 }
 
-/// A stream that has been heard, quiet for so many ms, and without an event for so many s, at that second.
+/// A stream with a byte, then `quiet_ms` of quiet, and `idle_s` without an event, which is also the time.
 fn quiet(machine: &mut Machine, quiet_ms: u64, idle_s: u64) -> Effect {
     let (quiet, idle) = (Duration::from_millis(quiet_ms), Duration::from_secs(idle_s));
     tell(machine, Input::Quiet(Quiet { quiet, idle, heard: true, held_back: false, now: idle }))
@@ -131,7 +131,7 @@ fn only_our_run_is_shown() {
 }
 
 #[test]
-fn a_final_text_that_differs_from_what_was_streamed_is_noticed() {
+fn a_final_text_that_differs_from_the_streamed_text_is_reported() {
     let mut run = machine(Start::Fresh);
     for (json, id) in [ours(STARTED), ours(&turn(1)), ours(&delta("Hallo"))].iter().zip(1..) {
         feed(&mut run, id, json);
@@ -179,7 +179,7 @@ fn five_compactions_of_one_turn_in_a_row_end_the_run() {
     feed(&mut run, 6, &ours(&delta("it works after all")));
     for id in 7..11 {
         assert_eq!(feed(&mut run, id, &compaction).effect, Effect::Continue);
-        // The server begins the same turn anew.
+        // The server starts the same turn again.
         feed(&mut run, id, &ours(&turn(1)));
     }
     let Effect::End(End::Failed(failure)) = feed(&mut run, 11, &compaction).effect else { panic!("it goes on") };
@@ -188,9 +188,9 @@ fn five_compactions_of_one_turn_in_a_row_end_the_run() {
     assert_eq!(run.fate(), &Fate::Open, "it must be cancelled");
 }
 
-// The state, and what is concluded from it.
+// The session's state.
 
-/// A machine whose run has begun and is said to run no more, reconnected.
+/// A machine whose run has begun, after this state and the reconnect.
 fn doubting(state: State) -> Machine {
     let mut run = machine(Start::Fresh);
     feed(&mut run, 1, &ours(STARTED));
@@ -205,7 +205,7 @@ fn doubting(state: State) -> Machine {
 }
 
 #[test]
-fn a_run_that_the_state_names_no_more_has_ended_once_its_events_were_replayed() {
+fn a_run_that_left_the_session_state_has_ended_once_its_events_are_replayed() {
     for state in [State::Idle, State::Active { run_id: OTHER.into() }] {
         let mut run = doubting(state.clone());
         assert_eq!(quiet(&mut run, 1750, 32), Effect::Continue);
@@ -231,7 +231,7 @@ fn a_run_that_the_state_names_no_more_has_ended_once_its_events_were_replayed() 
 }
 
 #[test]
-fn a_replay_without_a_byte_proves_nothing_until_it_is_known_to_be_held_back() {
+fn a_replay_without_a_byte_proves_nothing_unless_the_stream_is_held_back() {
     let mut run = doubting(State::Idle);
     let silence = |held_back| Quiet {
         quiet: Duration::from_secs(19),
@@ -245,7 +245,7 @@ fn a_replay_without_a_byte_proves_nothing_until_it_is_known_to_be_held_back() {
 }
 
 #[test]
-fn a_replay_is_over_with_the_newest_event_that_a_gap_named() {
+fn a_replay_is_complete_with_the_newest_event_that_a_gap_named() {
     let mut run = doubting(State::Idle);
     assert_eq!(tell(&mut run, Input::Lost { newest: Some(9) }), Effect::Continue);
     assert_eq!(feed(&mut run, 8, &ours(&turn(1))).effect, Effect::Continue);
@@ -253,7 +253,7 @@ fn a_replay_is_over_with_the_newest_event_that_a_gap_named() {
 }
 
 #[test]
-fn a_failed_state_is_the_runs_failure_after_two_seconds_without_an_event() {
+fn a_failed_session_state_fails_the_run_after_two_seconds_without_an_event() {
     let called = [ours(STARTED), proposal(&["a"])];
     for (events, tools) in [(&called[..1], false), (&called[..], true)] {
         let mut run = machine(Start::Fresh);
@@ -262,7 +262,7 @@ fn a_failed_state_is_the_runs_failure_after_two_seconds_without_an_event() {
         }
         assert!(is_reconnect(&tell(&mut run, Input::State(State::Failed))));
         tell(&mut run, Input::Reconnected);
-        // Without a byte.
+        // No byte has come.
         let silence =
             |ms| Quiet { idle: Duration::from_secs(9), now: Duration::from_millis(ms), ..Quiet::default() };
         assert_eq!(tell(&mut run, Input::Quiet(silence(1750))), Effect::Continue);
@@ -270,7 +270,7 @@ fn a_failed_state_is_the_runs_failure_after_two_seconds_without_an_event() {
         assert_eq!(run.fate(), &Fate::StateFailed { tools });
         assert!(!run.needs_messages());
     }
-    // It died before its first event: only the messages tell whether it called tools.
+    // The run died before its first event. Only the messages tell whether it called tools.
     for called_tools in [false, true] {
         let mut run = machine(Start::Fresh);
         tell(&mut run, Input::State(State::Failed));
@@ -283,7 +283,7 @@ fn a_failed_state_is_the_runs_failure_after_two_seconds_without_an_event() {
 }
 
 #[test]
-fn a_run_that_does_not_begin_is_asked_for_after_two_seconds_and_then_every_five() {
+fn before_the_first_event_the_state_is_asked_for_after_two_seconds_and_then_every_five() {
     let mut run = machine(Start::Fresh);
     assert_eq!(quiet(&mut run, 1750, 1), Effect::Continue);
     assert_eq!(quiet(&mut run, 2000, 2), Effect::AskState);
@@ -293,7 +293,7 @@ fn a_run_that_does_not_begin_is_asked_for_after_two_seconds_and_then_every_five(
 }
 
 #[test]
-fn a_session_that_the_server_does_not_know_is_asked_for_again_for_five_seconds() {
+fn an_unknown_session_is_asked_for_again_for_five_seconds() {
     let mut run = machine(Start::Fresh);
     feed(&mut run, 1, &ours(STARTED));
     assert_eq!(quiet(&mut run, 15_000, 15), Effect::AskState);
@@ -346,7 +346,7 @@ fn a_reconnect_always_asks_for_the_state() {
 }
 
 #[test]
-fn a_stop_is_confirmed_by_the_servers_own_state_alone() {
+fn only_the_servers_own_state_confirms_a_stop() {
     let other = State::Active { run_id: OTHER.into() };
     for (state, stopped) in [
         (State::Active { run_id: RUN.into() }, false),
@@ -364,7 +364,7 @@ fn a_stop_is_confirmed_by_the_servers_own_state_alone() {
 // Lost events.
 
 #[test]
-fn lost_events_cost_text_only_if_our_run_began_before_what_is_left() {
+fn lost_events_hold_back_text_only_if_our_run_had_begun() {
     for (begun_before, begins_after, held) in [(false, true, false), (false, false, true), (true, false, true)] {
         let mut run = machine(Start::Fresh);
         if begun_before {
@@ -377,7 +377,7 @@ fn lost_events_cost_text_only_if_our_run_began_before_what_is_left() {
 }
 
 #[test]
-fn lost_proposals_are_asked_for() {
+fn a_lost_proposal_is_replaced_by_the_pending_calls() {
     let mut run = machine(Start::Fresh);
     feed(&mut run, 1, &ours(STARTED));
     assert_eq!(tell(&mut run, active()), Effect::Continue);
@@ -403,7 +403,7 @@ fn lost_text_comes_from_the_messages() {
 // Approval.
 
 #[test]
-fn a_call_with_the_id_of_one_before_it_is_never_decided() {
+fn a_call_with_the_id_of_an_earlier_call_is_never_decided() {
     let mut run = machine(Start::Fresh);
     feed(&mut run, 1, &ours(STARTED));
     feed(&mut run, 2, &proposal(&["a", "a"]));
@@ -414,7 +414,7 @@ fn a_call_with_the_id_of_one_before_it_is_never_decided() {
 }
 
 #[test]
-fn what_was_said_before_a_resume_is_no_news_but_counts() {
+fn events_before_a_resume_are_not_shown_but_count() {
     let mut run = machine(Start::Waiting);
     feed(&mut run, 1, &ours(STARTED));
     feed(&mut run, 2, &ours(&turn(1)));
@@ -429,7 +429,7 @@ fn what_was_said_before_a_resume_is_no_news_but_counts() {
 }
 
 #[test]
-fn a_run_that_never_falls_quiet_is_caught_up_with_after_five_seconds() {
+fn catching_up_with_a_busy_run_ends_after_five_seconds() {
     let mut run = machine(Start::Waiting);
     feed(&mut run, 1, &ours(STARTED));
     feed(&mut run, 2, &proposal(&["a"]));
@@ -477,7 +477,7 @@ fn choices_are_checked_before_anything_is_sent() {
 }
 
 #[test]
-fn a_yes_to_one_batch_is_no_yes_to_the_next() {
+fn approving_one_batch_does_not_approve_the_next() {
     let choices = Some(Choices { approve_all: true, ..Choices::default() });
     let policy = policy(OnApproval::Pause);
     let mut run = Machine::new(Options { choices, policy, ..options(Start::Waiting) });
@@ -500,7 +500,7 @@ fn a_yes_to_one_batch_is_no_yes_to_the_next() {
 }
 
 #[test]
-fn what_somebody_else_decided_is_noticed() {
+fn a_decision_of_another_client_is_reported() {
     let choices =
         Some(Choices { approve: ["a".to_owned()].into(), reject: ["b".to_owned()].into(), ..Choices::default() });
     let mut run = Machine::new(Options { choices, ..options(Start::Waiting) });
@@ -515,7 +515,7 @@ fn what_somebody_else_decided_is_noticed() {
 }
 
 #[test]
-fn a_peek_ends_as_soon_as_nothing_can_wait() {
+fn a_peek_ends_as_soon_as_no_call_can_be_pending() {
     let mut run = Machine::new(Options { policy: policy(OnApproval::Pause), ..options(Start::Peek) });
     feed(&mut run, 1, &ours(STARTED));
     feed(&mut run, 2, &proposal(&["a"]));
@@ -526,7 +526,7 @@ fn a_peek_ends_as_soon_as_nothing_can_wait() {
 }
 
 #[test]
-fn a_budget_ends_the_run_only_when_all_that_arrived_has_been_heard() {
+fn a_budget_ends_the_run_only_after_all_events_that_have_arrived() {
     let usage = ours(r#"{"UsageReport":{"usage":{"total_tokens":10}}}"#);
     for (max_tokens, over) in [(20, false), (19, true)] {
         let mut run = Machine::new(Options { max_tokens: Some(max_tokens), ..options(Start::Fresh) });
@@ -564,14 +564,14 @@ fn a_failed_tool_call_fails_the_run_only_when_asked_to() {
 }
 
 #[test]
-fn what_shows_that_a_call_does_not_wait_keeps_it_from_being_decided() {
+fn a_call_is_not_decided_once_an_event_shows_that_it_has_started() {
     let tool = r#"{"tool_call_id":"a","tool_name":"p__t"}"#;
     for (event, waits) in [
         (r#"{"WaitingForToolApproval":{"pending_tool_call_ids":["a"]}}"#.to_owned(), true),
         (r#"{"TurnCompleted":{"turn":1,"finish_reason":"cancelled"}}"#.to_owned(), false),
         (turn(2), false),
         (format!(r#"{{"ToolExecutionStarted":{tool}}}"#), false),
-        // Its start may have left the server's ring.
+        // The start event may have left the server's ring.
         (format!(r#"{{"ToolExecutionProgress":{tool}}}"#), false),
         (format!(r#"{{"ToolExecutionCompleted":{tool}}}"#), false),
         (format!(r#"{{"ToolRejected":{tool}}}"#), false),
@@ -590,7 +590,7 @@ fn usage_calls_and_tasks_are_counted_as_they_are_reported() {
     let usage = ours(r#"{"UsageReport":{"usage":{"prompt_tokens":1,"completion_tokens":2,"total_tokens":3}}}"#);
     let started = |id: &str| ours(&format!(r#"{{"ToolExecutionStarted":{{"tool_call_id":"{id}"}}}}"#));
     let failed = ours(r#"{"ToolExecutionCompleted":{"tool_call_id":"a","result":"no","is_error":true}}"#);
-    // Without having begun: it was answered in its place (trap 9).
+    // The call has not started: a `custom_result` rejected it (trap 9).
     let answered = |id: &str| {
         let tool = format!(r#""tool_call_id":"{id}","tool_name":"p__run_command_task","result":"no""#);
         ours(&format!(r#"{{"ToolExecutionCompleted":{{{tool}}}}}"#))
@@ -622,7 +622,7 @@ fn usage_calls_and_tasks_are_counted_as_they_are_reported() {
 }
 
 #[test]
-fn names_on_a_list_that_no_call_had_are_told_only_where_there_were_calls() {
+fn list_entries_without_a_match_are_reported_only_if_there_were_calls() {
     let policy = Policy {
         allow: ["a".to_owned(), "run_comand".to_owned()].into(),
         deny: ["p__b".to_owned()].into(),
@@ -637,7 +637,7 @@ fn names_on_a_list_that_no_call_had_are_told_only_where_there_were_calls() {
 
 /// Every recorded stream, through parser, decoder and machine.
 #[test]
-fn the_recorded_runs_come_out_as_they_were() {
+fn each_recorded_run_has_its_recorded_result() {
     macro_rules! recorded {
         ($name:literal) => {
             include_str!(concat!("../../tests/fixtures/", $name))

@@ -1,10 +1,9 @@
-//! The text of a run, turn by turn: which part may be shown now, which part is kept for the record, and how the session's
-//! messages fill in what was lost with missing events. No I/O.
+//! The agent's text, turn by turn: the part to show now, the part to keep for the record, and the text that was lost
+//! with missing events, which comes from the session's messages.
 
 /// How much of the text is kept in memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Keep {
-    /// None: it is only passed on.
     Nothing,
     /// The last turn's text, for `--output final`.
     LastTurn,
@@ -12,18 +11,17 @@ pub enum Keep {
     Everything,
 }
 
-/// The most text that is kept, in bytes. If a run says more, only the last turn's text is kept; if that turn says more,
-/// nothing of it is kept.
+/// The most text that is kept, in bytes. If a run has more, only the last turn's text is kept. If that turn has more,
+/// nothing is kept.
 pub const MAX_TEXT: usize = 4 * 1024 * 1024;
 
-/// The text that was passed on, and the text that is kept.
 #[derive(Debug)]
 #[cfg_attr(test, derive(Clone))]
 pub struct Transcript {
     keep: Keep,
     /// The text that is kept, as the record has it.
     text: String,
-    /// Where the text of the last turn begins in `text`.
+    /// The start of the last turn's text in `text`.
     last: usize,
     /// The text of the earlier turns was dropped because of [`MAX_TEXT`].
     is_cut: bool,
@@ -31,9 +29,9 @@ pub struct Transcript {
     turn_is_cut: bool,
     /// The current turn has no text so far.
     turn_is_empty: bool,
-    /// What was passed on: the number of whole turns with text, and the bytes of the turn after them.
+    /// How much was shown: the number of whole turns with text, and the bytes of the turn after them.
     out: (usize, usize),
-    /// Events were lost. No more text is passed on until [`Transcript::heal`] has the session's messages.
+    /// Events were lost: no more text is shown until [`Transcript::heal`] gets the session's messages.
     held: Option<Held>,
     begun: bool,
 }
@@ -46,19 +44,19 @@ struct Held {
     turns: Vec<String>,
     /// The memory that they take, in bytes.
     size: usize,
-    /// They are over [`MAX_TEXT`]: later turns must come from the messages.
+    /// They take more than [`MAX_TEXT`]: later turns must come from the messages.
     is_full: bool,
-    /// No turn has begun since events were lost: the first text may belong to the turn that was passed on in part.
+    /// No turn has begun since events were lost, so the first text may belong to the turn that was shown in part.
     same_turn: bool,
-    /// The first text belongs to that turn.
+    /// The first text belongs to the turn that was shown in part.
     continues: bool,
 }
 
 impl Held {
-    /// Returns how many of the held turns are among these turns of the messages, and whether no text can be missing.
+    /// Returns how many of the held turns these turns of the messages contain, and whether no text can be missing.
     fn known_among(&self, turns: &[String]) -> (usize, bool) {
         let all = self.turns.len();
-        // The turns that did not fit must follow the held ones.
+        // The turns that were not held follow the held ones.
         if self.is_full
             && (0..turns.len()).any(|at| turns[at..].len() > all && turns[at..].starts_with(&self.turns))
         {
@@ -72,10 +70,10 @@ impl Held {
 /// The memory that a held turn takes beside its text, in bytes.
 const TURN: usize = 64;
 
-/// The text to pass on after a loss.
+/// The text to show after a loss.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Healed {
-    /// The first piece continues the turn that was passed on in part.
+    /// The first piece continues the turn that was shown in part.
     pub continues: bool,
     /// One piece for each turn.
     pub pieces: Vec<String>,
@@ -84,7 +82,6 @@ pub struct Healed {
 }
 
 impl Transcript {
-    /// Creates an empty transcript.
     pub const fn new(keep: Keep) -> Self {
         Self {
             keep,
@@ -112,7 +109,6 @@ impl Transcript {
         self.begin();
     }
 
-    /// Prepares `text` for another turn.
     fn begin(&mut self) {
         self.turn_is_empty = true;
         self.turn_is_cut = false;
@@ -121,7 +117,6 @@ impl Transcript {
         }
     }
 
-    /// Keeps more text of the current turn.
     fn keep(&mut self, text: &str) {
         let is_first = std::mem::replace(&mut self.turn_is_empty, false);
         if self.keep == Keep::Nothing || self.turn_is_cut {
@@ -147,18 +142,18 @@ impl Transcript {
         }
     }
 
-    /// Returns the current turn's text so far, or `None` if there is none or it is not kept.
+    /// Returns the current turn's text so far, if there is any and it is kept.
     fn said(&self) -> Option<&str> {
         let is_kept = self.keep != Keep::Nothing && !self.turn_is_cut && !self.turn_is_empty;
         is_kept.then(|| &self.text[self.last..])
     }
 
-    /// Returns whether some text that should be kept was dropped because of [`MAX_TEXT`].
+    /// Returns whether text for the record was dropped because of [`MAX_TEXT`].
     pub const fn is_cut(&self) -> bool {
         self.is_cut || self.turn_is_cut
     }
 
-    /// Takes a piece of the turn's text, and returns what may be passed on.
+    /// Takes a piece of the turn's text and returns the text to show.
     pub fn delta<'a>(&mut self, text: &'a str) -> &'a str {
         if self.is_held() || text.is_empty() {
             return "";
@@ -168,8 +163,8 @@ impl Transcript {
         text
     }
 
-    /// Takes the turn's whole text, and returns what its pieces lacked. Returns `None` if the pieces were not the
-    /// beginning of this text, as far as that is known: then the record has this text instead of the pieces.
+    /// Takes the turn's whole text and returns the rest to show. Returns `None` if the whole text does not begin with
+    /// the earlier pieces, as far as they are kept: then the record gets the whole text instead of the pieces.
     pub fn complete<'a>(&mut self, text: &'a str) -> Option<&'a str> {
         if self.is_held() {
             self.hold_turn(text);
@@ -185,12 +180,11 @@ impl Transcript {
         None
     }
 
-    /// Holds the whole text of a turn.
     fn hold_turn(&mut self, text: &str) {
         let continues = self.said().map(|said| text.starts_with(said));
         let Some(held) = &mut self.held else { return };
         if held.same_turn && self.out.1 > 0 && held.turns.is_empty() {
-            // Only the text that is kept tells whether this text continues it.
+            // Only kept text can tell whether this is the same turn.
             let Some(continues) = continues else { return };
             held.continues = continues;
         }
@@ -201,18 +195,17 @@ impl Transcript {
         }
     }
 
-    /// Notes that events were lost: no more text is passed on.
+    /// Notes that events were lost: no more text is shown.
     pub fn hold(&mut self) {
         self.held.get_or_insert_with(|| Held { same_turn: true, ..Held::default() });
     }
 
-    /// Returns whether text is held back.
     pub const fn is_held(&self) -> bool {
         self.held.is_some()
     }
 
-    /// Fills in the lost text from the session's messages: one string for each turn that has text. The messages may lag
-    /// behind the events, or be gone with the server; then the text of the events stands.
+    /// Fills in the lost text from the session's messages: one string for each turn that has text. If the messages have
+    /// less than the events, because they lag behind or the server is gone, the text of the events is used.
     pub fn heal(&mut self, messages: Vec<String>) -> Healed {
         let held = self.held.take().unwrap_or_default();
         let (whole, bytes) = self.out;
@@ -227,7 +220,7 @@ impl Transcript {
             Healed { continues: held.continues, pieces: held.turns, complete: false }
         } else {
             let mut turns = messages;
-            // The held turns were not passed on, so they can only follow the turns that were.
+            // The held turns were not shown, so they can only follow the turns that were.
             let later = &turns[turns.len().min(whole + usize::from(bytes > 0 && !held.continues))..];
             let (known, complete) = held.known_among(later);
             turns.extend(held.turns.into_iter().skip(known));
@@ -261,8 +254,8 @@ impl Transcript {
         }
     }
 
-    /// Returns the text of all turns, with a newline between two turns. `None` if there was no turn or the text of some
-    /// turn is not kept.
+    /// Returns the text of all turns, with a newline between two turns, or `None` if there was no turn or not all
+    /// text is kept.
     pub fn into_all(self) -> Option<String> {
         (self.keep == Keep::Everything && self.begun).then_some(self.text)
     }

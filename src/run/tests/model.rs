@@ -1,11 +1,11 @@
-//! The machine against a model of the server's approvals (protocol traps 2 to 4), in simulated time: for random batches
-//! with random durations every run completes, and nothing runs that the policy does not accept.
+//! The machine against a model of the server's approvals (protocol traps 2 to 4), in simulated time. For random
+//! batches with random durations every run completes, and no call runs that the policy does not accept.
 
 use super::*;
 use proptest::prelude::*;
 use std::collections::VecDeque;
 
-/// What the server's own policy says of a call.
+/// The verdict of the server's own policy on a call.
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Own {
     Approve,
@@ -13,7 +13,7 @@ enum Own {
     Deny,
 }
 
-/// What ours says.
+/// The verdict of our policy.
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Ours {
     Accept,
@@ -39,7 +39,7 @@ struct Plan {
     ours: Ours,
     /// How long the tool takes, in ms.
     runs: u64,
-    /// How long the server stays deaf after the tool is done, in ms (trap 3).
+    /// How long the server drops decisions after the tool has finished, in ms (trap 3): the server is deaf.
     deaf: u64,
 }
 
@@ -50,14 +50,14 @@ enum Entry {
     Dispatched,
 }
 
-/// The server's side of one batch, as `approval.rs` and `agent.rs` of its agent core have it.
+/// The server's side of one batch, as in `approval.rs` and `agent.rs` of its agent core.
 struct Server {
     plans: Vec<Plan>,
     entries: Vec<Entry>,
     next: usize,
     now: u64,
     inbox: VecDeque<(u64, Vec<(usize, Ours)>)>,
-    /// When, and what.
+    /// The events, each with its time.
     events: Vec<(u64, String)>,
     dead: bool,
     done: bool,
@@ -84,7 +84,7 @@ impl Server {
         self.events.push((self.now, event.to_owned()));
     }
 
-    /// Lives on until `time`.
+    /// Advances the server to `time`.
     fn advance(&mut self, time: u64) {
         while !self.dead && !self.done {
             let Some(entry) = self.entries.get(self.next).copied() else {
@@ -103,12 +103,13 @@ impl Server {
                         _ => (0, 0),
                     };
                     if self.now + runs + deaf > time {
-                        // Started events are out already; the rest belongs to a later time.
+                        // The start event is out. The other events come later.
                         if decision == Ours::Accept && !self.ran.contains(&id) {
                             self.start(id);
                         }
                         if self.now + runs <= time {
-                            // Done but still deaf: said once the time comes, as of when it was done.
+                            // The tool has finished but the server is still deaf. The event gets the time of the
+                            // finish.
                             self.finish_early(id, self.now + runs);
                         }
                         return;
@@ -129,7 +130,7 @@ impl Server {
                     self.entries[id] = Entry::Dispatched;
                     self.next += 1;
                     self.now = done_at + deaf;
-                    // What came while it was deaf is dropped for this batch.
+                    // Decisions that came while the server was deaf are dropped for this batch.
                     while self.inbox.front().is_some_and(|(at, _)| *at <= self.now) {
                         self.inbox.pop_front();
                     }
@@ -144,7 +145,7 @@ impl Server {
                         match self.entries[id] {
                             Entry::Waiting => self.entries[id] = Entry::Ready(decision),
                             Entry::Ready(same) if same == decision => {}
-                            // Trap 2: already resolved, and the run dies without a word.
+                            // Trap 2: the call was already resolved, so the run dies silently.
                             _ => self.dead = true,
                         }
                     }
@@ -165,14 +166,14 @@ impl Server {
         }
     }
 
-    /// Truly stopped, at this call.
+    /// Returns the call that the server waits for.
     fn waits_at(&self) -> Option<usize> {
         (!self.dead && self.entries.get(self.next) == Some(&Entry::Waiting)).then_some(self.next)
     }
 }
 
-/// Follows the run as the driver does, on a line that takes `delay` ms each way; `breaks` are the ticks at which the
-/// connection is cut. The policy is asked as a program is.
+/// Follows the run like [`crate::follow`], on a network with a delay of `delay` ms each way. `breaks` are the ticks at
+/// which the connection is cut. The policy answers like a policy program.
 fn follow(plans: &[Plan], asks: Asks, delay: u64, breaks: &[u64]) -> (End, Server) {
     let mut server = Server::new(plans.to_vec());
     if asks == Asks::EveryCall {
@@ -183,7 +184,7 @@ fn follow(plans: &[Plan], asks: Asks, delay: u64, breaks: &[u64]) -> (End, Serve
     let (mut time, mut silent, mut last_event, mut seen) = (0, 0, 0, 0);
     for ticks in 0..100_000 {
         server.advance(time);
-        // One read: the next event that has arrived, or a tick.
+        // One read returns the next event that has arrived, or a tick.
         let mut effect = if breaks.contains(&ticks) {
             time += delay;
             silent = 0;
@@ -257,9 +258,10 @@ fn silence(silent: u64, last_event: u64, now: u64) -> Quiet {
     Quiet { quiet, idle, heard: true, held_back: false, now: Duration::from_millis(now) }
 }
 
-/// A server that stays deaf for longer than we wait, before a call that it decides by itself, is one that we guess wrong
-/// about; when our decision and its own cross on the line, the run dies. Nothing that it tells us would prevent that:
-/// such a run must be found lost. Here it is deaf so long only before calls that it asks about.
+/// Returns batches in which the server is deaf for a long time only before calls that it asks about.
+///
+/// If it is deaf for longer than we wait, before a call that it decides by itself, our decision and its own cross,
+/// and the run dies. No event could prevent this.
 fn batch() -> impl Strategy<Value = Vec<Plan>> {
     prop::collection::vec(plan(), 1..6).prop_map(|mut plans| {
         for next in 1..plans.len() {
@@ -283,7 +285,7 @@ proptest! {
     #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(2000) })]
 
     #[test]
-    fn every_run_completes_or_truly_waits_and_only_what_may_run_runs(
+    fn every_run_completes_or_waits_and_only_accepted_calls_run(
         plans in batch(),
         every in any::<bool>(),
         delay in 0..100_u64,
@@ -301,10 +303,10 @@ proptest! {
             End::Completed => prop_assert!(server.done),
             End::Paused(Waiting { calls, .. }) => {
                 if every {
-                    // It will wait there, as soon as it is no longer deaf: that is known, not guessed.
+                    // The server will wait for this call once it is no longer deaf.
                     server.advance(u64::MAX / 2);
                 }
-                // A server that is deaf for longer than a pause needs quiet cannot be told from one that waits.
+                // A server that is deaf for longer than the quiet before a pause looks like a server that waits.
                 prop_assume!(every || plans.iter().all(|plan| plan.deaf < 1500));
                 let at = server.waits_at();
                 prop_assert_eq!(at, Some(calls[0].id.parse().unwrap()), "it reported a pause");

@@ -1,9 +1,9 @@
-//! Which text is passed on, which is kept, and how lost text is filled in.
+//! Which text is shown, which text is kept, and how lost text is filled in.
 
 use super::*;
 
 #[test]
-fn pieces_are_passed_on_at_once_and_the_whole_text_adds_only_the_rest() {
+fn deltas_are_shown_at_once_and_the_whole_text_adds_only_the_rest() {
     let mut text = Transcript::new(Keep::Everything);
     text.turn();
     assert_eq!(text.delta("Hel"), "Hel");
@@ -16,7 +16,7 @@ fn pieces_are_passed_on_at_once_and_the_whole_text_adds_only_the_rest() {
 }
 
 #[test]
-fn the_last_text_is_empty_for_a_turn_without_text_and_none_without_a_turn() {
+fn the_last_text_is_empty_if_the_turn_has_none_and_missing_without_a_turn() {
     let mut text = Transcript::new(Keep::Everything);
     assert_eq!((text.last_turn(), text.all()), (None, None));
     text.turn();
@@ -27,7 +27,7 @@ fn the_last_text_is_empty_for_a_turn_without_text_and_none_without_a_turn() {
 }
 
 #[test]
-fn only_what_is_asked_for_is_kept() {
+fn only_the_text_that_the_output_needs_is_kept() {
     for (keep, last, all) in [
         (Keep::Nothing, None, None),
         (Keep::LastTurn, Some("two"), None),
@@ -44,7 +44,7 @@ fn only_what_is_asked_for_is_kept() {
 }
 
 #[test]
-fn the_record_has_the_whole_text_where_the_pieces_differ_from_it() {
+fn the_record_has_the_whole_text_if_the_deltas_differ_from_it() {
     for (whole, keep) in [("Help!", Keep::Everything), ("He", Keep::Everything), ("é", Keep::LastTurn)] {
         let mut text = Transcript::new(keep);
         text.turn();
@@ -61,7 +61,7 @@ fn strings(texts: &[&str]) -> Vec<String> {
     texts.iter().map(|text| (*text).to_owned()).collect()
 }
 
-/// A run whose second turn was passed on in part when events are lost.
+/// A run that loses events when its second turn was shown in part.
 fn held_in_the_second_turn(keep: Keep) -> Transcript {
     let mut text = Transcript::new(keep);
     text.turn();
@@ -74,7 +74,7 @@ fn held_in_the_second_turn(keep: Keep) -> Transcript {
 }
 
 #[test]
-fn after_a_loss_no_text_is_passed_on_until_the_messages_fill_it_in() {
+fn after_lost_events_no_text_is_shown_until_the_messages_fill_it_in() {
     for keep in [Keep::Nothing, Keep::LastTurn, Keep::Everything] {
         let mut text = held_in_the_second_turn(keep);
         text.turn();
@@ -87,8 +87,8 @@ fn after_a_loss_no_text_is_passed_on_until_the_messages_fill_it_in() {
 }
 
 #[test]
-fn the_text_of_the_events_stands_where_the_messages_lag_behind_or_are_gone() {
-    // What the messages have → what goes out, whether that is all, and the record's text.
+fn the_text_of_the_events_is_used_if_the_messages_lag_behind_or_are_gone() {
+    // The text of the messages → the text shown, whether it is complete, and the record's text.
     let rows: &[(&[&str], &[&str], bool, &str)] = &[
         (&["one", "two", "three", "four"], &["o", "three", "four"], true, "one\ntwo\nthree\nfour"),
         (&["one", "two", "three"], &["o", "three", "four"], true, "one\ntwo\nthree\nfour"),
@@ -111,7 +111,7 @@ fn the_text_of_the_events_stands_where_the_messages_lag_behind_or_are_gone() {
 }
 
 #[test]
-fn the_rest_of_a_turn_is_known_by_its_beginning_where_that_is_kept() {
+fn the_rest_of_a_turn_is_recognized_by_its_kept_beginning() {
     for (keep, whole, continues, pieces) in [
         (Keep::Everything, "two", true, &["o"][..]),
         (Keep::Everything, "another", false, &["another"]),
@@ -125,7 +125,7 @@ fn the_rest_of_a_turn_is_known_by_its_beginning_where_that_is_kept() {
 }
 
 #[test]
-fn nothing_is_missing_where_the_messages_have_only_what_was_passed_on() {
+fn no_text_is_missing_if_the_messages_have_only_what_was_shown() {
     let mut text = Transcript::new(Keep::Everything);
     text.turn();
     text.delta("one");
@@ -145,7 +145,7 @@ fn no_newline_is_added_after_a_turn_that_ends_with_one() {
 }
 
 #[test]
-fn a_turn_with_the_text_of_the_turn_before_is_another_turn() {
+fn a_turn_that_repeats_the_text_of_the_last_turn_is_another_turn() {
     let mut text = Transcript::new(Keep::Everything);
     text.turn();
     text.complete("Done.");
@@ -181,10 +181,10 @@ fn story(pieces: &[u8]) -> (Vec<String>, Vec<Said>) {
 }
 
 proptest::proptest! {
-    /// Some events are lost, and the messages have some of the turns: no text is passed on twice or in the wrong
-    /// order, and with all messages no text is missing.
+    /// Some events are lost, and the messages have some of the turns. No text is shown twice or in the wrong order.
+    /// If the messages are complete, no text is missing.
     #[test]
-    fn whatever_is_lost_nothing_comes_twice_and_the_messages_heal_it(
+    fn lost_text_comes_from_the_messages_and_no_text_comes_twice(
         pieces in proptest::collection::vec(0_u8..4, 1..5),
         lost in 0_usize..30,
         count in 1_usize..12,
@@ -243,7 +243,7 @@ proptest::proptest! {
 }
 
 #[test]
-fn text_is_kept_up_to_its_bound_and_of_more_the_last_turn_is() {
+fn over_the_bound_only_the_last_turn_is_kept() {
     for (turns, all, last) in [
         (&[MAX_TEXT][..], true, true),
         (&[MAX_TEXT + 1], false, false),
@@ -272,7 +272,7 @@ fn text_is_kept_up_to_its_bound_and_of_more_the_last_turn_is() {
 }
 
 #[test]
-fn a_turn_that_is_too_long_leaves_the_turns_after_it_alone() {
+fn a_turn_over_the_bound_does_not_affect_later_turns() {
     for (keep, is_cut) in [(Keep::Everything, true), (Keep::LastTurn, false), (Keep::Nothing, false)] {
         let mut text = Transcript::new(keep);
         text.turn();
@@ -290,7 +290,7 @@ fn a_turn_that_is_too_long_leaves_the_turns_after_it_alone() {
 }
 
 #[test]
-fn the_whole_text_of_a_turn_takes_the_place_of_pieces_that_were_too_long() {
+fn the_whole_text_of_a_turn_replaces_deltas_over_the_bound() {
     let mut text = Transcript::new(Keep::Everything);
     text.turn();
     text.delta(&"a".repeat(MAX_TEXT + 1));
@@ -303,7 +303,7 @@ fn the_whole_text_of_a_turn_takes_the_place_of_pieces_that_were_too_long() {
 }
 
 #[test]
-fn after_a_second_loss_no_text_is_passed_on_twice() {
+fn after_a_second_loss_no_text_is_shown_twice() {
     for keep in [Keep::Nothing, Keep::LastTurn, Keep::Everything] {
         let mut text = Transcript::new(keep);
         text.turn();
@@ -323,7 +323,7 @@ fn after_a_second_loss_no_text_is_passed_on_twice() {
 }
 
 #[test]
-fn text_from_the_messages_is_kept_up_to_its_bound() {
+fn text_from_the_messages_is_kept_up_to_the_bound() {
     for (size, all) in [(MAX_TEXT - 2, true), (MAX_TEXT - 1, false)] {
         let mut text = Transcript::new(Keep::Everything);
         text.hold();
@@ -334,7 +334,7 @@ fn text_from_the_messages_is_kept_up_to_its_bound() {
 }
 
 #[test]
-fn the_rest_of_a_turn_that_is_not_kept_is_not_taken_for_another_turn() {
+fn the_rest_of_an_unkept_turn_is_not_taken_for_another_turn() {
     let mut text = Transcript::new(Keep::Everything);
     text.turn();
     text.delta(&"a".repeat(MAX_TEXT + 1));
@@ -344,7 +344,7 @@ fn the_rest_of_a_turn_that_is_not_kept_is_not_taken_for_another_turn() {
 }
 
 #[test]
-fn text_is_held_up_to_its_bound_and_nothing_comes_twice() {
+fn text_is_held_up_to_the_bound_and_shown_once() {
     let long = |letter: &str| letter.repeat(MAX_TEXT / 4 - TURN);
     let mut text = Transcript::new(Keep::Nothing);
     text.hold();
