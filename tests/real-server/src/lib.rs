@@ -7,11 +7,15 @@
 mod model;
 mod server;
 mod sortie;
+mod storage;
+mod tools;
 
 pub use model::{Gate, Model, Reply, Request};
 pub use server::{Event, Options, RealServer, TOKEN};
 pub use sortie::{Finished, Running, Sortie};
 pub use stakpak_agent_core::{ToolApprovalAction, ToolApprovalPolicy};
+pub use storage::StorageGate;
+pub use tools::Tools;
 
 use std::time::{Duration, Instant};
 

@@ -181,6 +181,14 @@ impl Reply {
         Self::empty().and_calls(calls)
     }
 
+    /// Calls one tool with these arguments, without a word.
+    pub fn call(id: &str, tool: &str, arguments: &Value) -> Self {
+        let mut reply = Self::empty();
+        reply.calls.push(call(id, tool, arguments));
+        reply.finish_reason = "tool_calls";
+        reply
+    }
+
     /// Fails with an HTTP status.
     pub fn error(status: u16, message: &str) -> Self {
         Self { status: StatusCode::from_u16(status).expect("an HTTP status"), ..Self::text(message) }
@@ -188,14 +196,8 @@ impl Reply {
 
     /// Calls tools after the text.
     pub fn and_calls<'a>(mut self, calls: impl IntoIterator<Item = (&'a str, &'a str)>) -> Self {
-        self.calls = calls
-            .into_iter()
-            .map(|(id, tool)| {
-                let arguments = json!({ "path": format!("/{id}") }).to_string();
-                let function = json!({ "name": format!("stakpak__{tool}"), "arguments": arguments });
-                json!({ "id": id, "type": "function", "function": function })
-            })
-            .collect();
+        self.calls =
+            calls.into_iter().map(|(id, tool)| call(id, tool, &json!({ "path": format!("/{id}") }))).collect();
         if !self.calls.is_empty() {
             self.finish_reason = "tool_calls";
         }
@@ -245,6 +247,12 @@ impl Reply {
     }
 }
 
+/// Returns a tool call in OpenAI's form, whose arguments are a JSON text.
+fn call(id: &str, tool: &str, arguments: &Value) -> Value {
+    let function = json!({ "name": format!("stakpak__{tool}"), "arguments": arguments.to_string() });
+    json!({ "id": id, "type": "function", "function": function })
+}
+
 /// Holds replies back until the test opens it. Clones are the same gate.
 #[derive(Clone)]
 pub struct Gate(Arc<watch::Sender<bool>>);
@@ -260,7 +268,12 @@ impl Gate {
         self.0.send_replace(true);
     }
 
-    async fn passed(&self) {
+    /// Holds back what comes from now on.
+    pub fn close(&self) {
+        self.0.send_replace(false);
+    }
+
+    pub(crate) async fn passed(&self) {
         // It cannot fail: the sender lives in `self`.
         let _ = self.0.subscribe().wait_for(|open| *open).await;
     }

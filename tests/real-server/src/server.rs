@@ -25,7 +25,7 @@ use tempfile::TempDir;
 use tokio::{net::TcpListener, runtime::Runtime};
 use ureq::Agent;
 
-use crate::{Model, PATIENCE, Sortie, eventually};
+use crate::{Model, PATIENCE, Sortie, StorageGate, Tools, eventually, storage::Gated};
 
 /// The bearer token that every hosted server takes.
 pub const TOKEN: &str = "a-token-for-tests";
@@ -38,11 +38,15 @@ pub struct Options {
     pub policy: ToolApprovalPolicy,
     /// How many events a session keeps for replay.
     pub events_kept: usize,
+    /// The tool server. Without one, every call that the agent server runs fails.
+    pub tools: Option<Tools>,
+    /// Lets the test hold back checkpoint writes.
+    pub storage: Option<StorageGate>,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { policy: ToolApprovalPolicy::with_defaults(), events_kept: 4096 }
+        Self { policy: ToolApprovalPolicy::with_defaults(), events_kept: 4096, tools: None, storage: None }
     }
 }
 
@@ -51,6 +55,7 @@ pub struct RealServer {
     address: SocketAddr,
     model: Model,
     options: Options,
+    token: String,
     requests: Arc<Mutex<Vec<String>>>,
     runtime: Option<Runtime>,
     // Sessions and checkpoints: what outlives a restart.
@@ -76,6 +81,7 @@ impl RealServer {
             address: SocketAddr::from(([127, 0, 0, 1], 0)),
             model: model.clone(),
             options,
+            token: TOKEN.to_owned(),
             requests: Arc::default(),
             runtime: None,
             disk: tempfile::tempdir().expect("a temporary directory"),
@@ -88,6 +94,13 @@ impl RealServer {
     /// Kills the server and starts it again on the same address, with what it had on disk.
     pub fn restart(&mut self) {
         self.stop();
+        self.serve();
+    }
+
+    /// Restarts it with another token, as a server does that generates its token.
+    pub fn restart_with_token(&mut self, token: &str) {
+        self.stop();
+        token.clone_into(&mut self.token);
         self.serve();
     }
 
@@ -107,7 +120,7 @@ impl RealServer {
                 response
             }
         });
-        let app = stakpak_server::router(state, AuthConfig::token(TOKEN)).layer(log);
+        let app = stakpak_server::router(state, AuthConfig::token(self.token.clone())).layer(log);
         self.address = runtime.block_on(listen(self.address, app));
         self.runtime = Some(runtime);
     }
@@ -127,7 +140,7 @@ impl RealServer {
 
     /// `sortie` with these arguments, this server and its token.
     pub fn sortie<'a>(&self, arguments: impl IntoIterator<Item = &'a str>) -> Sortie {
-        Sortie::new(arguments).env("SORTIE_SERVER", self.url()).env("SORTIE_TOKEN", TOKEN)
+        Sortie::new(arguments).env("SORTIE_SERVER", self.url()).env("SORTIE_TOKEN", &self.token)
     }
 
     /// The last result that the model was given for a tool call.
@@ -155,14 +168,14 @@ impl RealServer {
     /// A GET with the token: the status, and the body as JSON, or as a string where it is none.
     pub fn get(&self, path: &str) -> (u16, Value) {
         let request = self.agent.get(format!("{}{path}", self.url()));
-        let answer = request.header("authorization", format!("Bearer {TOKEN}")).call();
+        let answer = request.header("authorization", format!("Bearer {}", self.token)).call();
         read(answer.expect("an answer"))
     }
 
     /// A POST of JSON with the token.
     pub fn post(&self, path: &str, body: &Value) -> (u16, Value) {
         let request = self.agent.post(format!("{}{path}", self.url()));
-        let answer = request.header("authorization", format!("Bearer {TOKEN}")).send_json(body);
+        let answer = request.header("authorization", format!("Bearer {}", self.token)).send_json(body);
         read(answer.expect("an answer"))
     }
 
@@ -183,7 +196,7 @@ impl RealServer {
         let mut request = self
             .agent
             .get(format!("{}/v1/sessions/{session}/events", self.url()))
-            .header("authorization", format!("Bearer {TOKEN}"));
+            .header("authorization", format!("Bearer {}", self.token));
         if let Some(id) = last_event_id {
             request = request.header("last-event-id", id.to_string());
         }
@@ -234,7 +247,7 @@ fn read(mut answer: ureq::http::Response<ureq::Body>) -> (u16, Value) {
     (answer.status().as_u16(), body)
 }
 
-async fn listen(address: SocketAddr, app: Router) -> SocketAddr {
+pub(crate) async fn listen(address: SocketAddr, app: Router) -> SocketAddr {
     let began = Instant::now();
     let listener = loop {
         match TcpListener::bind(address).await {
@@ -259,8 +272,9 @@ async fn state(options: &Options, model: SocketAddr, disk: &Path) -> AppState {
     let registry = ProviderRegistry::new().register("openai", provider);
     let inference = Inference::builder().with_registry(registry).build();
     let stub = stakai::Model::custom("stub", "openai");
-    AppState::new(
-        Arc::new(storage.expect("session storage")),
+    let storage = Gated::new(storage.expect("session storage"), options.storage.clone());
+    let state = AppState::new(
+        Arc::new(storage),
         Arc::new(EventLog::new(options.events_kept)),
         Arc::new(IdempotencyStore::new(Duration::from_secs(24 * 60 * 60))),
         Arc::new(inference.expect("an inference client")),
@@ -270,5 +284,9 @@ async fn state(options: &Options, model: SocketAddr, disk: &Path) -> AppState {
     )
     .with_checkpoint_store(Arc::new(CheckpointStore::new(disk.join("checkpoints"))))
     // Else the server describes the directory that the tests run in to the model.
-    .with_project_dir(disk.to_str().map(str::to_owned))
+    .with_project_dir(disk.to_str().map(str::to_owned));
+    match &options.tools {
+        Some(tools) => state.with_mcp(tools.connect().await, Vec::new(), None, None),
+        None => state,
+    }
 }
