@@ -37,3 +37,16 @@ pub fn eventually<T>(what: &str, mut ask: impl FnMut() -> Option<T>) -> T {
         std::thread::sleep(Duration::from_millis(5));
     }
 }
+
+/// Checks that a condition holds for as long as `duration`.
+///
+/// # Panics
+///
+/// As soon as it does not; `what` names the condition.
+pub fn for_at_least(duration: Duration, what: &str, mut holds: impl FnMut() -> bool) {
+    let start = Instant::now();
+    while start.elapsed() < duration {
+        assert!(holds(), "after {:?}, no longer: {what}", start.elapsed());
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}

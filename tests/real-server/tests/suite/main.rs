@@ -2,10 +2,12 @@
 
 mod answers;
 mod decisions;
+mod dropped;
 mod failures;
 mod host;
 mod interruptions;
 mod pauses;
+mod plain;
 mod replays;
 mod soak;
 
