@@ -4,7 +4,10 @@ use real_server::{Event, Gate, Model, Options, RealServer, Reply, StorageGate, T
 use serde_json::{Value, json};
 use std::time::Duration;
 
-use crate::plain::{decide, send, session, up_to};
+use crate::{
+    field,
+    plain::{decide, send, session, up_to},
+};
 
 /// A server whose tools wait for a gate and whose storage can be held.
 struct Late {
@@ -176,4 +179,63 @@ fn a_second_decision_during_the_next_answer_of_the_model_runs_a_call_with_the_sa
     gate.open();
     up_to("run_completed", &mut events);
     assert_eq!(late.tools.calls()[1].0, "remove");
+}
+
+fn tools_run(late: &Late) -> Vec<String> {
+    late.tools.calls().into_iter().map(|(tool, _)| tool).collect()
+}
+
+fn decisions(late: &Late) -> usize {
+    late.server.requests().iter().filter(|line| line.ends_with("/tools/decisions")).count()
+}
+
+#[test]
+fn a_call_that_begins_late_is_accepted_once() {
+    // Both calls are accepted at the proposal, and `a` then runs for longer than a dropped decision is waited for.
+    let late = Late::start(&[&[("a", "view"), ("b", "create")], &[("b", "remove")]]);
+    let run = late.server.sortie(["run", "-o", "json", "-t", "view", "-t", "create", "go"]).spawn();
+    late.tools.wait_for_call(1);
+    real_server::for_at_least(Duration::from_secs(6), "one decision", || decisions(&late) == 1);
+    late.gate.open();
+    let record = run.wait().exits(0).record();
+    assert_eq!(tools_run(&late), ["view", "create"]);
+    assert_eq!(record["tool_calls"]["rejected"], 1, "{record:#}");
+}
+
+#[test]
+fn a_dropped_decision_is_sent_again() {
+    let late = Late::start(&[&[("a", "view"), ("b", "create")]]);
+    let run = late.server.sortie(["run", "-o", "json", "go"]).spawn();
+    late.tools.wait_for_call(1);
+    late.storage.hold();
+    late.storage.wait_for_a_write();
+    late.gate.open();
+    late.server.wait_for_requests(1, "/tools/decisions");
+    late.storage.release();
+    let record = run.wait().exits(0).record();
+    assert_eq!(tools_run(&late), ["view", "create"]);
+    assert_eq!(record["tool_calls"]["accepted"], 2, "{record:#}");
+}
+
+#[test]
+fn a_decision_that_was_sent_again_lets_no_later_call_run() {
+    // A person approves two calls, the decision about the second is dropped and sent again, and the model then uses
+    // its id for another tool.
+    let late = Late::start(&[&[("a", "create"), ("b", "create")], &[("b", "remove")]]);
+    let paused = late.server.sortie(["run", "-o", "json", "--pause-on-approval", "go"]).run().exits(10).record();
+    let resume = ["resume", "-o", "json", "--approve", "a", "--approve", "b", field(&paused, "session_id")];
+    let resume = late.server.sortie(resume).spawn();
+    late.tools.wait_for_call(1);
+    late.storage.hold();
+    late.storage.wait_for_a_write();
+    late.gate.open();
+    late.server.wait_for_requests(2, "/tools/decisions");
+    late.gate.close();
+    late.storage.release();
+    late.tools.wait_for_call(2);
+    // It takes a moment until the client knows that the call runs.
+    real_server::for_at_least(Duration::from_secs(1), "the call runs", || late.tools.calls().len() == 2);
+    late.gate.open();
+    let record = resume.wait().record();
+    assert_eq!(tools_run(&late), ["create", "create"], "{record:#}");
 }
