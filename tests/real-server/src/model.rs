@@ -181,12 +181,11 @@ impl Reply {
         Self::empty().and_calls(calls)
     }
 
-    /// Calls one tool with these arguments, without a word.
-    pub fn call(id: &str, tool: &str, arguments: &Value) -> Self {
-        let mut reply = Self::empty();
-        reply.calls.push(call(id, tool, arguments));
-        reply.finish_reason = "tool_calls";
-        reply
+    /// Calls one more tool, with these arguments.
+    pub fn and_call(mut self, id: &str, tool: &str, arguments: &Value) -> Self {
+        self.calls.push(call(id, tool, arguments));
+        self.finish_reason = "tool_calls";
+        self
     }
 
     /// Fails with an HTTP status.

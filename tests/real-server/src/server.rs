@@ -13,7 +13,10 @@ use stakai::{
 };
 use stakpak_agent_core::ToolApprovalPolicy;
 use stakpak_api::LocalStorage;
-use stakpak_server::{AppState, AuthConfig, CheckpointStore, EventLog, IdempotencyStore};
+use stakpak_server::{
+    AppState, AuthConfig, CheckpointStore, EventLog, IdempotencyStore, SandboxConfig, SandboxMode,
+    SandboxUserMapping,
+};
 use std::{
     io::{BufRead, BufReader, ErrorKind},
     net::SocketAddr,
@@ -42,11 +45,19 @@ pub struct Options {
     pub tools: Option<Tools>,
     /// Lets the test hold back checkpoint writes.
     pub storage: Option<StorageGate>,
+    /// Whether a sandbox is configured. It cannot start: its program does not exist.
+    pub broken_sandbox: bool,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { policy: ToolApprovalPolicy::with_defaults(), events_kept: 4096, tools: None, storage: None }
+        Self {
+            policy: ToolApprovalPolicy::with_defaults(),
+            events_kept: 4096,
+            tools: None,
+            storage: None,
+            broken_sandbox: false,
+        }
     }
 }
 
@@ -133,6 +144,12 @@ impl RealServer {
         }
     }
 
+    /// Makes what the server keeps of a session unreadable: its next run dies before its first event.
+    pub fn spoil(&self, session: &str) {
+        let path = self.disk.path().join("checkpoints").join(session).join("latest.checkpoint");
+        std::fs::write(path, "not a checkpoint").expect("a checkpoint to spoil");
+    }
+
     /// Where it listens.
     pub fn url(&self) -> String {
         format!("http://{}", self.address)
@@ -191,8 +208,17 @@ impl RealServer {
         eventually("the session to be idle", || (self.run_status(session)["state"] == "idle").then_some(()));
     }
 
+    /// Waits until nothing runs in any session.
+    pub fn wait_until_all_idle(&self) {
+        eventually("all sessions to be idle", || {
+            let (_, body) = self.get("/v1/sessions");
+            let sessions = body["sessions"].as_array()?;
+            sessions.iter().all(|session| session["run_status"]["state"] == "idle").then_some(())
+        });
+    }
+
     /// Subscribes to a session's events, from the one after `last_event_id` where it is given.
-    pub fn events(&self, session: &str, last_event_id: Option<u64>) -> impl Iterator<Item = Event> {
+    pub fn events(&self, session: &str, last_event_id: Option<u64>) -> impl Iterator<Item = Event> + use<> {
         let mut request = self
             .agent
             .get(format!("{}/v1/sessions/{session}/events", self.url()))
@@ -273,7 +299,7 @@ async fn state(options: &Options, model: SocketAddr, disk: &Path) -> AppState {
     let inference = Inference::builder().with_registry(registry).build();
     let stub = stakai::Model::custom("stub", "openai");
     let storage = Gated::new(storage.expect("session storage"), options.storage.clone());
-    let state = AppState::new(
+    let mut state = AppState::new(
         Arc::new(storage),
         Arc::new(EventLog::new(options.events_kept)),
         Arc::new(IdempotencyStore::new(Duration::from_secs(24 * 60 * 60))),
@@ -285,8 +311,17 @@ async fn state(options: &Options, model: SocketAddr, disk: &Path) -> AppState {
     .with_checkpoint_store(Arc::new(CheckpointStore::new(disk.join("checkpoints"))))
     // Else the server describes the directory that the tests run in to the model.
     .with_project_dir(disk.to_str().map(str::to_owned));
-    match &options.tools {
-        Some(tools) => state.with_mcp(tools.connect().await, Vec::new(), None, None),
-        None => state,
+    if let Some(tools) = &options.tools {
+        state = state.with_mcp(tools.connect().await, Vec::new(), None, None);
     }
+    if options.broken_sandbox {
+        state = state.with_sandbox(SandboxConfig {
+            warden_path: "/nonexistent/warden".to_owned(),
+            image: "none".to_owned(),
+            volumes: Vec::new(),
+            mode: SandboxMode::Ephemeral,
+            user_mapping: SandboxUserMapping::ImageDefault,
+        });
+    }
+    state
 }

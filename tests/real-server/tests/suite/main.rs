@@ -6,9 +6,12 @@ mod dropped;
 mod failures;
 mod host;
 mod interruptions;
+mod known;
 mod pauses;
 mod plain;
 mod replays;
+mod scopes;
+mod sessions;
 mod soak;
 
 use serde_json::Value;
