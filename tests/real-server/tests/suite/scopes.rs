@@ -333,9 +333,9 @@ fn a_scope_where_it_cannot_hold_is_a_usage_error() {
     let tools = Tools::willing();
     let server = server(&tools);
     let refused: [&[&str]; 4] = [
-        &["run", "-t", "run_command::a__run_command", "go"],
-        &["run", "-t", "run_command::ls", "--deny-tool", "view", "go"],
-        &["run", "-t", "run_command::ls", "--approve-with", "true", "go"],
+        &["run", "-t", "run_command::a__run_command", "[]"],
+        &["run", "-t", "run_command::ls", "--deny-tool", "view", "[]"],
+        &["run", "-t", "run_command::ls", "--approve-with", "true", "[]"],
         &["resume", "-t", "run_command::ls", "00000000-0000-4000-8000-000000000000"],
     ];
     for arguments in refused {
