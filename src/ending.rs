@@ -74,8 +74,8 @@ impl Follower<'_> {
     fn leave(&mut self, end: &End) -> (Option<String>, bool) {
         let class = match end {
             End::Completed => return (None, false),
-            End::Paused(_) => {
-                return (Some(command("resume", self.session, self.settings, &["--approve-all"])), false);
+            End::Paused(waiting) => {
+                return (Some(resume_command(self.session, self.settings, waiting)), false);
             }
             End::Failed(failure) => failure.reason.class(),
         };

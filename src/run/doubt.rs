@@ -75,7 +75,8 @@ impl Machine {
                 if self.phase == Phase::Following && lost_proposal { Effect::AskPending } else { Effect::Continue }
             }
             State::Active { .. } | State::Idle => {
-                self.doubt(Doubt::Stopped, Effect::Reconnect("the session no longer runs our run"))
+                // The last event comes again: a byte that shows that the replay has begun.
+                self.doubt(Doubt::Stopped, Effect::Replay("the session no longer runs our run"))
             }
             State::Failed => {
                 let since = match self.phase {

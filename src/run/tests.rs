@@ -99,7 +99,7 @@ fn active() -> Input<'static> {
 }
 
 fn is_reconnect(effect: &Effect) -> bool {
-    matches!(effect, Effect::Reconnect(_))
+    matches!(effect, Effect::Reconnect(_) | Effect::Replay(_))
 }
 
 fn call(id: &str) -> ToolCall {
