@@ -36,6 +36,9 @@ const CALL: &str = "call_create_1";
 /// How that call ended in `ACCEPTED`: not what is to be shown to someone who approved it.
 const RECORDED_RESULT: &str = r#""result":"FILE_EXISTS\nFile already exists: motd.txt","is_error":true"#;
 
+/// Makes a run's ID of its session's. The bits of a UUID's version and variant are 0.
+const RUN: u128 = 0x5f0c_9d1e_a3b7_0e46_1b2d_83c5_f7a9_4e61;
+
 /// The practice server counts as long up, in seconds, so that a lost run is never taken for a restart.
 const UPTIME: u64 = 86_400;
 const KEEPALIVE: Duration = Duration::from_secs(15);
@@ -268,6 +271,8 @@ struct Session {
     id: String,
     run_id: String,
     state: State,
+    /// How many it has had.
+    runs: u128,
     /// Its run was started by an earlier process.
     is_earlier: bool,
     /// Those of all runs. An event's id is its place, counted from 1.
@@ -305,7 +310,8 @@ impl Session {
     }
 
     fn start(&mut self, outcome: &Outcome, prompt: &Value, is_earlier: bool) {
-        self.run_id = Uuid::new_v4().to_string();
+        self.runs += 1;
+        self.run_id = run_id(&self.id, self.runs);
         self.is_earlier = is_earlier;
         self.messages.push(json!({ "role": "user", "content": prompt }));
         let completed = COMPLETED.replace(UTF8_SAMPLE, "");
@@ -384,6 +390,12 @@ impl Session {
             self.state = State::Idle;
         }
     }
+}
+
+/// The ID of a session's first, second, … run: the same in a later process, whose `resume` names the batch by it.
+fn run_id(session: &str, number: u128) -> String {
+    let session = Uuid::parse_str(session).unwrap_or_default().as_u128();
+    Uuid::from_u128(session ^ RUN ^ number << 96).to_string()
 }
 
 /// `ACCEPTED`, but the tool succeeds, with this result.
