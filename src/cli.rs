@@ -34,13 +34,12 @@ const FIRST_HELP: &str = "\
 {usage-heading} {usage}
 
 Commands:
-{subcommands}
-
-{after-help}";
+{subcommands}{after-help}";
 
 const AFTER_HELP: &str = "\
-Options may come before or after the command's name: \"sortie COMMAND -h\" shows them,
-\"sortie COMMAND --help\" explains them, and \"sortie --version\" prints the version.
+Options may come before or after the command's name. \"sortie COMMAND -h\" shows
+the most used ones, \"sortie COMMAND --help\" explains all of them.
+\"sortie --version\" prints the version.
 
 Examples:
   sortie run --rehearse completed \"Check the disks\"    try it: it costs nothing
@@ -95,9 +94,7 @@ pub enum Command {
     Help(Help),
 }
 
-const SHORT_RUN: &str = "\
-Options without a default are off. --help shows all options and explains them.
-Exit codes: 0 completed, 1 failed, 10 paused: tool calls wait for approval.";
+const SHORT_RUN: &str = "Exit codes: 0 completed, 1 failed, 10 paused: tool calls wait for approval.";
 const LONG_RUN: &str = "\
 Options without a default are off.
 
@@ -140,7 +137,7 @@ pub struct Common {
           value_hint = ValueHint::Url)]
     pub server: Option<String>,
 
-    /// File with the token [env: SORTIE_TOKEN_FILE, or the token in SORTIE_TOKEN]
+    /// File with the token [env: SORTIE_TOKEN_FILE; SORTIE_TOKEN is the token]
     ///
     /// The file holds the token and nothing else. It is read again when the server refuses the token. The flag overrides
     /// SORTIE_TOKEN, which overrides SORTIE_TOKEN_FILE. The token is never taken from the command line, where every user
@@ -188,7 +185,7 @@ pub struct Common {
           hide_short_help = true)]
     pub retry_timeout: Duration,
 
-    /// Play a recorded run, at no cost: an outcome or a recording
+    /// Play a recorded run instead, at no cost
     ///
     /// A practice server inside this process plays a recorded run. The outcome is completed, failed, paused, stalled or
     /// lost, or a file that --record wrote. No agent server is asked, and no token is needed. With SORTIE_REHEARSE set, a
@@ -201,22 +198,22 @@ pub struct Common {
     #[arg(short, long, conflicts_with = "verbose", global = true, help_heading = "Output", display_order = 90)]
     pub quiet: bool,
 
-    /// Log every call on stderr; -vv shows the HTTP library's view too [env: SORTIE_LOG]
+    /// Log each call on stderr; -vv the HTTP library too [env: SORTIE_LOG]
     ///
     /// SORTIE_LOG sets the level for each part instead, as in sortie=debug,ureq=info. The token is in no log.
     #[arg(short, long, action = ArgAction::Count, global = true, help_heading = "Output", display_order = 91)]
     pub verbose: u8,
 
-    /// Print help; --help explains more than -h
+    /// Print help; --help shows all options, and explains them
     #[arg(short, long, action = ArgAction::Help, global = true, help_heading = "Output", display_order = 92)]
     pub help: Option<bool>,
 }
 
 #[derive(Debug, Args)]
 pub struct Follow {
-    /// Pause the run when it needs an approval, and exit 10; short for --on-approval pause
+    /// Pause the run, and exit 10, when a tool call needs an approval
     ///
-    /// Calls that the server approves by itself do not pause the run.
+    /// It is short for --on-approval pause. Calls that the server approves by itself do not pause the run.
     #[arg(long, conflicts_with = "on_approval", help_heading = "Approval")]
     pub pause_on_approval: bool,
 
@@ -224,9 +221,9 @@ pub struct Follow {
     #[arg(long, value_name = "WHAT", value_enum, help_heading = "Approval")]
     pub on_approval: Option<OnApproval>,
 
-    /// Replace the server's policy, its denials included: this tool may run, others are rejected
+    /// Replace the server's policy, its denials included: allow only this tool
     ///
-    /// Repeat it for each tool. A tool that is not on the list is rejected, or pauses the run with --pause-on-approval.
+    /// Repeat it for each tool that may run. A tool that is not on the list is rejected, or pauses the run with --pause-on-approval.
     /// The name may have the server's prefix (stakpak__view) or not (view). With --approve-with, the program decides the
     /// calls that are on the list.
     ///
@@ -236,16 +233,16 @@ pub struct Follow {
     #[arg(short = 't', long = "allow-tool", value_name = "NAME", help_heading = "Approval")]
     pub allow_tools: Vec<String>,
 
-    /// Replace the server's policy, its denials included: this tool is rejected
+    /// Replace the server's policy, its denials included: reject this tool
     ///
     /// Repeat it for each tool. run needs --on-approval, --allow-tool or --approve-with beside it, because something must
     /// decide the other tools.
     #[arg(long = "deny-tool", value_name = "NAME", help_heading = "Approval")]
     pub deny_tools: Vec<String>,
 
-    /// Replace the server's policy, its denials included: this program decides each call
+    /// Replace the server's policy, its denials included: ask this program
     ///
-    /// Its exit code decides: 0 accepts the call, 1 rejects it, 10 pauses the run. The program is run by sh -c, gets
+    /// It is asked about each call. Its exit code decides: 0 accepts the call, 1 rejects it, 10 pauses the run. The program is run by sh -c, gets
     /// {session_id, run_id, tool_call} as JSON on stdin, and has 60 s. What it prints is the reason for a rejection. Any
     /// other exit code, a crash, a timeout or a missing program pauses the run.
     #[arg(long, value_name = "CMD", value_hint = ValueHint::CommandString, help_heading = "Approval")]
@@ -269,7 +266,7 @@ pub struct Follow {
     #[arg(long, value_name = "DURATION", default_value = "30m", value_parser = duration, help_heading = "Ends")]
     pub timeout: Duration,
 
-    /// Cancel the run after this time without an event from it [default: no limit]
+    /// Cancel the run after this long without an event [default: no limit]
     ///
     /// With its unit: 90s, 10m.
     #[arg(long, value_name = "DURATION", value_parser = duration, help_heading = "Ends")]
@@ -334,21 +331,23 @@ pub struct Run {
     /// The task, unless --prompt-file gives it; - reads it from stdin
     ///
     /// A prompt that begins with - goes behind --, as in: sortie run -- "- tidy up".
-    #[arg(value_name = "PROMPT")]
+    #[arg(value_name = "PROMPT", display_order = 0)]
     pub prompt: Option<String>,
 
     /// Read the task from this file; - is stdin
-    #[arg(long, value_name = "PATH", conflicts_with = "prompt", value_hint = ValueHint::FilePath)]
+    #[arg(long, value_name = "PATH", conflicts_with = "prompt", value_hint = ValueHint::FilePath,
+          display_order = 1)]
     pub prompt_file: Option<PathBuf>,
 
     /// Send this png, jpeg, gif or webp image with the task
     ///
     /// Repeat it for each image. The server takes 2 MB for the task and everything with it, and an image takes a third
     /// more there than on the disk.
-    #[arg(long = "image", value_name = "PATH", value_hint = ValueHint::FilePath, hide_short_help = true)]
+    #[arg(long = "image", value_name = "PATH", value_hint = ValueHint::FilePath, hide_short_help = true,
+          display_order = 2)]
     pub images: Vec<PathBuf>,
 
-    /// Send the task to this session, as its next message [default: a new session]
+    /// Send the task to this session [default: a new one]
     #[arg(long, value_name = "ID", conflicts_with_all = ["profile", "title", "workdir", "system_prompt_file"])]
     pub session: Option<String>,
 
@@ -392,31 +391,31 @@ pub struct Run {
     #[arg(long, hide_short_help = true)]
     pub sandbox: bool,
 
-    /// Cancel the run when it has used more than N tokens; a turn under way is paid for
+    #[command(flatten)]
+    pub follow: Follow,
+
+    /// Cancel the run past N tokens; a turn under way is paid for
     ///
     /// The server reports the tokens after each turn, so that a run may use more before it is cancelled.
     #[arg(long, value_name = "N", allow_hyphen_values = true, help_heading = "Ends")]
     pub max_tokens: Option<String>,
 
-    /// Cancel the run when it has asked for more than N tool calls; a turn under way is paid for
+    /// Cancel the run past N tool calls; a turn under way is paid for
     ///
     /// From the first call above N on, no call is approved any more.
     #[arg(long, value_name = "N", allow_hyphen_values = true, hide_short_help = true, help_heading = "Ends")]
     pub max_tool_calls: Option<String>,
 
     /// Let the run take at most N turns, 1 to 256 [default: the server's]
-    #[arg(long, value_name = "N", allow_hyphen_values = true, help_heading = "Ends")]
+    #[arg(long, value_name = "N", allow_hyphen_values = true, hide_short_help = true, help_heading = "Ends")]
     pub max_turns: Option<String>,
 
-    /// Start the run, print the session's ID and exit 0, without following the run
+    /// Print the session's ID and exit 0, without following the run
     ///
     /// With --output json, the line is {"type":"detached","session_id","run_id"}. With --allow-tool, the list goes to the
     /// server, and other calls wait for sortie resume.
     #[arg(long, help_heading = "Ends")]
     pub detach: bool,
-
-    #[command(flatten)]
-    pub follow: Follow,
 }
 
 #[derive(Debug, Args)]
@@ -496,7 +495,7 @@ pub struct Pending {
 #[derive(Debug, Args)]
 pub struct List {
     /// Show only the sessions in this state
-    #[arg(long, value_name = "STATE", value_enum)]
+    #[arg(long, value_name = "STATE", value_enum, help_heading = "Output")]
     pub state: Option<ListState>,
 
     /// What goes to stdout

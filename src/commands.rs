@@ -5,7 +5,7 @@ use crate::cli::{self, Cli, Format, PlainFormat, mistake};
 use crate::client::{Address, Client, Headers, Options, new_key};
 use crate::console::{Console, Level};
 use crate::ending::{self, Cancel, announce, announce_later_signal, command, guard, on_signal, silence_panics};
-use crate::follow::{Context, Follower, session_state};
+use crate::follow::{Context, Follower, asks, session_state};
 use crate::history::{self, LastRun};
 use crate::input;
 use crate::outcome::{Class, End, Exit, Failure, Fate, Reason, Report};
@@ -105,7 +105,7 @@ fn prepare(cli: &Cli, watch: &Watch, console: &Console, output: &mut Output) -> 
     }
     let usage = |error: anyhow::Error| Failure::usage(&error);
     let settings = settings::resolve(cli).map_err(usage)?;
-    let inputs = inputs(&settings, watch);
+    let inputs = inputs(&settings, watch, console);
     // A signal while stdin was read is no mistake of the command line.
     watch.check()?;
     let (options, rehearsal, message) = inputs.map_err(usage)?;
@@ -140,7 +140,7 @@ type Inputs = (Options, Option<Rehearsal>, Option<Message>);
 type Message = (NewMessage, Vec<String>);
 
 /// Reads the files that the settings name, and starts the practice server.
-fn inputs(settings: &Settings, watch: &Watch) -> anyhow::Result<Inputs> {
+fn inputs(settings: &Settings, watch: &Watch, console: &Console) -> anyhow::Result<Inputs> {
     let (options, rehearsal) = match &settings.server {
         Server::Real(server) => (input::server(settings, server, watch)?, None),
         Server::Practice(source) => {
@@ -151,7 +151,7 @@ fn inputs(settings: &Settings, watch: &Watch) -> anyhow::Result<Inputs> {
         }
     };
     let message = match &settings.command {
-        Command::Run(run) => Some(input::message(&run.message, watch)?),
+        Command::Run(run) => Some(input::message(&run.message, watch, console)?),
         _ => None,
     };
     Ok((options, rehearsal, message))
@@ -169,6 +169,7 @@ impl Context<'_> {
     fn run(mut self, settings: &settings::Run, (message, warnings): &Message) -> Result<Report, Failure> {
         warnings.iter().for_each(|warning| self.console.error(warning));
         self.announce_policy(&settings.follow);
+        let asks = self.asks(settings)?;
         let (session, is_new_session) = match settings.session {
             Some(session) => (session, false),
             None => {
@@ -189,11 +190,6 @@ impl Context<'_> {
         if let Some(format) = settings.detach {
             return Ok(self.detach(session, run_id, format, &settings.follow));
         }
-        let asks = match settings.message.approval {
-            Approval::Ask => Asks::EveryCall,
-            Approval::List(_) => Asks::SomeCalls,
-            Approval::Servers => Asks::Unknown,
-        };
         let options = run::Options {
             sandbox: settings.message.sandbox,
             max_tokens: settings.max_tokens,
@@ -204,9 +200,28 @@ impl Context<'_> {
     }
 
     fn announce_policy(&self, follow: &Follow) {
-        if follow.policy.replaces_servers() {
+        if follow.policy.list_is_sent {
+            self.console
+                .progress("the list of allowed tools goes to the server, in place of the server's own policy");
+        } else if follow.policy.replaces_servers() {
             self.console.progress("every tool call comes to us: this policy takes the place of the server's own");
         }
+    }
+
+    /// About which calls of a new run the server asks, as far as it is known before the run.
+    fn asks(&self, settings: &settings::Run) -> Result<Asks, Failure> {
+        Ok(match settings.message.approval {
+            Approval::Ask => Asks::EveryCall,
+            Approval::List(_) => Asks::SomeCalls,
+            Approval::Servers if settings.only_pauses => {
+                let asks = asks(self.client.config()?.auto_approve_mode);
+                if asks == Asks::NoCall {
+                    self.console.error("nothing will pause: the server approves every tool call by itself");
+                }
+                asks
+            }
+            Approval::Servers => Asks::Unknown,
+        })
     }
 
     pub fn options(&self, run_id: String, asks: Asks, start: Start, follow: &Follow) -> run::Options {

@@ -253,11 +253,7 @@ impl<'a> Follower<'a> {
     }
 
     fn ask_config(&mut self) -> Result<Input<'static>, Failure> {
-        let asks = match self.client.config()?.auto_approve_mode {
-            AutoApprove::None => Asks::EveryCall,
-            AutoApprove::All => Asks::NoCall,
-            AutoApprove::Custom => Asks::SomeCalls,
-        };
+        let asks = asks(self.client.config()?.auto_approve_mode);
         self.stream.restart_quiet();
         Ok(Input::Asks(asks))
     }
@@ -351,6 +347,15 @@ impl<'a> Follower<'a> {
         }
         self.output.flush()?;
         Err(failure)
+    }
+}
+
+/// About which calls a server with this policy asks.
+pub const fn asks(mode: AutoApprove) -> Asks {
+    match mode {
+        AutoApprove::None => Asks::EveryCall,
+        AutoApprove::All => Asks::NoCall,
+        AutoApprove::Custom => Asks::SomeCalls,
     }
 }
 

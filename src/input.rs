@@ -5,6 +5,7 @@ use crate::agent::calls::{
     ApproveOverride, Context as ContextEntry, NewMessage, Overrides, UserContent, UserMessage, UserPart,
 };
 use crate::client::{self, Address, Headers, MAX_HEADERS, MAX_TOKEN, Token};
+use crate::console::Console;
 use crate::descriptor;
 use crate::rehearsal::{self, Outcome};
 use crate::settings::{Approval, Context, Message, RealServer, Settings, Source, Text, TokenSource};
@@ -12,7 +13,7 @@ use crate::watchdog::Watch;
 use anyhow::{Context as _, Result, anyhow, bail, ensure};
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
-use std::io;
+use std::io::{self, IsTerminal};
 use std::path::Path;
 
 const MAX_SYSTEM_PROMPT: usize = 32_768;
@@ -101,8 +102,8 @@ pub fn rehearsed(source: &Source, watch: &Watch) -> Result<Outcome> {
 ///
 /// # Errors
 /// What cannot be read, or is over a limit of the server.
-pub fn message(message: &Message, watch: &Watch) -> Result<(NewMessage, Vec<String>)> {
-    let mut reader = Reader::new(watch);
+pub fn message(message: &Message, watch: &Watch, console: &Console) -> Result<(NewMessage, Vec<String>)> {
+    let mut reader = Reader { console: Some(console), ..Reader::new(watch) };
     let mut warnings = Vec::new();
     let text = reader.given(&message.prompt)?;
     ensure!(!text.trim().is_empty(), "the prompt is empty");
@@ -226,12 +227,14 @@ fn contexts(
 /// Reads files and stdin. stdin is read only when asked, and can be read only once.
 struct Reader<'a> {
     watch: &'a Watch,
+    /// For what a person at a terminal must know.
+    console: Option<&'a Console>,
     stdin_taken_by: Option<String>,
 }
 
 impl<'a> Reader<'a> {
     const fn new(watch: &'a Watch) -> Self {
-        Self { watch, stdin_taken_by: None }
+        Self { watch, console: None, stdin_taken_by: None }
     }
 
     fn given(&mut self, text: &Text) -> Result<String> {
@@ -253,6 +256,9 @@ impl<'a> Reader<'a> {
         }
         if let Some(first) = self.stdin_taken_by.replace(source.to_string()) {
             bail!("{source} and {first} both take stdin, which can be read only once");
+        }
+        if let Some(console) = self.console.filter(|_| io::stdin().is_terminal()) {
+            console.progress(&format!("reading {source} from the terminal; Ctrl-D on a line of its own ends it"));
         }
         descriptor::read(io::stdin(), limit, self.watch).with_context(|| format!("cannot read stdin for {source}"))
     }

@@ -530,5 +530,5 @@ fn fail_with(report: &mut Report, result: Result<(), Failure>) {
 }
 
 fn unwritten(error: &io::Error) -> Failure {
-    Failure::new(Reason::Output, format!("write to stdout: {error}"))
+    Failure::new(Reason::Output, format!("cannot write to stdout: {error}"))
 }

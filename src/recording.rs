@@ -74,7 +74,7 @@ impl Recording {
     }
 
     fn failure(&self, error: &io::Error) -> Failure {
-        Failure::new(Reason::Output, format!("write the recording to {}: {error}", self.path.display()))
+        Failure::new(Reason::Output, format!("cannot write the recording to {}: {error}", self.path.display()))
     }
 }
 

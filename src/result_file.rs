@@ -84,7 +84,7 @@ impl ResultFile {
     fn make_temporary(&self) -> Result<NamedTempFile> {
         ensure!(self.path.file_name().is_some(), "it names no file");
         let made = tempfile::Builder::new().prefix(".sortie-").tempfile_in(self.folder());
-        let made = made.with_context(|| format!("write in {}", self.folder().display()))?;
+        let made = made.with_context(|| format!("cannot write in {}", self.folder().display()))?;
         self.watch.remove_on_leaving(made.path());
         Ok(made)
     }
@@ -114,7 +114,7 @@ impl ResultFile {
                 }
                 Refused::Writing(error) => Err(error),
             })
-            .with_context(|| format!("write the result to {}", self.name.display()))
+            .with_context(|| format!("cannot write the result to {}", self.name.display()))
     }
 
     fn replace(&self, record: &Record<'_>) -> Result<(), Refused> {

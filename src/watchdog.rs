@@ -239,8 +239,8 @@ impl Watch {
         match taken {
             // SIGINT was ignored when we were started, and stays so.
             Ok(()) | Err(ctrlc::Error::MultipleHandlers) => Ok(()),
-            Err(ctrlc::Error::System(error)) => Err(missing("take SIGINT", &error)),
-            Err(error) => Err(Failure::new(Reason::Internal, format!("take SIGINT: {error}"))),
+            Err(ctrlc::Error::System(error)) => Err(missing("cannot take SIGINT", &error)),
+            Err(error) => Err(Failure::new(Reason::Internal, format!("cannot take SIGINT: {error}"))),
         }
     }
 
@@ -249,7 +249,7 @@ impl Watch {
         thread::Builder::new()
             .name("watchdog".into())
             .spawn(move || watch.keep(&mut thread))
-            .map_err(|error| missing("start the watchdog thread", &error))?;
+            .map_err(|error| missing("cannot start the watchdog thread", &error))?;
         Ok(self)
     }
 

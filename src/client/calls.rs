@@ -13,14 +13,14 @@ use uuid::Uuid;
 impl Client {
     /// `GET /v1/health`. It needs no token.
     pub fn health(&self) -> Result<api::Health, CallError> {
-        let health: api::Health = self.get("ask for the server's health", "/v1/health".into())?;
+        let health: api::Health = self.get("check the server's health", "/v1/health".into())?;
         self.set_server_version(health.version.clone());
         Ok(health)
     }
 
     /// `GET /v1/config`.
     pub fn config(&self) -> Result<api::Config, CallError> {
-        self.get("ask for the server's configuration", "/v1/config".into())
+        self.get("read the server's configuration", "/v1/config".into())
     }
 
     /// `GET /v1/sessions`, one page, the newest first. The list has ended where a page is shorter than `limit`.
@@ -38,7 +38,7 @@ impl Client {
     /// `GET /v1/sessions/{id}`: the one call that tells whether a session exists (protocol trap 10).
     pub fn session(&self, session: Uuid) -> Result<api::Session, CallError> {
         let path = format!("/v1/sessions/{session}");
-        self.get("ask for the session's state", path).map(|detail: api::SessionDetail| detail.session)
+        self.get("read the session's state", path).map(|detail: api::SessionDetail| detail.session)
     }
 
     /// `POST /v1/sessions/{id}/messages`; returns the id of the run that it began.
@@ -55,7 +55,7 @@ impl Client {
 
     /// `GET /v1/sessions/{id}/tools/pending`.
     pub fn pending(&self, session: Uuid) -> Result<api::Pending, CallError> {
-        self.get("ask for the pending tool calls", format!("/v1/sessions/{session}/tools/pending"))
+        self.get("read the pending tool calls", format!("/v1/sessions/{session}/tools/pending"))
     }
 
     /// `POST /v1/sessions/{id}/tools/decisions`. Each call has an idempotency key of its own: under the key of an
@@ -89,7 +89,7 @@ impl Client {
         key: &str,
     ) -> Result<T, CallError> {
         let body = serde_json::to_vec(body)
-            .map_err(|error| CallError::new(Word::Internal, format!("{doing}: {error}")))?;
+            .map_err(|error| CallError::new(Word::Internal, format!("cannot {doing}: {error}")))?;
         self.call(&Call { doing, path, body: Some(body), key: Some(key), after: None })
     }
 

@@ -378,7 +378,7 @@ impl Client {
 
     /// What is done, and where.
     pub(super) fn doing(&self, call: &Call<'_>) -> String {
-        format!("{} at {}{}", call.doing, self.url(), self.options.server.through())
+        format!("cannot {} at {}{}", call.doing, self.url(), self.options.server.through())
     }
 
     /// The text without our secrets: a server may say them back.

@@ -446,6 +446,6 @@ impl<'c> EventStream<'c> {
     }
 
     fn broken(&self, why: &str) -> CallError {
-        CallError::new(Word::Broken, format!("follow the run: after event {}, {why}", self.place.last()))
+        CallError::new(Word::Broken, format!("cannot follow the run: after event {}, {why}", self.place.last()))
     }
 }

@@ -36,6 +36,9 @@ const CALL: &str = "call_create_1";
 /// How that call ended in `ACCEPTED`: not what is to be shown to someone who approved it.
 const RECORDED_RESULT: &str = r#""result":"FILE_EXISTS\nFile already exists: motd.txt","is_error":true"#;
 
+/// Makes a run's ID of its session's. The bits of a UUID's version and variant are 0.
+const RUN: u128 = 0x5f0c_9d1e_a3b7_0e46_1b2d_83c5_f7a9_4e61;
+
 /// The practice server counts as long up, in seconds, so that a lost run is never taken for a restart.
 const UPTIME: u64 = 86_400;
 /// The session that `list` shows where there is none yet.
@@ -280,8 +283,8 @@ struct Session {
     id: String,
     run_id: String,
     state: State,
-    /// Runs begun.
-    runs: u32,
+    /// How many it has had.
+    runs: u128,
     /// Its run was started by an earlier process.
     is_earlier: bool,
     /// Those of all runs. An event's id is its place, counted from 1.
@@ -401,11 +404,10 @@ impl Session {
     }
 }
 
-/// The ID of a session's nth run: the same in every process, so that a resume that was shown in one is good in another.
-fn run_id(session: &str, number: u32) -> String {
-    const STEP: u128 = 0x9e37_79b9_7f4a_7c15_f39c_c060_5ced_c835;
-    let session = Uuid::parse_str(session).unwrap_or_else(|_| Uuid::new_v4());
-    Uuid::from_u128(session.as_u128() ^ STEP.wrapping_mul(number.into())).to_string()
+/// The ID of a session's first, second, … run: the same in a later process, whose `resume` names the batch by it.
+fn run_id(session: &str, number: u128) -> String {
+    let session = Uuid::parse_str(session).unwrap_or_default().as_u128();
+    Uuid::from_u128(session ^ RUN ^ number << 96).to_string()
 }
 
 /// `ACCEPTED`, but the tool succeeds, with this result.

@@ -48,11 +48,12 @@ fn command_page(command: Command) -> String {
     let about = command.get_about().unwrap().to_string();
     let synopsis = synopsis(&command);
     let rest = rest(&command);
-    // Of an argument's sections, ARGUMENTS shall stand alone and the others under OPTIONS, with --help last.
+    // Of an argument's sections, ARGUMENTS shall stand alone and the others under OPTIONS. clap_mangen leaves out the
+    // text of what the short help does not show.
     let heading = |argument: Arg| match (argument.is_positional(), argument.get_help_heading()) {
         (true, _) => argument.help_heading("Arguments"),
-        (false, None) if !is_root => argument.help_heading("Help"),
-        _ => argument,
+        (false, None) => argument.help_heading("Output").hide_short_help(false),
+        _ => argument.hide_short_help(false),
     };
     let man = Man::new(command.mut_args(heading).subcommand_help_heading("COMMANDS"))
         .title(name.to_uppercase())

@@ -289,14 +289,13 @@ fn the_resume_command_repeats_the_policy() {
     let program = command.file("policy's program", "cat >> \"$1\"\n");
     let questions = command.path("$HOME asked").into_os_string().into_string().unwrap();
     let program = format!("sh \"{program}\" '{questions}'");
-    let flags = ["-t", "create", "-t", "stakpak__remove", "--deny-tool", "remove", "--enable-subagents"];
+    let flags = ["-t", "create", "-t", "stakpak__view", "--deny-tool", "remove", "--enable-subagents"];
     let running = command.args(flags).args(["--approve-with", &program, "go"]).spawn();
     let run = agent.next_run();
     run.propose([call("a", "run_command")]);
     let output = running.wait().code(10);
     let hint = hint(&output);
-    for flag in ["--allow-tool create", "--allow-tool stakpak__remove", "--deny-tool remove", "--enable-subagents"]
-    {
+    for flag in ["--allow-tool create", "--allow-tool stakpak__view", "--deny-tool remove", "--enable-subagents"] {
         assert!(hint.contains(flag), "{flag} in {hint}");
     }
     let resumed = paste(agent.sortie([]), &hint).spawn();
@@ -509,7 +508,7 @@ fn word<'a>(decisions: &'a [(String, Decision, Effect)], id: &str) -> &'a str {
 #[test]
 fn allowed_tools_run_denied_ones_do_not_and_the_rest_is_refused_with_or_without_the_prefix() {
     for flags in [
-        &["--allow-tool", "create", "-t", "remove", "--deny-tool", "stakpak__remove"][..],
+        &["--allow-tool", "create", "-t", "load_skill", "--deny-tool", "stakpak__remove"][..],
         &["--allow-tool", "stakpak__create", "--deny-tool", "remove"],
         &["-t", "stakpak__create", "-t", "other__view", "--deny-tool", "remove", "--on-approval", "reject"],
     ] {
@@ -605,6 +604,120 @@ fn enabling_them_does_not_allow_them() {
     let flags = ["--enable-subagents", "--enable-slack-tools", "-t", "view", "--deny-tool", "slack_send_message"];
     let (decisions, ..) = decided(Policy::usual(), &flags, calls);
     assert_eq!(["a", "b", "c"].map(|id| word(&decisions, id)), ["--allow-tool", "--deny-tool", "accept"]);
+}
+
+#[test]
+fn a_tool_cannot_be_on_both_lists() {
+    let agent = Agent::out_of_bounds();
+    for (allowed, denied) in
+        [("remove", "remove"), ("stakpak__remove", "remove"), ("remove", "stakpak__remove"), ("a__b", "b")]
+    {
+        let output = agent.sortie(["run", "-o", "json", "-t", allowed, "--deny-tool", denied, "go"]).run();
+        output.stderr_has(&format!("the tool {denied} is given to both --allow-tool and --deny-tool")).fails("usage");
+    }
+}
+
+// Command scopes: the list goes to the server.
+
+fn command(id: &str, text: &str) -> Call {
+    call(id, "run_command").with(json!({ "command": text }))
+}
+
+#[test]
+fn a_list_with_a_command_scope_goes_to_the_server_and_what_it_asks_about_is_rejected() {
+    let flags = ["-t", "view", "-t", "run_command::git::status", "-t", "stakpak__create"];
+    let calls = vec![
+        command("a", "git status --short"),
+        call("b", "view"),
+        command("c", "git log"),
+        call("d", "create"),
+        command("e", "git status && rm x"),
+        call("f", "remove"),
+    ];
+    let (decisions, sent, output) = decided(Policy::All, &flags, calls);
+    let list = json!(["run_command::git::status", "stakpak__create", "view"]);
+    assert_eq!(sent["overrides"]["auto_approve"], list);
+    let words = ["a", "b", "c", "d", "e", "f"].map(|id| word(&decisions, id));
+    assert_eq!(words, ["nothing", "nothing", "--allow-tool", "nothing", "--allow-tool", "--allow-tool"]);
+    assert!(output.stderr.contains("in place of the server's own policy"), "{output:#?}");
+    assert!(!output.stderr.contains("no call was named"), "{output:#?}");
+}
+
+#[test]
+fn what_is_not_on_a_list_that_was_sent_pauses_where_that_was_asked_for_and_the_hint_has_no_list() {
+    let agent = Agent::with_policy(Policy::All);
+    let (running, run) = start(&agent, &["--pause-on-approval", "-t", "view", "-t", "run_command::ls"]);
+    run.propose([command("a", "ls -la"), call("b", "create"), call("c", "view")]);
+    let output = running.wait().code(10);
+    assert_eq!(listed(&output.record()), ["b", "c"]);
+    let hint = hint(&output);
+    assert!(!hint.contains("--allow-tool"), "{hint}");
+    let resumed = paste(agent.sortie([]), &hint).spawn();
+    run.wait_for_decisions(1);
+    run.complete();
+    resumed.wait().code(0);
+    assert_eq!(run.decisions()[0], accepted(&["b"])[0]);
+}
+
+#[test]
+fn subagent_and_slack_tools_go_into_a_list_that_is_sent_only_with_their_flags() {
+    let tools = ["-t", "run_command::ls", "-t", "dynamic_subagent_task", "-t", "slack_send_message"];
+    let calls = || vec![call("a", "dynamic_subagent_task"), call("b", "slack_send_message")];
+    let (decisions, sent, _) = decided(Policy::usual(), &tools, calls());
+    assert_eq!(sent["overrides"]["auto_approve"], json!(["run_command::ls"]));
+    assert_eq!(["a", "b"].map(|id| word(&decisions, id)), ["--enable-subagents", "--enable-slack-tools"]);
+    let flags = [&tools[..], &["--enable-subagents", "--enable-slack-tools"]].concat();
+    let (decisions, sent, _) = decided(Policy::usual(), &flags, calls());
+    let list = json!(["dynamic_subagent_task", "run_command::ls", "slack_send_message"]);
+    assert_eq!(sent["overrides"]["auto_approve"], list);
+    assert_eq!(decisions, []);
+}
+
+#[test]
+fn a_command_scope_that_would_not_do_what_it_says_is_refused() {
+    let agent = Agent::out_of_bounds();
+    let scope = "run_command::git::status";
+    for (flags, named) in [
+        (&["-t", scope, "--deny-tool", "remove"][..], "--deny-tool"),
+        (&["-t", scope, "--approve-with", "exit 0"], "--approve-with"),
+        (&["--deny-tool", scope, "-t", "view"], "a command scope can only be allowed"),
+        (&["-t", "run_command::a__run_command"], "cut this entry at the two underscores"),
+        (&["-t", scope, "-t", "a__b__c"], "cut this entry at the two underscores"),
+        (&["-t", "run_command::"], "TOOL::COMMAND"),
+        (&["-t", "run_command::git::"], "TOOL::COMMAND"),
+        (&["-t", "run_command:: git"], "TOOL::COMMAND"),
+        (&["-t", "::git"], "TOOL::COMMAND"),
+        (&["-t", "run_command::*"], "is no pattern"),
+    ] {
+        let output = agent.sortie(["run", "-o", "json", "go"]).args(flags.iter().copied()).run();
+        output.stderr_has(named).fails("usage");
+    }
+    let session = Uuid::new_v4().to_string();
+    for command in ["resume", "attach"] {
+        let output = agent.sortie([command, "-o", "json", "-t", scope, &session]).run();
+        output.stderr_has("only run can send a list with command scopes").fails("usage");
+    }
+}
+
+#[test]
+fn pausing_on_a_server_that_approves_everything_is_told_before_the_run() {
+    for (policy, flags, told) in [
+        (Policy::All, &["--pause-on-approval"][..], true),
+        (Policy::All, &["--on-approval", "pause"], true),
+        (Policy::All, &[], false),
+        (Policy::All, &["--pause-on-approval", "-t", "view"], false),
+        (Policy::usual(), &["--pause-on-approval"], false),
+        (Policy::None, &["--pause-on-approval"], false),
+    ] {
+        let agent = Agent::with_policy(policy);
+        agent.script(RunHandle::complete);
+        let output = agent.sortie(["run", "go"]).args(flags.iter().copied()).run().code(0);
+        assert_eq!(output.stderr.contains("nothing will pause"), told, "{flags:?}: {output:#?}");
+        assert!(agent.requests(Route::Config).len() <= 1, "{flags:?}");
+        if flags.is_empty() {
+            assert_eq!(agent.requests(Route::Config).len(), 0);
+        }
+    }
 }
 
 #[test]

@@ -45,6 +45,16 @@ fn a_prompt_that_begins_with_a_dash_comes_after_two() {
 }
 
 #[test]
+fn whoever_types_the_prompt_is_told_that_it_is_read() {
+    let agent = Agent::answering("Done.");
+    let output = agent.sortie(["run", "-"]).with_stdin("from a pipe").run().code(0);
+    output.stderr_lacks("Ctrl-D");
+    let script = "printf 'typed\\n' | script -qefc \"$* 2>errors\" /dev/null; cat errors >&2";
+    let output = agent.sortie(["run", "-"]).in_shell(script).run();
+    output.stderr_has("reading the prompt - from the terminal; Ctrl-D");
+}
+
+#[test]
 fn a_prompt_of_ten_megabytes_arrives_whole() {
     let prompt = "0123456789 abcdé\n".repeat(10 * 1024 * 1024 / 18);
     let prompt = prompt.trim_end();

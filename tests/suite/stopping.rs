@@ -280,15 +280,33 @@ fn detach_with_anything_that_we_would_have_to_decide_or_tell_is_refused() {
     let rows = [
         &["--on-approval", "accept"][..],
         &["--on-approval", "reject"],
-        &["--allow-tool", "view"],
-        &["--deny-tool", "view"],
+        &["--deny-tool", "view", "--pause-on-approval"],
         &["--approve-with", "exit 0"],
-        &["-o", "json"],
+        &["-o", "final"],
+        &["-o", "stream-json"],
         &["--result-file", "result.json"],
     ];
     let started = rows.map(|flags| agent.sortie(["run", "--detach", "go"]).args(flags.iter().copied()).spawn());
     for running in started {
         running.wait().code(1).stderr_has("--detach");
+    }
+}
+
+#[test]
+fn detach_sends_the_list_of_allowed_tools_and_the_rest_waits() {
+    for (flags, list) in [
+        (&["-t", "create", "-t", "stakpak__view"][..], json!(["create", "stakpak__view"])),
+        (&["-t", "create", "-t", "run_command::ls"], json!(["create", "run_command::ls"])),
+    ] {
+        let agent = Agent::with_policy(Policy::All);
+        let detached = agent.sortie(["run", "--detach", "go"]).args(flags.iter().copied()).run().code(0);
+        let run = agent.next_run();
+        assert_eq!(agent.only_request(Route::Send).json()["overrides"]["auto_approve"], list);
+        run.propose([call("a", "create"), call("b", "remove")]);
+        let pending = agent.sortie(["pending", detached.stdout.trim()]).run().code(10);
+        assert!(pending.stdout.contains("b stakpak__remove"), "{pending:#?}");
+        assert!(!pending.stdout.contains("a stakpak__create"), "{pending:#?}");
+        assert_eq!(run.decisions(), []);
     }
 }
 
