@@ -1,4 +1,4 @@
-//! What each command does, from its settings to its report.
+//! What each command does.
 
 use crate::agent::calls::{NewMessage, NewSession, SessionState};
 use crate::cli::{self, Cli, Format, PlainFormat, mistake};
@@ -24,7 +24,7 @@ use std::io::Write;
 use std::time::{Duration, Instant, SystemTime};
 use uuid::Uuid;
 
-/// Executes a command line that could be read: the record is written from here on, whatever happens.
+/// Executes a valid command line. From here on, every end writes the result record.
 pub fn execute(cli: &Cli, watch: &Watch, console: &Console) -> Exit {
     let (began, started_at) = (Instant::now(), SystemTime::now());
     if let cli::Command::Help(help) = &cli.command {
@@ -44,12 +44,12 @@ pub fn execute(cli: &Cli, watch: &Watch, console: &Console) -> Exit {
     output.finish(report)
 }
 
-/// Explains a command line that could not be read; help and the version are no failure.
+/// Prints help, the version, or what is wrong with the command line.
 pub fn explain(error: &clap::Error, watch: Watch, console: &Console) -> Exit {
     let text = error.render().to_string();
     match error.kind() {
         ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => {}
-        // No command at all: the help, but on stderr.
+        // Without a command, the help goes to stderr.
         ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand | ErrorKind::MissingSubcommand => {
             console.raw(&cli::help(None));
             return Exit::Failed;
@@ -73,7 +73,8 @@ fn show(text: &str, watch: Watch, console: &Console) -> Exit {
     }
 }
 
-/// `-v` shows our own log, `-vv` that of the HTTP crate too; `SORTIE_LOG` is for finer wishes. Neither holds the token.
+/// `-v` shows the log of this crate, `-vv` also that of the HTTP crate. `SORTIE_LOG` overrides both with an
+/// `env_logger` filter. No log line contains the token.
 fn start_log(verbose: u8, console: &Console) {
     let default = match verbose {
         0 => "off",
@@ -81,7 +82,7 @@ fn start_log(verbose: u8, console: &Console) {
         _ => "debug",
     };
     let filter = std::env::var("SORTIE_LOG").ok().filter(|filter| !filter.is_empty());
-    // A second logger in one process is refused; the first serves.
+    // Only a second logger in one process fails; then the first one is used.
     let _ = env_logger::Builder::new()
         .parse_filters(filter.as_deref().unwrap_or(default))
         .format(|line, record| {
@@ -106,7 +107,7 @@ fn prepare(cli: &Cli, watch: &Watch, console: &Console, output: &mut Output) -> 
     let usage = |error: anyhow::Error| Failure::usage(&error);
     let settings = settings::resolve(cli).map_err(usage)?;
     let inputs = inputs(&settings, watch, console);
-    // A signal while stdin was read is no mistake of the command line.
+    // A signal that interrupted the reading is not a usage error.
     watch.check()?;
     let (options, rehearsal, message) = inputs.map_err(usage)?;
     if let Server::Practice(source) = &settings.server {
@@ -133,10 +134,10 @@ fn prepare(cli: &Cli, watch: &Watch, console: &Console, output: &mut Output) -> 
     Ok(Report { server, server_version: client.server_version(), rehearsal: rehearsal.is_some(), ..report })
 }
 
-/// What a command needs beside its settings: its server, the practice server if it is one, and the message of `run`.
+/// The client's options, the practice server of a rehearsal, and the message of `run`.
 type Inputs = (Options, Option<Rehearsal>, Option<Message>);
 
-/// A message, and warnings about what the server will not keep of it.
+/// A message, and warnings about the parts that the server will cut.
 type Message = (NewMessage, Vec<String>);
 
 /// Reads the files that the settings name, and starts the practice server.
@@ -204,7 +205,7 @@ impl Context<'_> {
             self.console
                 .progress("the list of allowed tools goes to the server, in place of the server's own policy");
         } else if follow.policy.replaces_servers() {
-            self.console.progress("every tool call comes to us: this policy takes the place of the server's own");
+            self.console.progress("the policy flags replace the server's policy for this run, its denials included");
         }
     }
 
@@ -239,8 +240,8 @@ impl Context<'_> {
         }
     }
 
-    /// Writes the session's id, without which nobody would find the run: where it cannot be written, and at a signal that
-    /// came too late for the prompt, the run is cancelled.
+    /// Prints the session's ID. If that fails, nobody could find the run, so the run is cancelled. The same happens
+    /// after a signal that came too late to stop the prompt.
     fn detach(&mut self, session: Uuid, run_id: String, format: PlainFormat, follow: &Follow) -> Report {
         let session_id = session.to_string();
         let line = match format {
@@ -261,7 +262,7 @@ impl Context<'_> {
         report
     }
 
-    /// Stops a run that was not followed.
+    /// Cancels a run that was not followed.
     fn stop_run(&mut self, session: Uuid, run: String, follow: &Follow, watch: &Watch, report: &mut Report) {
         let client = self.client.with_watch(watch.clone());
         report.run.run_id = Some(run.clone());
@@ -274,7 +275,7 @@ impl Context<'_> {
         announce_later_signal(self.console, watch, session, follow, &cancel);
     }
 
-    /// The prompt was refused, or it is in doubt: then a run may be going on that nobody follows.
+    /// Makes the report for a prompt without a run ID. If the prompt is in doubt, looks for its run and cancels it.
     fn unsent(&mut self, prompt: &Prompt<'_>, follow: &Follow, unsent: Unsent) -> Report {
         let session = prompt.session;
         let class = unsent.failure.reason.class();
@@ -293,7 +294,7 @@ impl Context<'_> {
             }
         }
         let command = command("attach", session, follow, &[]);
-        self.console.error(&format!("nobody knows whether the prompt arrived; to look: {command}"));
+        self.console.error(&format!("the prompt may have reached the server; to look: {command}"));
         report.resume_hint = Some(command);
         report
     }
@@ -314,12 +315,12 @@ impl Context<'_> {
             return failure;
         }
         let message =
-            format!("cannot resume session {session}: no run is going on in it; sortie attach shows the last one");
+            format!("cannot resume session {session}: it has no active run; sortie attach shows the last one");
         Failure::new(Reason::Conflict, message)
     }
 
-    /// A pause that a restart of the server swallowed: nothing runs, the events are gone, and the messages end with a tool
-    /// call without a result (protocol trap 23).
+    /// Returns a failure if the server was restarted while calls were pending: no run is active, the events are gone,
+    /// and the messages end with a tool call without a result (protocol trap 23).
     pub fn swallowed_pause(&self, session: Uuid) -> Option<Failure> {
         let history = history::read(self.client, session).ok()?;
         let no_events = || history::last_run(self.client, session).is_ok_and(|last| last.is_none());
@@ -345,7 +346,7 @@ impl Context<'_> {
                 let Some(LastRun { id, ended }) = last else {
                     return self.attach_to_messages(session, run, &found.state());
                 };
-                // The run that failed died before its first event: these are an older run's (protocol trap 21).
+                // The failed run died before its first event; these events belong to an older run (protocol trap 21).
                 if run.is_none() && found.state() == SessionState::Failed && ended == Some(true) {
                     return Ok(self.died_unheard(session));
                 }
@@ -357,9 +358,9 @@ impl Context<'_> {
         Ok(Follower::new(&mut self, follow, session, options, active_since).run(known))
     }
 
-    /// The session's state is the only sign of a run that failed before its first event.
+    /// Makes the report for a run that failed before its first event: only the session's state shows it.
     fn died_unheard(&self, session: Uuid) -> Report {
-        // The state has said all: the messages can add little, and a checkpoint that cannot be read never will.
+        // The messages add little, and the server may be unable to read them, so the retries have a short limit.
         let client = self.client.with_watch(self.watch.last_calls(ending::LAST_LOOK));
         let history = history::read(&client, session).unwrap_or_default();
         let failure = Failure::new(Reason::RunError, run::STATE_FAILED).passing(true);
@@ -370,7 +371,7 @@ impl Context<'_> {
         }
     }
 
-    /// The server has no events of the run any more: the text of the session's last run is all that is left.
+    /// Prints the text of the session's last run when the server has no events of the run any more.
     fn attach_to_messages(self, session: Uuid, run: Option<Uuid>, state: &SessionState) -> Result<Report, Failure> {
         if *state == SessionState::Failed && run.is_none() {
             return Ok(self.died_unheard(session));
@@ -401,7 +402,7 @@ impl Context<'_> {
         self.watch.arm(timeout, "--timeout");
         self.watch.on_signal_say(OnSignal::StopWaiting);
         let Some(run_id) = self.client.session(session)?.active_run() else {
-            self.console.progress("no run is going on in the session");
+            self.console.progress("the session has no active run");
             return Ok(Report::new(End::Completed));
         };
         let follow = Follow::default();
@@ -416,7 +417,7 @@ impl Context<'_> {
             Cancel::Accepted => {
                 announce(self.console, &Cancel::Accepted);
                 self.watch.check()?;
-                Err(Failure::new(Reason::Timeout, "the run still goes on"))
+                Err(Failure::new(Reason::Timeout, "the run is still going on"))
             }
             Cancel::NotTaken(why) => {
                 self.watch.check().map_err(|cause| Failure::new(cause.reason, format!("{cause}: {why}")))?;

@@ -1,5 +1,5 @@
-//! The one way out of a run: leave nothing running, find out how it ended, and say it. Where the end is ours, the run is
-//! cancelled and watched until it has stopped; where events were lost, the text is made complete.
+//! What every command does after it has followed a run: cancel a run that must not go on alone, confirm that it has
+//! stopped, read lost text from the session's messages, and make the report.
 
 use crate::agent::events::decode;
 use crate::client::{CallError, Client, EventStream, Heard, Refusal, Word};
@@ -16,37 +16,37 @@ use std::panic::{self, AssertUnwindSafe};
 use std::time::{Duration, Instant};
 use uuid::Uuid;
 
-/// The most time spent on stopping a run that we leave.
+/// The most time for the cancel.
 pub const LAST_CALLS: Duration = Duration::from_secs(5);
-/// The most time spent after that on how the run ended and on lost text: the messages are written up to 2 s after the
-/// last event (protocol trap 8).
+/// The most time to read lost text after that: the server writes messages up to 2 s after the last event (trap 8).
 pub const LAST_LOOK: Duration = Duration::from_secs(3);
-/// The same after a deadline or a signal.
+/// The most time to read lost text after a deadline or a signal.
 const LAST_GLANCE: Duration = Duration::from_secs(1);
-/// A run that has said its end may still be active for a while (protocol traps 8 and 20): its stream tells it sooner.
+/// How long after the cancel the stream is opened again. The session may stay active after the terminal event (protocol
+/// traps 8 and 20), so the stream can tell the end sooner than the state.
 const TEARDOWN: Duration = Duration::from_secs(2);
-/// Between two questions for the state of a run that is being stopped: at first, and at most.
+/// The time between two questions for the state of a cancelled run doubles from the first to the longest.
 const FIRST_NAP: Duration = Duration::from_millis(20);
 const LONGEST_NAP: Duration = Duration::from_millis(250);
 
-/// What came of asking the server to cancel the run.
+/// The result of a cancel.
 pub enum Cancel {
     /// The run is known to have ended.
     Ended,
-    /// The server took the request, but the run goes on: the server cannot interrupt the model (protocol trap 6).
+    /// The server accepted the cancel, but cannot interrupt the model (protocol trap 6).
     Accepted,
-    /// The server did not take the request: why.
+    /// The server did not accept the cancel, for this reason.
     NotTaken(String),
 }
 
 impl Follower<'_> {
-    /// Follows the run to its end and leaves nothing running. Returns how it ended. `known`: what the server has said
-    /// about the session so far.
+    /// Follows the run to its end, and cancels it if it would go on alone. `known` is the session's state, if the
+    /// server was asked for it.
     pub fn run(mut self, known: Option<State>) -> Report {
         self.watch.on_signal_say(on_signal(self.settings));
         let followed = guard(|| self.follow(known));
         let end = match (followed, self.watch.cause()) {
-            // Everything breaks at a cause: it is the cause that counts.
+            // After a deadline or signal every call fails. The deadline or signal is the reason.
             (Err(failure), Some(cause)) if failure.reason != Reason::Internal => End::Failed(cause.into()),
             (result, _) => result.unwrap_or_else(End::Failed),
         };
@@ -69,8 +69,8 @@ impl Follower<'_> {
         report
     }
 
-    /// Cancels a run that would go on without us, unless it is to be left. Returns a command that goes on from here, and
-    /// whether a cancel was tried.
+    /// Cancels a run that would go on alone, unless `--no-cancel` allows it. Returns the resume hint and whether a
+    /// cancel was tried.
     fn leave(&mut self, end: &End) -> (Option<String>, bool) {
         let class = match end {
             End::Completed => return (None, false),
@@ -96,16 +96,16 @@ impl Follower<'_> {
         (Some(command), false)
     }
 
-    /// Asks the server to cancel the run, and watches it until it is known to have ended or `watch` ends.
+    /// Asks the server to cancel the run, and waits until the run has ended or `watch` ends.
     ///
-    /// | known so far | answer | then |
+    /// | cancel | answer | then |
     /// |---|---|---|
-    /// | request not taken | cancel: taken | send an empty decision (trap 5) |
-    /// | request not taken | cancel: a refusal of the server's | ask for the state, and cancel again |
-    /// | any | a word of something between, or nothing | the client asks again until `watch` ends |
-    /// | any | the terminal event | ended, also while a sandbox is torn down (trap 20) |
-    /// | any | state: our run | wait, at most 250 ms |
-    /// | any | state: nothing, another run, failed | ended; its terminal event may still come |
+    /// | not accepted yet | cancel: accepted | send an empty decision (trap 5) |
+    /// | not accepted yet | cancel: refused by the server | ask for the state, and cancel again |
+    /// | any | none, or not the server's own | the client tries again until `watch` ends |
+    /// | any | the terminal event | ended, even while a sandbox is torn down (trap 20) |
+    /// | any | state: our run is active | wait, at most 250 ms |
+    /// | any | state: idle, failed, or another run | ended; look for the terminal event |
     pub fn stop(&mut self, client: &Client, watch: &Watch) -> Cancel {
         let run = self.machine.run_id().to_owned();
         let (mut refusal, mut taken_at, mut woken): (_, Option<Instant>, _) = (String::new(), None, false);
@@ -118,15 +118,15 @@ impl Follower<'_> {
                     Err(error) => refusal = error.message,
                 }
             }
-            // Protocol trap 5: a run that waits for approval does not hear a cancel. An empty decision wakes it, and does
-            // nothing to a run that is awake.
+            // A cancel does not wake a run that waits for approval. An empty decision does, and has no other effect
+            // (protocol trap 5).
             if taken_at.is_some() && !woken {
                 woken = client.decide(self.session, &run, BTreeMap::new()).is_ok();
             }
             if self.stream.is_open() || taken_at.is_some_and(|at| at.elapsed() >= TEARDOWN) {
                 hear_rest(&mut self.stream, &mut self.machine, Instant::now() + nap);
             } else {
-                // The loop ends below.
+                // The check below ends the loop.
                 let _ = watch.sleep(nap);
             }
             if !self.machine.fate().is_open() {
@@ -138,7 +138,7 @@ impl Follower<'_> {
                 return Cancel::Ended;
             }
             if watch.check().is_err() {
-                // What has arrived counts.
+                // Events that have arrived count.
                 hear_rest(&mut self.stream, &mut self.machine, Instant::now());
                 return match (self.machine.fate().is_open(), taken_at) {
                     (false, _) => Cancel::Ended,
@@ -150,7 +150,7 @@ impl Follower<'_> {
         }
     }
 
-    /// The state says that the run has ended. The server published its last events before (protocol trap 8).
+    /// Reads the terminal event of a run that has ended: it was published before the state changed (protocol trap 8).
     fn find_terminal_event(&mut self, client: &Client) {
         let until = Instant::now() + LAST_GLANCE;
         let mut stream = EventStream::new(client, self.session, self.stream.cursor());
@@ -161,7 +161,7 @@ impl Follower<'_> {
         }
     }
 
-    /// Makes the text complete from the session's messages where events were lost, and learns what they tell of the end.
+    /// Reads what lost events would have told from the session's messages.
     fn last_look(&mut self) -> Result<(), Failure> {
         if !self.machine.needs_messages() {
             return Ok(());
@@ -169,7 +169,7 @@ impl Follower<'_> {
         let time = if self.watch.cause().is_some() { LAST_GLANCE } else { LAST_LOOK };
         let watch = self.watch.last_calls(time);
         let client = self.client.with_watch(watch.clone());
-        // The messages are written after the run's last event (protocol trap 8).
+        // The server writes the messages after the run's last event (protocol trap 8).
         let is_active = |client: &Client| {
             client.session(self.session).is_ok_and(|session| {
                 session.active_run().is_some_and(|run| run.to_string() == self.machine.run_id())
@@ -183,11 +183,10 @@ impl Follower<'_> {
         self.take(Input::Messages(history)).map(drop)
     }
 
-    /// Lines about what the record says too, and what a person must know.
     fn say_what_else_is_known(&self) {
         if self.machine.text_is_cut() {
             let text = format!(
-                "the run said more than {MAX_TEXT} bytes, the most that is kept: the record's text is null"
+                "the agent's text is longer than {MAX_TEXT} bytes, the most that is kept: the record's text is null"
             );
             self.console.error(&text);
         }
@@ -197,8 +196,8 @@ impl Follower<'_> {
     }
 }
 
-/// Whether the server's own word is that it will not take the cancel. A run that is just starting takes none yet, and a
-/// session that is not known may be another replica's.
+/// Returns whether another cancel would be refused too. A run that is starting accepts none yet, and an unknown
+/// session may belong to another replica.
 fn is_final(error: &CallError) -> bool {
     match &error.word {
         Word::Server(refusal) => !matches!(
@@ -214,8 +213,8 @@ fn is_final(error: &CallError) -> bool {
     }
 }
 
-/// Hears what the stream brings until `until`, and what has arrived by then, without showing it. Returns whether the stream
-/// can bring more.
+/// Reads the stream until `until`, and then until no more has arrived, without showing anything. Returns whether the
+/// stream can still be read.
 fn hear_rest(stream: &mut EventStream<'_>, machine: &mut Machine, until: Instant) -> bool {
     loop {
         match stream.next(Some(until)) {
@@ -227,7 +226,7 @@ fn hear_rest(stream: &mut EventStream<'_>, machine: &mut Machine, until: Instant
             Ok(Heard::Lost { newest }) => {
                 machine.step(Input::Lost { newest });
             }
-            // A flood of comments or of unknown events never leaves a read empty.
+            // A flood of comments or unknown events never leaves a read empty.
             Ok(Heard::Read(_)) if Instant::now() >= until + LAST_READ => return true,
             Ok(Heard::Read(_) | Heard::Reconnected) => {}
             Ok(Heard::Quiet(_)) if Instant::now() < until && !machine.has_terminal_event() => {}
@@ -237,12 +236,11 @@ fn hear_rest(stream: &mut EventStream<'_>, machine: &mut Machine, until: Instant
     }
 }
 
-/// What a signal does to a run that is followed, or whose prompt is on its way.
+/// Returns what a signal does from the moment the prompt is sent.
 pub const fn on_signal(follow: &Follow) -> OnSignal {
     if follow.cancel { OnSignal::CancelRun } else { OnSignal::LeaveRun }
 }
 
-/// Says what came of a cancel.
 pub fn announce(console: &Console, cancel: &Cancel) {
     match cancel {
         Cancel::Ended => console.progress("the run has stopped on the server"),
@@ -251,31 +249,31 @@ pub fn announce(console: &Console, cancel: &Cancel) {
     }
 }
 
-/// Says how to repeat a cancel whose end a later signal gave up waiting for.
+/// Prints the command that repeats a cancel, if a second signal ended the wait for it.
 pub fn announce_later_signal(console: &Console, watch: &Watch, session: Uuid, follow: &Follow, cancel: &Cancel) {
     if !matches!(cancel, Cancel::Ended) && watch.later_signal().is_some() {
         console.error(&format!("to cancel the run: {}", command("cancel", session, follow, &[])));
     }
 }
 
-/// The command that approves just these calls: another batch is refused.
+/// Returns the command that approves these calls and no other batch.
 pub fn resume_command(session: Uuid, follow: &Follow, waiting: &Waiting) -> String {
     let batch = waiting.batch.iter().flat_map(|batch| ["--batch", batch]);
     let calls = waiting.calls.iter().flat_map(|call| ["--approve", &call.id]);
     command("resume", session, follow, &batch.chain(calls).collect::<Vec<_>>())
 }
 
-/// A command line that goes on from here, ready to be pasted into a shell.
+/// Returns a command line about this session, quoted for a shell.
 pub fn command(name: &str, session: Uuid, follow: &Follow, flags: &[&str]) -> String {
     let mut words = vec!["sortie".to_owned(), name.to_owned(), session.to_string()];
     words.extend(flags.iter().map(ToString::to_string));
-    // A cancel decides nothing, and takes no policy.
+    // `sortie cancel` has no policy flags.
     let policy = if name == "cancel" { &[][..] } else { &follow.policy_flags };
     words.extend(policy.iter().chain(&follow.server_flags).cloned());
     words.iter().map(|word| quoted(word)).collect::<Vec<_>>().join(" ")
 }
 
-/// A word as a POSIX shell takes it (XCU 2.2.2).
+/// Quotes a word for a POSIX shell (XCU 2.2.2).
 fn quoted(word: &str) -> String {
     let plain = |c: char| c.is_ascii_alphanumeric() || "-_./:=@%+,".contains(c);
     if !word.is_empty() && word.chars().all(plain) {
@@ -285,15 +283,12 @@ fn quoted(word: &str) -> String {
     }
 }
 
-/// A panic is a bug of ours, told as one line with the reason `internal`, not as a trace.
+/// Keeps the panic message off stderr: [`guard`] turns the panic into a failure.
 pub fn silence_panics() {
     panic::set_hook(Box::new(|panic| log::error!("{panic}")));
 }
 
-/// Runs what must not take the whole process with it.
-///
-/// # Errors
-/// Those of `work`; `Internal` for a panic.
+/// Runs `work`, and turns a panic into a failure with the reason `internal`.
 pub fn guard<T>(work: impl FnOnce() -> Result<T, Failure>) -> Result<T, Failure> {
     panic::catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|panic| {
         let text = panic.downcast_ref::<&str>().map(ToString::to_string);

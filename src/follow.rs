@@ -1,4 +1,4 @@
-//! The loop: the stream's events go into the machine, and what the machine wants done is done.
+//! The main loop: gives the stream's events to the machine and performs the effects that the machine returns.
 
 use crate::agent::calls::{AutoApprove, Decision, Session, SessionState};
 use crate::agent::events::{ToolCall, decode};
@@ -17,18 +17,18 @@ use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 use uuid::Uuid;
 
-/// Between two looks at the clock while events keep coming.
+/// How often the machine hears about the time while events keep coming.
 const TICK: Duration = Duration::from_millis(250);
-/// After a cause, what has already arrived is read for this long at most.
+/// The longest time to read events that arrived before the deadline or signal.
 pub(crate) const LAST_READ: Duration = Duration::from_millis(500);
 
-/// What a command works with.
+/// What every command needs.
 pub struct Context<'a> {
     pub client: &'a Client,
     pub watch: &'a Watch,
     pub console: &'a Console,
     pub output: &'a mut Output,
-    /// The flags that a later command needs to reach the same server.
+    /// The flags with which a later command reaches the same server, for hints.
     pub server_flags: Vec<String>,
 }
 
@@ -45,14 +45,15 @@ pub struct Follower<'a> {
     began: Instant,
     /// When the prompt was sent, or the server first said that the run is active.
     active_since: Option<Instant>,
+    /// When the machine last heard about the time.
     looked: Instant,
-    /// When the cause was seen, while events still came.
+    /// When the loop first noticed the deadline or signal.
     cause_seen: Option<Instant>,
 }
 
 impl<'a> Follower<'a> {
-    /// Creates a follower that has not connected yet. `active_since`: when the prompt was sent, or the server first said
-    /// that the run is active.
+    /// Creates a follower that has not connected yet. `active_since`: when the prompt was sent, or the server first
+    /// said that the run is active.
     pub fn new(
         context: &'a mut Context<'_>,
         settings: &'a Follow,
@@ -77,15 +78,14 @@ impl<'a> Follower<'a> {
         }
     }
 
-    /// What is known of the run's end.
     pub const fn fate(&self) -> &Fate {
         self.machine.fate()
     }
 
-    /// Follows the run to its end. `known`: what the server has said about the session so far.
+    /// Follows the run to its end. `known` is the session's state, if the server was asked for it.
     ///
     /// # Errors
-    /// Everything that ends the command before the run has ended. What had arrived by then has been heard.
+    /// A failure that ends the command before the run. All events that had arrived have been processed.
     pub fn follow(&mut self, known: Option<State>) -> Result<End, Failure> {
         let mut effect = match known {
             Some(state) => self.machine.step(Input::State(state)).effect,
@@ -104,7 +104,7 @@ impl<'a> Follower<'a> {
         }
     }
 
-    /// Hears one thing, and returns what the machine wants done about it. The stream waits no longer than `until`.
+    /// Waits for the next event or silence, at most until `until`, and returns the machine's effect.
     pub(crate) fn hear(&mut self, until: Option<Instant>) -> Result<Effect, Failure> {
         let Self { stream, machine, output, console, .. } = self;
         match stream.next(until) {
@@ -132,7 +132,7 @@ impl<'a> Follower<'a> {
         }
     }
 
-    /// All that one read brought has been heard.
+    /// Runs after all events of one read.
     fn read(&mut self, silence: &Silence) -> Result<Effect, Failure> {
         self.output.flush()?;
         if let Some(cause) = self.watch.cause()
@@ -140,7 +140,7 @@ impl<'a> Follower<'a> {
         {
             return Err(cause.into());
         }
-        // Comments without a pause never let a read find nothing.
+        // A flood of comments never leaves a read empty, so the idle timeout is checked here too.
         self.check_idle(silence.idle.saturating_sub(LAST_READ))?;
         if self.looked.elapsed() < TICK {
             return Ok(Effect::Continue);
@@ -148,7 +148,7 @@ impl<'a> Follower<'a> {
         Ok(self.look(silence))
     }
 
-    /// A read found nothing. Only now may the time be up: what had arrived has been heard.
+    /// Runs after a read that found nothing. All events that had arrived count, so the deadline is checked only now.
     fn quiet(&mut self, silence: &Silence) -> Result<Effect, Failure> {
         self.output.flush()?;
         self.watch.check()?;
@@ -156,7 +156,6 @@ impl<'a> Follower<'a> {
         Ok(self.look(silence))
     }
 
-    /// Fails once the run has been idle for longer than the idle timeout.
     fn check_idle(&self, idle: Duration) -> Result<(), Failure> {
         match self.settings.idle_timeout.filter(|limit| idle >= *limit) {
             Some(limit) => {
@@ -190,14 +189,14 @@ impl<'a> Follower<'a> {
         }
     }
 
-    /// When the idle timeout must be judged, or the machine be asked again.
+    /// Returns when to check the idle timeout or tell the machine the time, even while the stream is being opened.
     fn wake_at(&self) -> Option<Instant> {
         let idle = self.settings.idle_timeout.and_then(|limit| self.stream.last_event().checked_add(limit));
         let machine = self.machine.patience().map(|patience| Instant::now() + patience);
         [idle, machine].into_iter().flatten().min()
     }
 
-    /// Does what the machine wants, until it wants to hear more; returns the end if that is reached.
+    /// Performs effects until the machine wants to read the stream, or returns the end.
     pub(crate) fn perform(&mut self, mut effect: Effect) -> Result<Option<End>, Failure> {
         loop {
             let input = match effect {
@@ -213,7 +212,6 @@ impl<'a> Follower<'a> {
                 }
                 Effect::TakeBack(call_id) => {
                     let rejection = BTreeMap::from([(call_id.as_str(), Decision::Reject)]);
-                    // Where this is not taken, a later call with the same ID may run unasked.
                     if let Err(error) = self.client.decide(self.session, self.machine.run_id(), rejection) {
                         log::warn!("a decision may stay on the server for a later call {call_id}: {error}");
                     }
@@ -240,7 +238,7 @@ impl<'a> Follower<'a> {
         }
     }
 
-    /// Gives the machine an answer, and shows what comes of it.
+    /// Gives the machine an answer and shows the text and notice that it returns.
     pub(crate) fn take(&mut self, input: Input<'_>) -> Result<Effect, Failure> {
         let Step { healed, notice, effect, .. } = self.machine.step(input);
         if let Some(healed) = healed {
@@ -271,7 +269,7 @@ impl<'a> Follower<'a> {
             let Some(decision) = Decision::of(&ruling.verdict) else { continue };
             let word = if decision == Decision::Accept { "accept" } else { "reject" };
             let again = if again {
-                " again: the server dropped the decision, and may apply it to a later call with the same ID"
+                " again: the server dropped this decision, and may apply it to a later call with the same ID"
             } else {
                 ""
             };
@@ -283,7 +281,7 @@ impl<'a> Follower<'a> {
         self.stream.restart_quiet();
         match sent {
             Ok(()) => Ok(Input::Sent),
-            // The run is over, or another one goes on: the stream and the session's state tell.
+            // The run has ended, or another one is active. The stream and the session's state will tell.
             Err(error) if error.is(&Refusal::NotRunning) || error.is(&Refusal::OtherRun) => {
                 self.console.progress(&format!("the server refused the decision: {error}"));
                 Ok(Input::Refused)
@@ -309,7 +307,7 @@ impl<'a> Follower<'a> {
         Some(Uptime { server, run: self.active_since.map(|since| since.elapsed()) })
     }
 
-    /// The pending calls of our run, whose proposal was lost, and those of its calls that are finished.
+    /// Returns the pending calls of our run and which of them have finished, to replace a lost proposal.
     fn ask_pending(&mut self) -> Result<Input<'static>, Failure> {
         let pending = self.client.pending(self.session)?;
         let is_ours = pending.run_id.is_some_and(|id| id.to_string() == self.machine.run_id());
@@ -320,7 +318,7 @@ impl<'a> Follower<'a> {
         Ok(Input::Pending { calls, finished })
     }
 
-    /// A failure of ours ends the command. What had arrived before it counts: a run that has ended by then has ended.
+    /// Before a failure ends the command, processes the events that have arrived: the run may have ended already.
     fn hear_what_has_arrived(&mut self, failure: Failure) -> Result<End, Failure> {
         if failure.reason == Reason::Output || failure.reason == Reason::Internal {
             return Err(failure);
@@ -368,8 +366,10 @@ pub fn session_state(session: &Session) -> State {
     }
 }
 
-/// The server refuses a token that it took before: it may have been restarted (protocol trap 18). Any other error ends
-/// the command.
+/// Returns the state for a refused token, which may mean that the server was restarted (protocol trap 18).
+///
+/// # Errors
+/// Every other error.
 fn refused(error: CallError) -> Result<State, Failure> {
     if error.word == Word::Server(Refusal::Unauthorized) {
         return Ok(State::Refused(error.into()));

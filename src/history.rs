@@ -1,4 +1,4 @@
-//! What happened before we came: the session's messages, and its last run's events.
+//! Reads the past of a session: its messages, and the events of its last run.
 
 use crate::agent::calls::{Message, end_with_answer, end_with_open_call, have_call_after_prompt};
 use crate::agent::events::{Event, decode};
@@ -8,18 +8,14 @@ use crate::run::History;
 use std::time::Duration;
 use uuid::Uuid;
 
-/// The messages are asked for in pages of this many; fewer only where an answer is over its bound.
+/// The messages on a page. The page gets smaller if the answer is over its bound.
 const PAGE: usize = 1000;
-/// The most text and calls of the messages that are kept, in bytes.
+/// The most memory for messages, in bytes.
 const MAX_MESSAGES: usize = 8 * 1024 * 1024;
-/// A replay is over after this much quiet.
+/// A replay is complete after this much quiet.
 const REPLAYED: Duration = Duration::from_secs(2);
 
-/// Returns what the session's messages tell about its last run: those after the last message of a user. They are
-/// complete only once the run has stopped; the server writes them down last of all.
-///
-/// # Errors
-/// Those of the call.
+/// Returns what the messages after the last prompt tell. They are complete only some time after the run has ended.
 pub fn read(client: &Client, session: Uuid) -> Result<History, CallError> {
     let messages = last_run_messages(client, session)?;
     let said = messages.iter().filter(|message| message.is_assistant());
@@ -32,19 +28,13 @@ pub fn read(client: &Client, session: Uuid) -> Result<History, CallError> {
     })
 }
 
-/// Returns the IDs of the tool calls of the last run that have a result in the session's messages.
-///
-/// # Errors
-/// Those of the call.
+/// Returns the IDs of the last run's tool calls that have a result in the messages.
 pub fn finished_calls(client: &Client, session: Uuid) -> Result<Vec<String>, CallError> {
     let messages = last_run_messages(client, session)?;
     Ok(messages.iter().flat_map(Message::results).map(str::to_owned).collect())
 }
 
-/// Whether the session ever had a prompt.
-///
-/// # Errors
-/// Those of the call.
+/// Returns whether the session ever had a prompt.
 pub fn has_prompt(client: &Client, session: Uuid) -> Result<bool, CallError> {
     client.messages(session, 0, 0).map(|page| page.total > 0)
 }
@@ -56,7 +46,7 @@ fn last_run_messages(client: &Client, session: Uuid) -> Result<Vec<Message>, Cal
         let count = end.min(limit);
         let page = match client.messages(session, end - count, count) {
             Ok(page) => page.messages,
-            // One message that is over the bound alone cannot be had.
+            // A single message over the bound cannot be read.
             Err(error) if error.word == Word::OverBound && count > 1 => {
                 limit = count / 2;
                 continue;
@@ -66,7 +56,8 @@ fn last_run_messages(client: &Client, session: Uuid) -> Result<Vec<Message>, Cal
         end -= count;
         size += page.iter().map(Message::size).sum::<usize>();
         if page.is_empty() || size > MAX_MESSAGES {
-            let message = "cannot read the session's messages: they are fewer than the server says, or too large";
+            let message =
+                "cannot read the session's messages: there are fewer than the server says, or they are too large";
             return Err(CallError::new(Word::Broken, message));
         }
         for message in page.into_iter().rev() {
@@ -81,39 +72,32 @@ fn last_run_messages(client: &Client, session: Uuid) -> Result<Vec<Message>, Cal
     Ok(newest_first)
 }
 
-/// A run that the server's ring has events of.
+/// A run with events in the server's ring.
 pub struct LastRun {
     pub id: Uuid,
-    /// Its terminal event, if the ring has it: whether the run completed.
+    /// Whether the run completed, if the ring has its terminal event.
     pub ended: Option<bool>,
 }
 
-/// Returns the run of the session's newest event, if the server still has any, found by reading until the replay is over
-/// or is held back.
-///
-/// # Errors
-/// Those of the stream, and the cause that ends the command.
+/// Returns the run of the session's newest event. It reads until the replay is complete or held back.
 pub fn last_run(client: &Client, session: Uuid) -> Result<Option<LastRun>, CallError> {
     find_run(client, session, |_| true, false)
 }
 
-/// Returns the run with this ID, if the server still has events of it.
-///
-/// # Errors
-/// As [`last_run`].
+/// Returns the run with this ID, if the ring has events of it.
 pub fn run_with_id(client: &Client, session: Uuid, run: Uuid) -> Result<Option<LastRun>, CallError> {
     find_run(client, session, |id| id == run, true)
 }
 
-/// Whether the run that keeps the session busy has said that it ended: its sandbox is being torn down (protocol trap
-/// 20).
+/// Returns whether the session's active run has sent its terminal event: its sandbox is being torn down (protocol
+/// trap 20).
 pub fn active_run_has_ended(client: &Client, session: Uuid) -> bool {
     let active = client.session(session).ok().and_then(|session| session.active_run());
     let run = active.and_then(|run| run_with_id(client, session, run).ok().flatten());
     run.is_some_and(|run| run.ended.is_some())
 }
 
-/// `one`: the terminal event of a wanted run ends the search.
+/// With `one`, the search ends with the terminal event of a wanted run.
 fn find_run(
     client: &Client,
     session: Uuid,
@@ -149,7 +133,7 @@ fn find_run(
     }
 }
 
-/// For a terminal event: whether the run completed.
+/// For a terminal event, returns whether the run completed.
 fn ended(event: &Event<'_>) -> Option<bool> {
     match event {
         Event::RunCompleted(end) => Some(&*end.stop_reason == COMPLETED),

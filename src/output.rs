@@ -1,5 +1,4 @@
-//! What is said: the agent's answer on stdout in one of four formats, progress on stderr, and at the end one line for
-//! people and one record for machines.
+//! Writes stdout in its four formats, progress and the closing line on stderr, the result file and the recording.
 
 use crate::agent::events::{Envelope, Event, ToolCall};
 use crate::agent::sse::Frame;
@@ -18,31 +17,31 @@ use std::io::{self, Write};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-/// Written out when so much has come together; a read from the server is written out in any case.
+/// The size of the buffer before it is written out, in bytes. It is also written out after each read from the server.
 const ENOUGH: usize = 64 * 1024;
-/// As much of the last text as the status line tells, in bytes.
+/// The most of the agent's last text in the status line, in bytes.
 const LAST_WORDS: usize = 60;
-/// As much of a call's arguments as is shown on stderr, in characters.
+/// The longest text from the server on a progress line, in characters.
 const MAX_ARGUMENTS: usize = 200;
 
-/// stdout in its format, and the result file.
 pub struct Output {
     format: Format,
+    /// `None` once a write has failed.
     stdout: Option<Pipe>,
     buffer: Vec<u8>,
-    /// The last character was no newline.
+    /// The last character on stdout was no newline.
     mid_line: bool,
-    /// A turn has begun since.
+    /// A turn has begun since that character.
     turn_begun: bool,
     result_file: Option<ResultFile>,
     recording: Option<Recording>,
     console: Console,
     watch: Watch,
-    /// Only where a person watches.
+    /// Only if a person watches.
     status: Option<Status>,
 }
 
-/// What the status line tells.
+/// The content of the status line.
 struct Status {
     began: Instant,
     turn: u64,
@@ -51,7 +50,6 @@ struct Status {
 }
 
 impl Output {
-    /// An output that has said nothing.
     pub fn new(format: Format, watch: Watch, console: Console) -> Self {
         let stdout = Some(Pipe::new(io::stdout(), Some(watch.clone())));
         let status = || Status { began: Instant::now(), turn: 0, tool: String::new(), words: String::new() };
@@ -69,25 +67,19 @@ impl Output {
         }
     }
 
-    /// Names the file that the record goes to as well.
-    ///
-    /// # Errors
-    /// When it could not be written there.
+    /// Checks that the result file can be written, and writes the record there at the end.
     pub fn set_result_file(&mut self, path: &Path) -> anyhow::Result<()> {
         self.result_file = Some(ResultFile::prepare(path, self.watch.clone())?);
         Ok(())
     }
 
-    /// Names the file that the events are recorded in. It is readable by its owner alone.
-    ///
-    /// # Errors
-    /// When it could not be written.
+    /// Checks that the recording can be written, and writes the events there.
     pub fn set_recording(&mut self, path: &Path) -> anyhow::Result<()> {
         self.recording = Some(Recording::prepare(path, &self.watch)?);
         Ok(())
     }
 
-    /// How much of the text must be kept for the end.
+    /// Returns how much of the agent's text is needed at the end.
     pub fn keep(&self) -> Keep {
         match self.format {
             Format::Json | Format::StreamJson => Keep::Everything,
@@ -97,10 +89,7 @@ impl Output {
         }
     }
 
-    /// An event of the run, and the text of it that may go out.
-    ///
-    /// # Errors
-    /// `Output` when stdout cannot be written.
+    /// Writes an event of the run. `text` is the agent's text to show.
     pub fn event(
         &mut self,
         id: Option<u64>,
@@ -110,7 +99,7 @@ impl Output {
     ) -> Result<(), Failure> {
         let event = &envelope.event;
         if self.is_terminal() {
-            // What people read in one place must come in order.
+            // On a terminal, stdout and stderr are read in one place and must be in order.
             self.flush()?;
         }
         self.progress(event);
@@ -135,7 +124,7 @@ impl Output {
         self.end_line()
     }
 
-    /// Writes the data as it is: it is known to be JSON.
+    /// Writes the event as JSON. The frame's data is JSON already and is copied.
     fn write_event(&mut self, id: Option<u64>, frame: &Frame<'_>) -> io::Result<()> {
         let mut json = Json(self);
         json.write_all(br#"{"type":"event","id":"#)?;
@@ -161,10 +150,7 @@ impl Output {
         if self.buffer.len() < ENOUGH { Ok(()) } else { self.flush() }
     }
 
-    /// A line of JSON on stdout, at once.
-    ///
-    /// # Errors
-    /// `Output` when stdout cannot be written.
+    /// Writes a line of JSON to stdout at once.
     pub fn json(&mut self, value: &impl Serialize) -> Result<(), Failure> {
         self.line(value)?;
         self.flush()
@@ -174,12 +160,12 @@ impl Output {
         self.stdout.as_ref().is_some_and(Pipe::is_terminal)
     }
 
-    /// Whether a newline is owed; on a terminal a line on stderr may have paid it.
+    /// Returns whether the line on stdout must still be ended. On a terminal, a line on stderr may have ended it.
     fn is_mid_line(&self) -> bool {
         self.mid_line && (!self.is_terminal() || !self.buffer.is_empty() || self.console.is_mid_line())
     }
 
-    /// Text of the agent, as it comes: only one format shows it.
+    /// Writes the agent's text if the format shows it as it comes.
     fn text(&mut self, text: &str) -> Result<(), Failure> {
         if self.format == Format::Text { self.write_text(text) } else { Ok(()) }
     }
@@ -208,10 +194,7 @@ impl Output {
         Ok(())
     }
 
-    /// Shows text that was held back while events were missing.
-    ///
-    /// # Errors
-    /// `Output` when stdout cannot be written.
+    /// Writes text that was held back while events were missing.
     pub fn healed(&mut self, healed: Healed) -> Result<(), Failure> {
         if healed.continues {
             self.turn_begun = false;
@@ -223,36 +206,27 @@ impl Output {
         self.flush()
     }
 
-    /// A line of ours on stdout: a session's id, the calls that wait.
-    ///
-    /// # Errors
-    /// `Output` when stdout cannot be written.
+    /// Writes a line to stdout that is not the agent's, such as a session's ID.
     pub fn answer(&mut self, line: &str) -> Result<(), Failure> {
         self.buffer.extend_from_slice(line.as_bytes());
         self.buffer.push(b'\n');
         self.flush()
     }
 
-    /// A line of ours on stdout that must arrive: here a closed pipe is a failure, too.
-    ///
-    /// # Errors
-    /// `Output` when stdout cannot be written.
+    /// Like [`answer`](Self::answer), but a closed pipe is a failure too.
     pub fn deliver(&mut self, line: &str) -> Result<(), Failure> {
         self.answer(line)?;
         if self.stdout.is_some() { Ok(()) } else { Err(unwritten(&io::ErrorKind::BrokenPipe.into())) }
     }
 
-    /// Renews the status line, if there is one, and if the cursor does not stand behind text of the agent.
+    /// Renews the status line, unless it would overwrite an unfinished line of the agent's text.
     pub fn renew_status(&self) {
         if let Some(status) = self.status.as_ref().filter(|_| !(self.is_terminal() && self.is_mid_line())) {
             self.console.status(&status.line());
         }
     }
 
-    /// Writes out what has come together. A closed pipe is no failure: the run is followed on, in silence.
-    ///
-    /// # Errors
-    /// `Output` when stdout cannot be written for another reason.
+    /// Writes the buffer to stdout. A closed pipe is no failure: the run is followed to its end without output.
     pub fn flush(&mut self) -> Result<(), Failure> {
         self.drain().map_err(|error| unwritten(&error))
     }
@@ -277,8 +251,7 @@ impl Output {
         })
     }
 
-    /// Writes the end: the rest of stdout, the result file, the closing line. Returns the exit code, which is 1 where any
-    /// of these could not be written.
+    /// Writes the rest of stdout, the result file and the closing line. Returns the exit code: 1 if a write has failed.
     pub fn finish(&mut self, mut report: Report) -> Exit {
         let written = self.finish_text(&report);
         fail_with(&mut report, written);
@@ -319,7 +292,6 @@ impl Output {
         file.write(&report.record()).map_err(|error| Failure::new(Reason::Output, format!("{error:#}")))
     }
 
-    /// What a person must know beside how it ended.
     fn warn(&self, report: &Report) {
         let run = &report.run;
         if run.finish_reason.as_deref() == Some("max_output_tokens") {
@@ -329,18 +301,17 @@ impl Output {
             run.background_tasks.iter().map(|task| format!("{} ({})", task.name, task.tool_call_id)).collect();
         if !tasks.is_empty() {
             let tasks = shorten(&tasks.join(", "));
-            self.console
-                .error(&format!("background tasks may go on, on the server, whatever became of the run: {tasks}"));
+            self.console.error(&format!("background tasks may still be running on the server: {tasks}"));
         }
     }
 
-    /// The closing line.
+    /// Writes the closing line.
     fn close(&self, report: &Report) {
         self.warn(report);
         let time = seconds(report.duration);
         match &report.end {
             End::Failed(failure) => {
-                // A mistake on the command line took no time that anybody would want to know.
+                // The duration of a usage error is not interesting.
                 let is_usage = failure.reason == Reason::Usage;
                 let after = if is_usage { String::new() } else { format!(" after {time}") };
                 let error = report.error().unwrap_or_default();
@@ -349,7 +320,7 @@ impl Output {
                     self.console.error(&format!("still waiting for approval: {}", describe(call)));
                 }
             }
-            // `pending` has shown the calls on stdout, and its time is not the run's.
+            // `pending` has written the calls to stdout, and its duration is not that of the run.
             End::Paused(Waiting { calls, .. }) if report.run.run_id.is_none() => {
                 let waiting = if calls.len() == 1 { "tool call waits" } else { "tool calls wait" };
                 self.console.error(&format!("{} {waiting} for approval", calls.len()));
@@ -377,7 +348,6 @@ impl Output {
         }
     }
 
-    /// What people want to know of an event while they wait.
     fn progress(&self, event: &Event<'_>) {
         let say = |line: String| self.console.progress(&line);
         match event {
@@ -395,7 +365,7 @@ impl Output {
                 say(format!("tool {name} ({id}) rejected: {reason}"));
             }
             Event::RetryAttempt(retry) => say(format!(
-                "the server tries its model again in {} ms (attempt {}): {}",
+                "the server retries its model in {} ms (attempt {}): {}",
                 retry.delay_ms,
                 retry.attempt,
                 shorten(&retry.reason)
@@ -454,7 +424,7 @@ impl Status {
     }
 }
 
-/// A call on one line, its arguments shortened.
+/// Returns a call on one line, with its arguments shortened.
 pub fn describe(call: &ToolCall) -> String {
     let [id, name, arguments] = [&call.id, &call.name, call.arguments.get()].map(shorten);
     format!("{id} {name} {arguments}")
@@ -464,7 +434,7 @@ fn shorten(text: &str) -> String {
     visible_start(text, MAX_ARGUMENTS)
 }
 
-/// The first place from this one on where a character begins, or the end.
+/// Returns the first character boundary at or after `from`.
 fn piece_end(text: &str, from: usize) -> usize {
     (from..text.len()).find(|at| text.is_char_boundary(*at)).unwrap_or(text.len())
 }
@@ -473,7 +443,7 @@ fn is_json(data: &str) -> bool {
     serde_json::from_str::<IgnoredAny>(data).is_ok()
 }
 
-/// JSON on its way to stdout. It goes out in pieces, however large it is.
+/// Writes JSON to stdout in pieces, so that large JSON needs no large buffer.
 struct Json<'a>(&'a mut Output);
 
 impl Write for Json<'_> {
@@ -482,7 +452,7 @@ impl Write for Json<'_> {
         if self.0.is_terminal() {
             let text = piece.utf8_chunks().next().map_or("", |chunk| chunk.valid());
             self.0.buffer.extend_from_slice(harmless_json(text).as_bytes());
-            // It may end within a character.
+            // The piece may end within a character.
             piece = text.as_bytes();
         } else {
             self.0.buffer.extend_from_slice(piece);
@@ -498,7 +468,7 @@ impl Write for Json<'_> {
     }
 }
 
-/// JSON for a terminal: what would act on it is escaped, which JSON allows within strings, where alone it can be.
+/// Escapes the characters that would act on a terminal. In JSON they can only occur within strings.
 fn harmless_json(json: &str) -> String {
     let mut harmless = String::with_capacity(json.len());
     for c in json.chars() {
@@ -513,7 +483,7 @@ fn harmless_json(json: &str) -> String {
     harmless
 }
 
-/// A time for people: 0.3s, 12.0s, 3m 20s.
+/// Formats a duration: 0.3s, 12.0s, 3m 20s.
 pub fn seconds(time: Duration) -> String {
     if time < Duration::from_secs(60) {
         format!("{:.1}s", time.as_secs_f64())
@@ -522,7 +492,6 @@ pub fn seconds(time: Duration) -> String {
     }
 }
 
-/// The first failure counts: see [`Report::fail`].
 fn fail_with(report: &mut Report, result: Result<(), Failure>) {
     if let Err(failure) = result {
         report.fail(failure);

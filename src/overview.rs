@@ -1,4 +1,4 @@
-//! `list`, `pending` and `ping`: they look, and change nothing.
+//! The commands that change nothing: `list`, `pending` and `ping`.
 
 use crate::agent::calls::{AutoApprove, ListedSession, SessionState};
 use crate::agent::events::{ToolCall, decode};
@@ -16,13 +16,13 @@ use std::collections::HashSet;
 use std::time::{Duration, Instant, SystemTime};
 use uuid::Uuid;
 
-/// Sessions asked for at once.
+/// The sessions on a page of the list.
 const PAGE: usize = 100;
-/// Sessions whose events are read side by side: each takes a connection.
+/// The sessions whose event streams are open at the same time.
 const SIDE_BY_SIDE: usize = 200;
-/// A session that has not been quiet for 2 s after this many looks does not wait.
+/// A session without 2 s of quiet after this many looks does not wait.
 const LOOKS: u32 = 3;
-/// Between two looks at a token file whose token the server refuses.
+/// How often the token file is read while the server refuses the token.
 const TOKEN_AGAIN: Duration = Duration::from_millis(250);
 
 /// A session of `list -o json`.
@@ -54,7 +54,7 @@ struct Ping<'a> {
     uptime_seconds: Option<u64>,
     sandbox: bool,
     auto_approve_mode: &'static str,
-    /// `null` where no token was given.
+    /// `null` if no token was given.
     token_accepted: Option<bool>,
 }
 
@@ -145,7 +145,6 @@ impl Context<'_> {
                 self.output.json(&Pending { session_id: session, run_id, batch, tool_calls: &waiting.calls })?;
             }
         }
-        // A run that failed meanwhile waits for nothing either.
         if waiting.calls.is_empty() {
             return Ok(Report::new(End::Completed));
         }
@@ -153,7 +152,7 @@ impl Context<'_> {
         Ok(Report { resume_hint, session_id: Some(session.to_string()), ..Report::new(end) })
     }
 
-    /// Follows a run until it waits or cannot wait.
+    /// Follows a run until it is clear whether it waits for approval.
     fn peek(&mut self, session: Uuid, run: Uuid) -> Result<End, Failure> {
         let follow = Follow::default();
         let options = self.options(run.to_string(), Asks::SomeCalls, Start::Peek, &follow);
@@ -197,8 +196,8 @@ impl Context<'_> {
         Ok(Report { server_version: health.version, ..Report::new(End::Completed) })
     }
 
-    /// Asks with the token. A server that has just started has a new one, and somebody may be about to write it into its
-    /// file (protocol trap 18).
+    /// Makes a call that needs the token. A server that has just started has a new token, which may not be in the token
+    /// file yet (protocol trap 18): until `wait` is over, a refused token from a file is tried again.
     fn token_accepted(&self, client: &Client, wait: Duration) -> Result<AutoApprove, Failure> {
         let began = Instant::now();
         loop {
@@ -212,8 +211,7 @@ impl Context<'_> {
         }
     }
 
-    /// All sessions of the server, the one that changed last first. A session that changes while the pages are read may
-    /// come twice.
+    /// Returns all sessions, the one that changed last first. A session that changes between two pages may come twice.
     fn all_sessions(&self) -> Result<Vec<ListedSession>, Failure> {
         let (mut all, mut seen) = (Vec::new(), HashSet::new());
         for offset in (0..).step_by(PAGE) {
@@ -227,8 +225,8 @@ impl Context<'_> {
         Ok(all)
     }
 
-    /// The sessions among these that wait for approval. The events of all of them are read, then read again 2 s later:
-    /// where nothing came meanwhile and a call is not decided, the server waits (protocol traps 3 and 4).
+    /// Returns the sessions that wait for approval. All event streams are read, and read again 2 s later. A session
+    /// waits if it had no event meanwhile and a call is undecided (protocol traps 3 and 4).
     fn what_waits(&mut self, sessions: Vec<ListedSession>) -> Result<Vec<WaitingSession>, Failure> {
         let client = self.client.for_glances();
         let mut waits = Vec::new();
@@ -265,13 +263,12 @@ impl Context<'_> {
         Ok(waits)
     }
 
-    /// The flags that a later command needs to reach the same server.
     fn server_only(&self) -> Follow {
         Follow { server_flags: self.server_flags.clone(), ..Follow::default() }
     }
 }
 
-/// One look at a session whose run has pending calls.
+/// A session whose run has pending calls, and its event stream.
 struct Look<'c> {
     session: ListedSession,
     run: Uuid,
@@ -284,12 +281,12 @@ struct Look<'c> {
 impl<'c> Look<'c> {
     fn new(client: &'c Client, session: &ListedSession, run: Uuid, machine: Machine) -> Result<Self, Failure> {
         let mut stream = EventStream::new(client, session.id, 0);
-        // This opens it, and reads nothing.
+        // The first call only opens the stream.
         stream.next(None)?;
         Ok(Self { session: session.clone(), run, machine, stream, heard: false, settled: false })
     }
 
-    /// Hears what has arrived. Returns whether an event was among it.
+    /// Reads the events that have arrived, and returns whether there were any.
     fn hear(&mut self) -> Result<bool, Failure> {
         let mut any = false;
         loop {
@@ -362,7 +359,6 @@ fn listed<'a>(session: &'a ListedSession, waiting: &HashSet<Uuid>) -> Listed<'a>
     }
 }
 
-/// The mode's word in `/v1/config`.
 const fn policy(mode: AutoApprove) -> &'static str {
     match mode {
         AutoApprove::None => "none",

@@ -1,14 +1,14 @@
-//! Sends the prompt, and knows whether it arrived.
+//! Sends the prompt and finds out whether the server has taken it.
 //!
-//! | answer | the prompt | then |
+//! | answer | was the prompt taken? | then |
 //! |---|---|---|
-//! | a run's ID | taken | follow the run |
-//! | the server's `session_already_running`, of a session that we made | taken: only we know the session | ask again for 5 s, then find the run |
-//! | the same, after an answer was lost | in doubt | ask again for 5 s, then find the run |
-//! | the same, of an old session | not taken | ask again for 2 s (trap 8), for 15 s if its last run is known to have ended (trap 20) |
-//! | any other refusal of the server's, nothing lost before | not taken | fail |
-//! | anything else that may have arrived | in doubt | find the run: follow nothing, stop it |
-//! | anything that never left us | not taken | fail |
+//! | a run ID | yes | follow the run |
+//! | `session_already_running`, in a session that this command has created | yes: nobody else knows the session | try again for 5 s, then look for the run |
+//! | `session_already_running`, after an answer was lost | in doubt | try again for 5 s, then look for the run |
+//! | `session_already_running`, otherwise | no | try again for 2 s (trap 8), or for 15 s if the active run has ended (trap 20) |
+//! | any other refusal by the server, and no answer was lost before | no | fail |
+//! | none, but the request may have arrived | in doubt | look for the run, to cancel it |
+//! | none, and the request was not sent | no | fail |
 
 use crate::agent::calls::NewMessage;
 use crate::client::{CallError, Client, Refusal};
@@ -17,38 +17,35 @@ use crate::watchdog::Watch;
 use std::time::{Duration, Instant};
 use uuid::Uuid;
 
-/// After a run has ended its session may refuse a new message for this long (protocol trap 8).
+/// How long a session may refuse a new message after its run has ended (protocol trap 8).
 const SETTLING: Duration = Duration::from_secs(2);
-/// The same while an ended run's sandbox is torn down (protocol trap 20).
+/// How long it may do so while the run's sandbox is torn down (protocol trap 20).
 const TEARDOWN: Duration = Duration::from_secs(15);
-/// A prompt whose answer was lost may still be at work for this long.
+/// How long the server may still work on a prompt whose answer was lost.
 const LOST_ANSWER: Duration = Duration::from_secs(5);
-/// Between two tries at a session that is busy.
+/// The time between two tries in a busy session.
 const BUSY: Duration = Duration::from_millis(100);
-/// A prompt may arrive this long after we have given up on it.
+/// How long a prompt may still arrive after we have given up.
 const LATE: Duration = Duration::from_secs(2);
 
-/// A prompt to be sent, under one idempotency key.
+/// A prompt and its idempotency key.
 pub struct Prompt<'a> {
     pub session: Uuid,
-    /// The session was made by this command: nobody else knows it.
+    /// This command has created the session, so nobody else knows it.
     pub is_new_session: bool,
     pub message: &'a NewMessage,
     pub key: String,
 }
 
-/// The prompt was not taken, or nobody knows whether it was.
+/// Why there is no run ID.
 pub struct Unsent {
     pub failure: Failure,
-    /// The server may have taken it: a run may be going on.
+    /// The server may have taken the prompt, so a run may be going on.
     pub in_doubt: bool,
 }
 
 impl Prompt<'_> {
-    /// Sends the prompt. Returns the ID of the run.
-    ///
-    /// # Errors
-    /// Why there is none, and whether there may be one all the same.
+    /// Sends the prompt and returns the ID of the run.
     pub fn send(&self, client: &Client, watch: &Watch) -> Result<Uuid, Unsent> {
         let (mut busy_since, mut in_doubt, mut patience) = (None, false, None);
         loop {
@@ -71,7 +68,7 @@ impl Prompt<'_> {
         }
     }
 
-    /// How long a busy session is asked again.
+    /// Returns how long to try again in a busy session.
     fn patience(&self, client: &Client, in_doubt: bool) -> Duration {
         if in_doubt || self.is_new_session {
             return LOST_ANSWER;
@@ -80,13 +77,12 @@ impl Prompt<'_> {
         if ended { TEARDOWN } else { SETTLING }
     }
 
-    /// Looks for the run of a prompt that is in doubt. Something between us and the server may deliver the prompt a moment
-    /// after we have given up.
+    /// Looks for the run of a prompt that is in doubt. A proxy may deliver the prompt a moment after we have given up.
     pub fn find_run(&self, client: &Client, watch: &Watch) -> Option<Uuid> {
         let began = Instant::now();
         loop {
             match client.session(self.session).map(|session| session.active_run()) {
-                // Whose is it? Under the same key the server tells, and starts no other.
+                // The run may be somebody else's. With the same key, the server tells ours and starts no other.
                 Ok(Some(_)) if !self.is_new_session => {
                     return client.send(self.session, self.message, &self.key).ok();
                 }

@@ -518,7 +518,7 @@ fn allowed_tools_run_denied_ones_do_not_and_the_rest_is_refused_with_or_without_
         assert_eq!(sent["overrides"]["auto_approve"], "none");
         let words = ["a", "b", "c", "d"].map(|id| word(&decisions, id));
         assert_eq!(words, ["accept", "--deny-tool", "--allow-tool", "--allow-tool"], "{flags:?}");
-        assert!(output.stderr.contains("place of the server's own"), "{output:#?}");
+        assert!(output.stderr.contains("replace the server's policy"), "{output:#?}");
         assert_eq!(output.record()["tool_calls"]["rejected"], 3);
     }
 }

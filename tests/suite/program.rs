@@ -229,7 +229,7 @@ fn every_call_comes_to_it_and_the_server_hears_one_answer() {
     let program = r#"case $(cat) in *'"id":"b"'*) echo 'not b'; exit 1;; esac"#;
     let (running, run) = start(&agent, program, [call("a", "view"), call("b", "create"), call("c", "remove")]);
     run.complete();
-    running.wait().code(0).stderr_has("place of the server's own");
+    running.wait().code(0).stderr_has("replace the server's policy");
     assert_eq!(agent.only_request(Route::Send).json()["overrides"]["auto_approve"], "none");
     let decisions = agent.only_request(Route::Decide).json()["decisions"].clone();
     assert_eq!(decisions["a"], json!({ "action": "accept" }));
