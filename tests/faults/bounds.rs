@@ -1,7 +1,6 @@
 //! It always ends: whatever does not answer, is not read, drips or hangs, each end comes within a second of its bound, and
 //! within five more where a run is to be stopped.
 
-use crate::support::PATIENCE;
 use crate::support::agent::{Agent, Options, Planning, Route, call};
 use crate::support::http::{Connection, Ending};
 use crate::support::process::{Output, Running, Sortie, result_file};
@@ -9,7 +8,6 @@ use crate::support::watched::Watched;
 use crate::support::wire::{Exchange, Wire, answer};
 use rustix::process::Signal;
 use serde_json::Value;
-use sortie::watchdog::Watch;
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::Path;
 use std::process::Command;

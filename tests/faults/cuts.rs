@@ -11,13 +11,12 @@ use serde_json::{Value, json};
 use sortie::cli::Format;
 use sortie::client::{self, Client};
 use sortie::console::{Console, Level};
-use sortie::follow::Drive;
-use sortie::outcome::{End, Record};
+use sortie::follow::{Context, Follower};
 use sortie::output::Output;
 use sortie::run::batch::Asks;
 use sortie::run::policy::{OnApproval, Policy};
 use sortie::run::transcript::Keep;
-use sortie::run::{self, Run};
+use sortie::run::{self, Start};
 use sortie::settings::Follow;
 use sortie::watchdog::Watch;
 use std::collections::{BTreeSet, HashMap};
@@ -235,6 +234,7 @@ impl Following {
         let options = client::Options {
             server: client::Address::parse(&format!("http://{}", server.address())).unwrap(),
             token: None,
+            headers: client::Headers::default(),
             connect_timeout: Duration::from_secs(10),
             retry_timeout: Duration::from_secs(30),
         };
@@ -248,32 +248,42 @@ fn follow(server: &Server, client: &Following, cut: Cut, recorded: &Path) -> Res
     watch.arm(Duration::from_secs(30), "the test's patience");
     let mut output = Output::new(Format::Json, watch.clone(), console.clone());
     output.set_recording(recorded).unwrap();
-    let settings =
-        run::Options { keep: Keep::Everything, ..run::Options::of(server.recording.run.to_string(), Asks::Some) };
     let policy = Policy {
         on_approval: OnApproval::Accept,
         allow: BTreeSet::new(),
+        list_is_sent: false,
         deny: BTreeSet::new(),
         program: false,
         subagents: false,
         slack: false,
     };
+    let options = run::Options {
+        run_id: server.recording.run.to_string(),
+        asks: Asks::SomeCalls,
+        keep: Keep::Everything,
+        start: Start::Fresh,
+        policy: policy.clone(),
+        choices: None,
+        fail_on_tool_error: false,
+        sandbox: false,
+        max_tokens: None,
+        max_tool_calls: None,
+    };
     let followed = Follow {
         timeout: Duration::MAX,
         idle_timeout: None,
         cancel: true,
-        heartbeat: Duration::MAX,
+        heartbeat: Duration::ZERO,
         policy,
         program: None,
         fail_on_tool_error: false,
         policy_flags: Vec::new(),
         server_flags: Vec::new(),
     };
-    let run = Run::new(settings);
-    let mut drive = Drive::new(client, watch, console, &mut output, &followed, cut.session(), run);
-    let end = drive.follow();
-    let mut record = Record::new(End::Completed);
-    drive.run.fill(&mut record);
+    let mut context = Context { client, watch, console, output: &mut output, server_flags: Vec::new() };
+    let report = Follower::new(&mut context, &followed, cut.session(), options, None).run(None);
+    let record = serde_json::to_value(report.record()).unwrap();
+    // Writes the rest of the recording.
     drop(output);
     let mut wrong = Vec::new();
     let mut expect = |what: &str, fine: bool, seen: String| {
@@ -281,14 +291,17 @@ fn follow(server: &Server, client: &Following, cut: Cut, recorded: &Path) -> Res
             wrong.push(format!("{what}: {seen}"));
         }
     };
-    expect("the end", end == Ok(End::Completed), format!("{end:?}"));
-    expect("the text", record.text.as_deref() == Some(TEXT), format!("{:?}", record.text));
-    let tools = record.tool_calls;
-    let counts = (record.turns, tools.proposed, tools.accepted, tools.rejected, tools.failed);
-    expect("turns and calls", counts == (2, 1, 1, 0, 1), format!("{counts:?}"));
-    let tokens = record.usage.map(|usage| usage.total_tokens);
-    expect("usage", tokens == Some(36), format!("{tokens:?}"));
-    expect("the cursor", record.last_event_id == Some(16), format!("{:?}", record.last_event_id));
+    for (key, value) in [
+        ("exit_code", json!(0)),
+        ("text", json!(TEXT)),
+        ("turns", json!(2)),
+        ("tool_calls", json!({ "proposed": 1, "accepted": 1, "rejected": 0, "failed": 1 })),
+        ("last_event_id", json!(16)),
+    ] {
+        expect(key, record[key] == value, record[key].to_string());
+    }
+    let tokens = &record["usage"]["total_tokens"];
+    expect("usage", *tokens == 36, tokens.to_string());
     // Each event once, in order, byte for byte.
     let told = fs::read(recorded).unwrap();
     expect("the events", told == server.recording.bytes(), String::from_utf8_lossy(&told).into_owned());
