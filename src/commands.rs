@@ -205,7 +205,8 @@ impl Context<'_> {
             self.console
                 .progress("the list of allowed tools goes to the server, in place of the server's own policy");
         } else if follow.policy.replaces_servers() {
-            self.console.progress("the policy flags replace the server's policy for this run, its denials included");
+            self.console
+                .progress("the policy flags replace the server's policy for this run, its denials included");
         }
     }
 

@@ -613,7 +613,9 @@ fn a_tool_cannot_be_on_both_lists() {
         [("remove", "remove"), ("stakpak__remove", "remove"), ("remove", "stakpak__remove"), ("a__b", "b")]
     {
         let output = agent.sortie(["run", "-o", "json", "-t", allowed, "--deny-tool", denied, "go"]).run();
-        output.stderr_has(&format!("the tool {denied} is given to both --allow-tool and --deny-tool")).fails("usage");
+        output
+            .stderr_has(&format!("the tool {denied} is given to both --allow-tool and --deny-tool"))
+            .fails("usage");
     }
 }
 

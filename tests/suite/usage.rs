@@ -146,8 +146,11 @@ fn a_mistake_is_answered_in_one_line_with_the_nearest_right_word() {
             &["run", "--context-file", "log:=x", "x"],
             "--context-file log:: the priority behind the colon must be high or normal",
         ),
-        (&["attach", "--run", "7", session], "--run \"7\" is not a UUID: invalid length: expected length 32 for \
-            simple format, found 1"),
+        (
+            &["attach", "--run", "7", session],
+            "--run \"7\" is not a UUID: invalid length: expected length 32 for \
+            simple format, found 1",
+        ),
         (&["ping", "--key", "k"], "--key is the key of a client certificate: --cert is missing"),
         (
             &["list", "--state", "runing"],
@@ -176,8 +179,10 @@ fn the_last_of_a_repeated_option_counts() {
     let agent = Agent::answering("Done.");
     let nowhere = "http://127.0.0.1:1";
     let url = agent.url();
-    let words = ["--server", nowhere, "run", "--server", nowhere, "--server", &url, "--timeout", "1ms", "-o", "json"];
-    let more = ["--timeout", "20s", "-o", "text", "--title", "one", "--title", "two", "--sandbox", "--sandbox", "go"];
+    let words =
+        ["--server", nowhere, "run", "--server", nowhere, "--server", &url, "--timeout", "1ms", "-o", "json"];
+    let more =
+        ["--timeout", "20s", "-o", "text", "--title", "one", "--title", "two", "--sandbox", "--sandbox", "go"];
     let command = Sortie::new(words).args(more).env("SORTIE_TOKEN", TOKEN);
     command.run().code(0).stdout("Done.\n");
     assert_eq!(agent.only_request(Route::CreateSession).json()["title"], "two");
@@ -211,7 +216,8 @@ fn a_newline_at_the_end_of_the_servers_variable_does_no_harm() {
 
 #[test]
 fn a_missing_command_is_answered_with_the_help_on_stderr() {
-    for command in [Sortie::new([]), Sortie::new(["-q"]), Sortie::new([]).env("SORTIE_SERVER", "http://127.0.0.1:1")]
+    for command in
+        [Sortie::new([]), Sortie::new(["-q"]), Sortie::new([]).env("SORTIE_SERVER", "http://127.0.0.1:1")]
     {
         command.run().code(1).stdout("").stderr_has("Usage: sortie").stderr_has("ping");
     }
