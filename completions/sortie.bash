@@ -1260,7 +1260,7 @@ _sortie() {
             return 0
             ;;
         sortie__subcmd__run)
-            opts="-w -t -o -q -v -h --prompt-file --image --session --profile --title --workdir --model --system-prompt-file --context --context-file --sandbox --max-tokens --max-tool-calls --max-turns --detach --pause-on-approval --on-approval --allow-tool --deny-tool --approve-with --enable-slack-tools --enable-subagents --timeout --idle-timeout --no-cancel --fail-on-tool-error --output --result-file --record --heartbeat --server --token-file --header-file --cacert --cert --key --allow-http --connect-timeout --retry-timeout --rehearse --quiet --verbose --help"
+            opts="-w -t -o -q -v -h --prompt-file --image --session --profile --title --workdir --model --system-prompt-file --context --context-file --sandbox --pause-on-approval --on-approval --allow-tool --deny-tool --approve-with --enable-slack-tools --enable-subagents --timeout --idle-timeout --no-cancel --fail-on-tool-error --output --result-file --record --heartbeat --max-tokens --max-tool-calls --max-turns --detach --server --token-file --header-file --cacert --cert --key --allow-http --connect-timeout --retry-timeout --rehearse --quiet --verbose --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -1367,27 +1367,6 @@ _sortie() {
                     fi
                     return 0
                     ;;
-                --max-tokens)
-                    COMPREPLY=("${cur}")
-                    if [[ "${BASH_VERSINFO[0]}" -ge 4 ]]; then
-                        compopt -o nospace
-                    fi
-                    return 0
-                    ;;
-                --max-tool-calls)
-                    COMPREPLY=("${cur}")
-                    if [[ "${BASH_VERSINFO[0]}" -ge 4 ]]; then
-                        compopt -o nospace
-                    fi
-                    return 0
-                    ;;
-                --max-turns)
-                    COMPREPLY=("${cur}")
-                    if [[ "${BASH_VERSINFO[0]}" -ge 4 ]]; then
-                        compopt -o nospace
-                    fi
-                    return 0
-                    ;;
                 --on-approval)
                     COMPREPLY=($(compgen -W "accept pause reject" -- "${cur}"))
                     if [[ "${BASH_VERSINFO[0]}" -ge 4 ]]; then
@@ -1479,6 +1458,27 @@ _sortie() {
                     return 0
                     ;;
                 --heartbeat)
+                    COMPREPLY=("${cur}")
+                    if [[ "${BASH_VERSINFO[0]}" -ge 4 ]]; then
+                        compopt -o nospace
+                    fi
+                    return 0
+                    ;;
+                --max-tokens)
+                    COMPREPLY=("${cur}")
+                    if [[ "${BASH_VERSINFO[0]}" -ge 4 ]]; then
+                        compopt -o nospace
+                    fi
+                    return 0
+                    ;;
+                --max-tool-calls)
+                    COMPREPLY=("${cur}")
+                    if [[ "${BASH_VERSINFO[0]}" -ge 4 ]]; then
+                        compopt -o nospace
+                    fi
+                    return 0
+                    ;;
+                --max-turns)
                     COMPREPLY=("${cur}")
                     if [[ "${BASH_VERSINFO[0]}" -ge 4 ]]; then
                         compopt -o nospace
