@@ -170,7 +170,6 @@ impl Context<'_> {
     fn run(mut self, settings: &settings::Run, (message, warnings): &Message) -> Result<Report, Failure> {
         warnings.iter().for_each(|warning| self.console.error(warning));
         self.announce_policy(&settings.follow);
-        let asks = self.asks(settings)?;
         let (session, is_new_session) = match settings.session {
             Some(session) => (session, false),
             None => {
@@ -180,6 +179,7 @@ impl Context<'_> {
             }
         };
         self.console.progress(&format!("session {session}"));
+        let asks = self.asks(settings)?;
         let prompt = Prompt { session, is_new_session, message, key: new_key() };
         self.watch.on_signal_say(on_signal(&settings.follow));
         let sent_at = Instant::now();

@@ -85,7 +85,7 @@ fn a_mistake_is_answered_in_one_line_with_the_nearest_right_word() {
         (&["resum", "x"][..], "there is no command resum; did you mean resume?"),
         (&["lits"], "there is no command lits; did you mean list?"),
         (&["fly"], "there is no command fly; see sortie --help"),
-        (&["--sever", "x", "ping"], "there is no option --sever here; see sortie --help"),
+        (&["--sever", "x", "ping"], "there is no option --sever here; did you mean --server?"),
         (&["run", "--tmeout", "3s", "x"], "there is no option --tmeout here; did you mean --timeout?"),
         (&["ping", "--session", "x"], "there is no option --session here; see sortie ping --help"),
         (&["run", "x", "y"], "y: one argument too many; see sortie run --help"),

@@ -184,7 +184,7 @@ fn a_prompt_that_only_pages_answer_is_in_doubt_and_its_run_is_stopped() {
 #[test]
 fn the_last_calls_go_on_through_pages_until_their_time_is_over() {
     let agent = Agent::start();
-    let running = start(&agent, &["--retry-timeout", "1ms"]);
+    let running = start(&agent, &["--retry-timeout", "0s"]);
     let run = agent.next_run();
     run.propose([call("a", "view").held()]);
     agent.wait_for_streams(1);
@@ -284,11 +284,11 @@ fn a_date_to_come_again_at_is_judged_by_the_answers_own_clock() {
 fn a_retry_timeout_that_is_over_at_once_tries_once() {
     let agent = Agent::start();
     agent.every(Route::CreateSession).fail(503, "starting");
-    start(&agent, &["--retry-timeout", "1ms"]).wait().stderr_lacks("trying again").fails("server");
+    start(&agent, &["--retry-timeout", "0s"]).wait().stderr_lacks("trying again").fails("server");
     assert_eq!(agent.requests(Route::CreateSession).len(), 1);
     // A broken stream is opened once more.
     let agent = Agent::start();
-    let running = start(&agent, &["--retry-timeout", "1ms"]);
+    let running = start(&agent, &["--retry-timeout", "0s"]);
     let run = agent.next_run();
     run.text("So far");
     agent.wait_for_streams(1);
