@@ -201,7 +201,10 @@ fn ids_and_names_that_are_kept_and_passed_on_have_a_bound() {
 fn messages(page: String, total: usize) -> Trial {
     Trial::new(move |exchange, _| {
         if exchange.is("GET", "/events") {
-            exchange.stream().wait_for_close();
+            // Without a byte the replay is not over.
+            let mut stream = exchange.stream();
+            stream.chunk(b": keepalive\n\n");
+            stream.wait_for_close();
         } else if exchange.is("GET", "/messages") {
             let page = if exchange.request.query.contains("limit=0") { "" } else { &page };
             exchange.respond(200, &[], format!(r#"{{"messages":[{page}],"total":{total}}}"#).as_bytes());

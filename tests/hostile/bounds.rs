@@ -171,7 +171,10 @@ fn attach_reads_no_line_without_end_either() {
 fn endless_messages(page: String) -> Trial {
     Trial::new(move |exchange, _| {
         if exchange.is("GET", "/events") {
-            exchange.stream().wait_for_close();
+            // Without a byte the replay is not over.
+            let mut stream = exchange.stream();
+            stream.chunk(b": keepalive\n\n");
+            stream.wait_for_close();
         } else if exchange.is("GET", "/messages") {
             let page = if exchange.request.query.contains("limit=0") { "" } else { &page };
             exchange.respond(200, &[], format!(r#"{{"messages":[{page}],"total":1000000000000000}}"#).as_bytes());
