@@ -19,6 +19,8 @@ const SILENCE: Duration = Duration::from_secs(45);
 const HELD_BACK: Duration = Duration::from_secs(20);
 /// The same once the stream is known to be held back: in between the session's state is asked for.
 const HELD_AGAIN: Duration = Duration::from_secs(5);
+/// Where no more than this is left of the retry timeout, the head is waited for until it is over.
+const MIN_GLANCE: Duration = Duration::from_secs(2);
 /// The most that is read at once, in bytes.
 const BUFFER: usize = 64 * 1024;
 
@@ -82,6 +84,8 @@ pub struct EventStream<'c> {
     contact: Instant,
     retries: Retries,
     next_try: Option<Instant>,
+    /// The first request of the present opening, while the head of the answer is waited for.
+    opening: Option<Instant>,
     opened: bool,
     held_back: bool,
     said_held_back: bool,
@@ -129,6 +133,7 @@ impl<'c> EventStream<'c> {
             contact: now,
             retries: Retries::default(),
             next_try: None,
+            opening: None,
             opened: false,
             held_back: false,
             said_held_back: false,
@@ -368,9 +373,18 @@ impl<'c> EventStream<'c> {
             self.client.nap(until_then(wait.min(TICK)))?;
             return Ok(Told::Quiet);
         }
-        let head = if self.held_back { HELD_AGAIN } else { HELD_BACK };
-        let patience = self.retries.patience(self.client, self.contact()).min(head);
-        let bounded = until_then(patience);
+        let opening = *self.opening.get_or_insert_with(Instant::now);
+        let head = if self.held_back { HELD_AGAIN } else { HELD_BACK }.saturating_sub(opening.elapsed());
+        if head.is_zero() {
+            // The server sends the head at once.
+            self.hold_back();
+            return Ok(Told::Quiet);
+        }
+        let patience = self.retries.patience(self.client, self.contact());
+        let left = self.client.left(self.contact());
+        // Before the retry timeout is over, the session's state is asked for: its answer is contact.
+        let glance = if patience < head && left > MIN_GLANCE { left / 2 } else { patience };
+        let bounded = until_then(glance.min(head));
         if bounded.is_zero() {
             return Ok(Told::Quiet);
         }
@@ -389,11 +403,7 @@ impl<'c> EventStream<'c> {
         if missed.late && bounded < patience {
             return Ok(Told::Quiet);
         }
-        if missed.late && patience == head && !self.client.left(self.contact()).is_zero() {
-            // The server sends the head at once.
-            self.hold_back();
-            return Ok(Told::Quiet);
-        }
+        self.opening = None;
         let contact = self.contact();
         let wait = self.retries.missed(self.client, &call, contact, missed)?;
         self.next_try = Instant::now().checked_add(wait);
@@ -406,6 +416,7 @@ impl<'c> EventStream<'c> {
         self.connection = Some(Connection { body, requested, heard: false, byte, from: cursor });
         self.parser = Parser::new();
         self.next_try = None;
+        self.opening = None;
         self.quiet = Duration::ZERO;
         log::info!("the event stream is open after event {cursor}");
         if std::mem::replace(&mut self.opened, true) { Told::Reconnected } else { Told::Quiet }
@@ -414,6 +425,7 @@ impl<'c> EventStream<'c> {
     /// Something between us and the server holds the stream back.
     fn hold_back(&mut self) {
         self.held_back = true;
+        self.opening = None;
         if !std::mem::replace(&mut self.said_held_back, true) {
             let limit = HELD_BACK.as_secs();
             self.client.console.progress(&format!(
