@@ -19,6 +19,8 @@ const SILENCE: Duration = Duration::from_secs(45);
 const HELD_BACK: Duration = Duration::from_secs(20);
 /// The same once the stream is known to be held back: in between the session's state is asked for.
 const HELD_AGAIN: Duration = Duration::from_secs(5);
+/// Where no more than this is left of the retry timeout, the head is waited for until it is over.
+const MIN_GLANCE: Duration = Duration::from_secs(2);
 /// The most that is read at once, in bytes.
 const BUFFER: usize = 64 * 1024;
 
@@ -370,9 +372,13 @@ impl<'c> EventStream<'c> {
             self.client.nap(until_then(wait.min(TICK)))?;
             return Ok(Told::Quiet);
         }
-        let head = if self.held_back { HELD_AGAIN } else { HELD_BACK };
-        let patience = self.retries.patience(self.client, self.contact()).min(head);
-        let bounded = until_then(patience);
+        let silent = self.silent_since.get_or_insert_with(Instant::now).elapsed();
+        let head = if self.held_back { HELD_AGAIN } else { HELD_BACK.saturating_sub(silent).max(TICK) };
+        let patience = self.retries.patience(self.client, self.contact());
+        let left = self.client.left(self.contact());
+        // Before the retry timeout is over, the session's state is asked for: its answer is contact.
+        let glance = if patience < head && left > MIN_GLANCE { left / 2 } else { patience };
+        let bounded = until_then(glance.min(head));
         if bounded.is_zero() {
             return Ok(Told::Quiet);
         }
@@ -380,7 +386,6 @@ impl<'c> EventStream<'c> {
         let cursor = self.place.last();
         let after = cursor.saturating_sub(u64::from(self.overlap));
         let call = Call { doing: "follow the run", path, body: None, key: None, after: Some(after) };
-        self.silent_since.get_or_insert_with(Instant::now);
         let missed = match self.client.stream(&call, bounded) {
             Ok(body) => return Ok(self.begin(body, cursor)),
             Err(missed) => missed,
