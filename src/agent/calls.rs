@@ -400,10 +400,11 @@ pub struct Cancel<'a> {
     pub run_id: &'a str,
 }
 
-/// The answer to decisions and to a cancel.
+/// The answer to decisions and to a cancel. An answer without a run's ID is not the server's.
 #[derive(Debug, Deserialize)]
 pub struct Taken {
-    pub run_id: Uuid,
+    #[serde(rename = "run_id")]
+    _run_id: Uuid,
 }
 
 /// The body of most errors. Some errors are plain text instead.

@@ -1,7 +1,7 @@
 //! The agent server's protocol. Only this folder knows the names that the server uses.
 
-pub mod calls;
+pub(crate) mod calls;
 pub mod events;
 pub(crate) mod json;
 pub mod sse;
-pub mod tools;
+pub(crate) mod tools;

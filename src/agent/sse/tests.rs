@@ -6,6 +6,13 @@ use proptest::sample::{Index, select};
 
 use super::*;
 
+impl Parser {
+    /// Advances, and returns the frame of an event that is complete.
+    pub fn next<'a>(&'a mut self, input: &mut &[u8]) -> Result<Option<Frame<'a>>, TooLarge> {
+        Ok(if self.advance(input)? { Some(self.frame()) } else { None })
+    }
+}
+
 /// A frame that outlives the parser: id, event, data.
 type Seen = (Option<String>, String, String);
 
@@ -185,7 +192,7 @@ fn an_event_is_complete_at_a_cr_without_waiting_for_an_lf() {
 }
 
 #[test]
-fn next_stops_after_each_event() {
+fn the_parser_stops_after_each_event() {
     let mut parser = Parser::new();
     let mut input = &b"data: 1\n\ndata: 2\n\nrest"[..];
     assert_eq!(parser.next(&mut input).unwrap().unwrap().data, "1");
