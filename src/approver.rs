@@ -209,7 +209,7 @@ mod tests {
     use crate::agent::events::Arguments;
 
     #[test]
-    fn a_program_that_takes_its_time_is_ended_with_its_children_and_pauses() {
+    fn a_slow_program_is_killed_with_its_children_and_the_call_pauses() {
         let tool_call = &ToolCall { id: "a".into(), name: "p__a".into(), arguments: Arguments::default() };
         let question = Question { session_id: "s", run_id: "r", tool_call };
         let watch = Watch::without_signals().unwrap();

@@ -248,7 +248,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_acts_on_a_terminal_is_shown_and_the_rest_is_untouched() {
+    fn characters_that_act_on_a_terminal_are_escaped() {
         let rows = [
             ("plain naïve 日本語 ✅ 👩‍👩‍👧", "plain naïve 日本語 ✅ 👩‍👩‍👧"),
             ("a\nb\tc", "a\\nb\\tc"),

@@ -136,7 +136,7 @@ mod tests {
     }
 
     #[test]
-    fn a_fifo_is_waited_for_and_read_until_its_writer_has_gone() {
+    fn a_fifo_is_read_until_its_writer_has_closed_it() {
         let watch = Watch::without_signals().unwrap();
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("fifo");
@@ -148,7 +148,7 @@ mod tests {
     }
 
     #[test]
-    fn what_nobody_writes_to_is_left_at_a_cause() {
+    fn reading_an_idle_pipe_ends_at_the_deadline() {
         let watch = Watch::without_signals().unwrap();
         let (near, _far) = UnixStream::pair().unwrap();
         watch.arm(Duration::from_millis(10), "--timeout");

@@ -120,7 +120,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_that_is_not_there_yet_is_known_by_its_folder_and_name() {
+    fn a_file_that_does_not_exist_yet_is_known_by_its_folder_and_name() {
         let folder = tempfile::tempdir().unwrap();
         let path = |name: &str| folder.path().join(name);
         fs::create_dir(path("sub")).unwrap();
