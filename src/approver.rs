@@ -1,5 +1,5 @@
-//! `--approve-with`: asks a program to decide a tool call. Its exit code is the verdict, in sortie's own codes. Any other
-//! end of the program is a pause.
+//! `--approve-with`: asks a program about a tool call. Its exit code is the verdict: 0 accept, 1 reject, 10 pause.
+//! Every other end of the program is a pause.
 
 use crate::agent::events::ToolCall;
 use crate::console::Console;
@@ -17,16 +17,16 @@ use std::time::{Duration, Instant};
 
 /// The time that the program has for one call.
 pub const PATIENCE: Duration = Duration::from_secs(60);
-/// How much of the program's stdout is taken as the reason, in bytes. The rest is read and dropped.
+/// The most of the program's stdout that becomes the reason, in bytes. The rest is read and dropped.
 const MAX_REASON: usize = 64 * 1024;
-/// How long we wait for the end of its stdout after it has exited: a child of its own may keep the pipe open.
+/// How long to wait for the end of stdout after the program has exited: a child of the program may keep the pipe open.
 const LAST_WORDS: Duration = Duration::from_millis(250);
-/// How long we wait for its end after we killed it.
+/// How long to wait for the end of a program that was killed.
 const DYING: Duration = Duration::from_secs(1);
-/// The longest pause between two looks whether it has exited.
+/// The longest time between two looks whether the program has exited.
 const LOOK: Duration = Duration::from_millis(20);
 
-/// What the program gets on stdin.
+/// What the program gets on stdin, as JSON.
 #[derive(Debug, Serialize)]
 pub struct Question<'a> {
     pub session_id: &'a str,
@@ -37,7 +37,7 @@ pub struct Question<'a> {
 /// Asks the program about one call.
 ///
 /// # Errors
-/// The watch's cause only: the program is killed then. Whatever goes wrong with the program is a pause.
+/// The deadline or signal of the watch, which also ends the program.
 pub fn ask(
     command: &str,
     question: &Question<'_>,
@@ -47,7 +47,7 @@ pub fn ask(
 ) -> Result<Verdict, Failure> {
     let call = &question.tool_call.id;
     let pause = |why: &str| {
-        console.error(&format!("--approve-with: the program {why} for the call {call}: it pauses"));
+        console.error(&format!("--approve-with: the program {why}; call {call} stays pending"));
         Ok(Verdict::Pause)
     };
     let question = match serde_json::to_vec(question) {
@@ -70,7 +70,7 @@ pub fn ask(
         talk.hear_out();
         let reason = String::from_utf8_lossy(&talk.said).trim().to_owned();
         if !reason.is_empty() {
-            console.progress(&format!("--approve-with: the program rejects the call {call}: {reason}"));
+            console.progress(&format!("--approve-with: the program rejects call {call}: {reason}"));
         }
         Ok(Verdict::Reject(Some(reason).filter(|reason| !reason.is_empty())))
     } else if code == Some(Exit::Paused.code()) {
@@ -80,11 +80,10 @@ pub fn ask(
     }
 }
 
-/// The program's stdin and stdout. Our ends are non-blocking, so that we need no thread: at the process limit there is
-/// none.
+/// The program's stdin and stdout. They are non-blocking on our side, so that no thread is needed.
 struct Talk {
-    /// The question. It has been written up to `asked`.
     question: Vec<u8>,
+    /// The number of bytes of the question that are written.
     asked: usize,
     stdin: Option<ChildStdin>,
     stdout: Option<ChildStdout>,
@@ -97,11 +96,11 @@ fn start(command: &str, question: Vec<u8>) -> io::Result<(Child, Talk)> {
         .env_remove("SORTIE_TOKEN")
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
-        // Its own process group, so that it can be ended with its children.
+        // With a process group of its own, the program can be killed together with its children.
         .process_group(0)
         .spawn()?;
     let (stdin, stdout) = (child.stdin.take(), child.stdout.take());
-    // The program's ends stay blocking: they are other open files.
+    // The program's ends of the pipes stay blocking.
     let unblocked = stdin.as_ref().map_or(Ok(()), unblock);
     if let Err(error) = unblocked.and_then(|()| stdout.as_ref().map_or(Ok(()), unblock)) {
         end(&mut child);
@@ -115,7 +114,8 @@ fn unblock(descriptor: &impl AsFd) -> io::Result<()> {
 }
 
 impl Talk {
-    /// Waits until the program reads or writes, for no longer than `limit` and until a cause, and does its part of both.
+    /// Waits at most `limit` until the program reads or writes, or the deadline or a signal comes. Then writes and
+    /// reads.
     fn wait(&mut self, watch: Option<&Watch>, limit: Duration) {
         let mut ready = Vec::with_capacity(3);
         ready.extend(self.stdin.as_ref().map(|stdin| PollFd::new(stdin, PollFlags::OUT)));
@@ -127,7 +127,7 @@ impl Talk {
         self.hear();
     }
 
-    /// Writes more of the question. The program need not read it.
+    /// Writes as much of the question as the pipe takes. The program may exit without reading all of it.
     fn ask_on(&mut self) {
         let Some(stdin) = &mut self.stdin else { return };
         while self.asked < self.question.len() {
@@ -141,8 +141,8 @@ impl Talk {
         self.stdin = None;
     }
 
-    /// Reads one piece of the answer, even if it is dropped: a full pipe would block the program, and a closed one would
-    /// kill it.
+    /// Reads a piece of stdout. Output over the limit is read too: a full pipe would block the program, and a closed
+    /// pipe would kill it.
     fn hear(&mut self) {
         let Some(stdout) = &mut self.stdout else { return };
         let mut piece = [0; 4096];
@@ -157,7 +157,7 @@ impl Talk {
         }
     }
 
-    /// Reads the rest of the answer after the program has exited.
+    /// Reads the rest of stdout after the program has exited.
     fn hear_out(&mut self) {
         let began = Instant::now();
         self.stdin = None;
@@ -167,8 +167,8 @@ impl Talk {
     }
 }
 
-/// Waits for the program's end. Returns `None` if it took too long. Then, and at a cause, it is killed with its
-/// children.
+/// Waits for the program's exit. After `patience`, or a deadline or signal, kills the program with its children; `None`
+/// means that `patience` is over.
 fn wait(
     child: &mut Child,
     talk: &mut Talk,
@@ -178,7 +178,7 @@ fn wait(
     let began = Instant::now();
     let mut look = Duration::from_millis(1);
     loop {
-        // An error means that there is no such child any more. Then the time-out ends the wait.
+        // An error means that the child is gone. Then `patience` ends the wait.
         if let Ok(Some(status)) = child.try_wait() {
             return Ok(Some(status));
         }
@@ -196,7 +196,7 @@ fn end(child: &mut Child) {
     if let Some(group) = i32::try_from(child.id()).ok().and_then(Pid::from_raw) {
         let _ = kill_process_group(group, Signal::KILL);
     }
-    // The system may be unable to end it now, as on a dead network mount. We do not wait for that.
+    // The system may be unable to kill the program now, for example because of a dead network mount.
     let began = Instant::now();
     while matches!(child.try_wait(), Ok(None)) && began.elapsed() < DYING {
         std::thread::sleep(Duration::from_millis(1));
@@ -209,7 +209,7 @@ mod tests {
     use crate::agent::events::Arguments;
 
     #[test]
-    fn a_program_that_takes_its_time_is_ended_with_its_children_and_pauses() {
+    fn a_slow_program_is_killed_with_its_children_and_the_call_pauses() {
         let tool_call = &ToolCall { id: "a".into(), name: "p__a".into(), arguments: Arguments::default() };
         let question = Question { session_id: "s", run_id: "r", tool_call };
         let watch = Watch::without_signals().unwrap();

@@ -1,5 +1,5 @@
-//! Tells the compiler the version that `--version` and the result record show: `0.2.0`, with `+1a2b3c4` behind it
-//! where the source is a git checkout.
+//! Sets the version that `--version` and the result record show: `0.2.0`, followed by `+1a2b3c4`
+//! if the source is a git checkout.
 
 #![allow(clippy::print_stdout, reason = "cargo reads a build script's stdout")]
 
@@ -18,7 +18,7 @@ fn main() {
 
 /// Returns the first seven digits of the checked-out commit.
 ///
-/// Only a repository that is rooted in the package's own folder counts. A package that was unpacked inside another
+/// Only a repository at the root of the package counts. A package that was unpacked inside another
 /// repository, as `cargo package` does it, has no commit.
 fn commit() -> Option<String> {
     let root = env::var_os("CARGO_MANIFEST_DIR")?;
@@ -37,10 +37,10 @@ fn commit() -> Option<String> {
     git(root, &["rev-parse", "--short=7", "HEAD"])
 }
 
-/// Returns what git prints, without the newline at its end, or `None` where git is missing or fails.
+/// Returns what git prints, without the newline at its end, or `None` if git is missing or fails.
 fn git(root: &Path, arguments: &[&str]) -> Option<String> {
     let mut git = Command::new("git");
-    // A git hook that runs cargo sets these for a repository that may be another one.
+    // A git hook that runs cargo may set these for another repository.
     git.env_remove("GIT_DIR").env_remove("GIT_WORK_TREE").env_remove("GIT_INDEX_FILE");
     let output = git.arg("-C").arg(root).args(arguments).output().ok()?;
     let text = String::from_utf8(output.stdout).ok()?;

@@ -1,4 +1,4 @@
-//! Writes lines to stderr, and makes text visible: nothing that the agent or the server said may act on a terminal.
+//! Writes stderr, and makes text from the agent and the server harmless for a terminal.
 
 use crate::descriptor::Pipe;
 use crate::watchdog::Watch;
@@ -7,21 +7,21 @@ use std::io::{self, Write};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-/// The longest line of ours, in characters.
+/// The longest line on stderr, in characters.
 const MAX_LINE: usize = 2200;
-/// How long the watchdog waits for a line of the main thread to end. A write ends half a second after a cause.
+/// How long the watchdog waits for the main thread to finish a line. A blocked write ends half a second after the
+/// deadline or signal.
 const URGENT: Duration = Duration::from_secs(1);
 
-/// How much is written to stderr.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Level {
-    /// Errors only (`-q`).
+    /// Errors only.
     Quiet,
     /// Errors and progress.
     Progress,
 }
 
-/// stderr. Clones share it. After a failed write nothing more is written: there is nowhere else to report it.
+/// stderr. Clones share it. After a failed write nothing more is written.
 #[derive(Clone)]
 pub struct Console(Arc<Mutex<Inner>>);
 
@@ -29,26 +29,26 @@ struct Inner {
     pipe: Option<Pipe>,
     level: Level,
     spoke: Instant,
-    /// A status line stands on the terminal, the cursor at its beginning.
+    /// A status line is on the terminal, with the cursor at its beginning.
     status: bool,
-    /// The agent's text stands on the same terminal, and its line is not finished.
+    /// An unfinished line of the agent's text is on the terminal.
     mid_line: bool,
 }
 
 impl Console {
-    /// Creates a console. A write waits for a reader until `watch` has a cause; without a watch it waits half a second.
+    /// Opens stderr. A blocked write ends soon after the deadline or signal of `watch`, or, without a watch, after
+    /// half a second.
     pub fn new(watch: Option<Watch>) -> Self {
         let pipe = Some(Pipe::new(io::stderr(), watch));
         let spoke = Instant::now();
         Self(Arc::new(Mutex::new(Inner { pipe, level: Level::Progress, spoke, status: false, mid_line: false })))
     }
 
-    /// Sets how much is written.
     pub fn set_level(&self, level: Level) {
         self.with(|inner| inner.level = level);
     }
 
-    /// Writes a line about progress.
+    /// Writes a line, unless `-q` was given.
     pub fn progress(&self, line: &str) {
         self.with(|inner| {
             if inner.level == Level::Progress {
@@ -57,12 +57,12 @@ impl Console {
         });
     }
 
-    /// Writes a line even with `-q`.
+    /// Writes a line, even with `-q`.
     pub fn error(&self, line: &str) {
         self.with(|inner| inner.say(line));
     }
 
-    /// Writes a line even with `-q`, and even if the main thread is stuck writing another line: for the watchdog.
+    /// Writes a line for the watchdog, even while the main thread is blocked in a write.
     pub fn urgent(&self, line: &str) {
         let began = Instant::now();
         while began.elapsed() < URGENT {
@@ -71,7 +71,7 @@ impl Console {
             }
             std::thread::sleep(Duration::from_millis(1));
         }
-        // The main thread is stuck in a write. Try the descriptor itself, and give up if nobody reads it.
+        // If this fails, nobody reads stderr.
         let _ = Pipe::new(io::stderr(), None).write_all(spoken(line).as_bytes());
     }
 
@@ -80,8 +80,7 @@ impl Console {
         self.with(|inner| inner.spoke.elapsed())
     }
 
-    /// Returns whether a status line makes sense: a person watches a terminal. In CI, stderr is a log even if it is a
-    /// terminal.
+    /// Returns whether a status line is useful. In CI stderr is a log, even if it is a terminal.
     pub fn is_live(&self) -> bool {
         let variable = |name| std::env::var_os(name).filter(|value| !value.is_empty());
         let dumb = variable("TERM").is_none_or(|term| term == "dumb");
@@ -91,41 +90,39 @@ impl Console {
         })
     }
 
-    /// Puts the status line, in place of the one that stands there; cut to the terminal's width as it is now. A job
-    /// in the background leaves the terminal to the shell's prompt.
+    /// Replaces the status line, cut to the terminal's current width. A background job does not write it, because the
+    /// terminal shows the shell's prompt.
     pub fn status(&self, line: &str) {
         self.with(|inner| {
             let Some(pipe) = &inner.pipe else { return };
             if rustix::termios::tcgetpgrp(pipe).is_ok_and(|group| group != rustix::process::getpgrp()) {
                 return;
             }
-            // The last column stays free: a terminal may break the line there.
+            // The last column stays free, because a terminal may wrap there.
             let columns = rustix::termios::tcgetwinsize(pipe).map_or(0, |size| size.ws_col);
             let room = usize::from(if columns == 0 { 80 } else { columns }) - 1;
             let line = fitting(&visible(line), room).to_owned();
-            // Where a narrower window breaks the line in two, the cursor stays at its beginning, and the next one, or
-            // its end, clears both halves.
+            // If a narrower window wraps the line, the cursor is still at its beginning, so that the next write clears
+            // both parts.
             inner.write(format!("\r{line}\x1b[J\r").as_bytes());
             inner.status = true;
         });
     }
 
-    /// Takes the status line away, for something else to stand there.
     pub fn clear_status(&self) {
         self.with(Inner::clear);
     }
 
-    /// The agent's text was written to this terminal too: whether its line is unfinished.
+    /// Sets whether the agent's text on the same terminal ends with an unfinished line.
     pub fn set_mid_line(&self, mid_line: bool) {
         self.with(|inner| inner.mid_line = mid_line);
     }
 
-    /// Whether that line is still unfinished: a line of ours would have ended it.
     pub fn is_mid_line(&self) -> bool {
         self.with(|inner| inner.mid_line)
     }
 
-    /// Text of our own, as it is: clap's help.
+    /// Writes text as it is, such as clap's help.
     pub fn raw(&self, text: &str) {
         self.with(|inner| inner.write(text.as_bytes()));
     }
@@ -160,12 +157,11 @@ impl Inner {
     }
 }
 
-/// A line of ours, as it is written.
 fn spoken(line: &str) -> String {
     format!("sortie: {}\n", visible_start(line, MAX_LINE))
 }
 
-/// The log's target.
+/// The log goes through this.
 impl Write for Console {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         let text = String::from_utf8_lossy(bytes);
@@ -180,12 +176,12 @@ impl Write for Console {
     }
 }
 
-/// Text for one line of a terminal: what would move the cursor, switch a mode or reorder what is read is shown instead.
+/// Returns text for one line of a terminal, with every character that [`acts`] escaped.
 pub fn visible(text: &str) -> Cow<'_, str> {
     show(text, &[])
 }
 
-/// The start of it, for one line of a terminal: what is shown has no more than so many characters.
+/// Returns the start of such a line: at most `limit` characters as shown.
 pub fn visible_start(text: &str, limit: usize) -> String {
     let mut start = String::new();
     let mut room = limit;
@@ -203,7 +199,7 @@ pub fn visible_start(text: &str, limit: usize) -> String {
     start
 }
 
-/// The same for text of several lines, with tabs.
+/// Like [`visible`], for several lines with tabs.
 pub fn visible_lines(text: &str) -> Cow<'_, str> {
     show(text, &['\n', '\t'])
 }
@@ -227,8 +223,8 @@ fn push_visible(shown: &mut String, c: char, kept: &[char]) {
     }
 }
 
-/// As much of a line as fits into so many columns. Wide characters count for two; that a few of them are narrow only
-/// shortens the line.
+/// Cuts a line to this many columns. Every character from U+1100 on counts as two columns; if it is narrow, the line is
+/// only shorter.
 fn fitting(line: &str, columns: usize) -> &str {
     let mut used = 0;
     let end = line.char_indices().find(|(_, c)| {
@@ -238,7 +234,8 @@ fn fitting(line: &str, columns: usize) -> &str {
     end.map_or(line, |(end, _)| &line[..end])
 }
 
-/// C0, DEL, C1, line and paragraph separators, and what reorders or hides text (Unicode's bidi and tag characters).
+/// Returns whether a terminal may act on the character: controls, line and paragraph separators, and characters that
+/// reorder or hide text (Unicode's bidi and tag characters).
 pub fn acts(c: char) -> bool {
     c.is_control()
         || matches!(c,
@@ -251,7 +248,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_acts_on_a_terminal_is_shown_and_the_rest_is_untouched() {
+    fn characters_that_act_on_a_terminal_are_escaped() {
         let rows = [
             ("plain naïve 日本語 ✅ 👩‍👩‍👧", "plain naïve 日本語 ✅ 👩‍👩‍👧"),
             ("a\nb\tc", "a\\nb\\tc"),

@@ -1,5 +1,4 @@
-//! Reads and writes descriptors whose other end belongs to somebody else. No call blocks after a cause to end, and none
-//! needs a thread.
+//! Reads and writes pipes, FIFOs and terminals without a thread. A deadline or signal ends every wait.
 
 use crate::watchdog::{Ready, Watch, poll_for};
 use rustix::event::{PollFd, PollFlags};
@@ -12,30 +11,27 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-/// A pipe that is ready takes at least this many bytes at once (`PIPE_BUF`). A larger write might block.
+/// A pipe that is ready takes this many bytes without blocking (`PIPE_BUF`).
 const READY: usize = 4096;
-/// How long a write still waits for a reader after a cause to end.
+/// How long a write still waits after the deadline or signal.
 const PARTING: Duration = Duration::from_millis(500);
 
-/// Opens a file for reading. It does not wait for the writer of a FIFO: [`read`] does.
-///
-/// # Errors
-/// Those of the system.
+/// Opens a file for reading. Opening a FIFO does not block; [`read`] waits for its writer.
 pub fn open(path: &Path) -> io::Result<File> {
     let non_blocking = i32::try_from(OFlags::NONBLOCK.bits()).unwrap_or_default();
     File::options().read(true).custom_flags(non_blocking).open(path)
 }
 
-/// Reads to the end, or up to `limit` bytes.
+/// Reads to the end, but at most `limit` bytes.
 ///
 /// # Errors
-/// `TimedOut` at a cause, which `watch` then returns; those of the system.
+/// `TimedOut` after a deadline or signal; [`Watch::check`] then returns the failure to report.
 pub fn read(source: impl AsFd, limit: usize, watch: &Watch) -> io::Result<Vec<u8>> {
     let mut bytes = Vec::new();
     let mut piece = vec![0; 64 * 1024];
     while bytes.len() < limit {
         if watch.wait_for(source.as_fd(), PollFlags::IN, None) == Ready::Cause {
-            return Err(io::Error::new(ErrorKind::TimedOut, "it did not come to its end in time"));
+            return Err(io::Error::new(ErrorKind::TimedOut, "it did not end in time"));
         }
         let room = piece.len().min(limit - bytes.len());
         match rustix::io::read(&source, &mut piece[..room]) {
@@ -48,17 +44,17 @@ pub fn read(source: impl AsFd, limit: usize, watch: &Watch) -> io::Result<Vec<u8
     Ok(bytes)
 }
 
-/// stdout or stderr. A write never blocks longer than half a second after a cause to end.
+/// stdout or stderr. A deadline or signal ends a blocked write.
 pub struct Pipe {
     descriptor: Box<dyn AsFd + Send>,
-    /// How many bytes may be written at once when the descriptor is ready.
+    /// The most bytes that one write takes.
     piece: usize,
     is_terminal: bool,
     watch: Option<Watch>,
 }
 
 impl Pipe {
-    /// Creates a pipe. Without a watch, writes behave as if there were a cause already.
+    /// Without a watch, a blocked write ends after half a second.
     pub fn new(descriptor: impl AsFd + Send + 'static, watch: Option<Watch>) -> Self {
         let is_terminal = descriptor.as_fd().is_terminal();
         let kind = fstat(&descriptor).map(|stat| FileType::from_raw_mode(stat.st_mode));
@@ -71,12 +67,11 @@ impl Pipe {
         }
     }
 
-    /// Returns whether it is a terminal.
     pub const fn is_terminal(&self) -> bool {
         self.is_terminal
     }
 
-    /// Waits until the descriptor takes a piece. Fails with `TimedOut` if it does not within [`PARTING`] after a cause.
+    /// Waits until a write does not block; `TimedOut` if that takes too long after the deadline or signal.
     fn wait(&self) -> io::Result<()> {
         if let Some(watch) = &self.watch
             && watch.wait_for(self.as_fd(), PollFlags::OUT, None) == Ready::Descriptor
@@ -110,7 +105,7 @@ impl Write for Pipe {
                 self.wait()?;
             }
             match rustix::io::write(self.as_fd(), &bytes[..bytes.len().min(self.piece)]) {
-                // Another process that shares the descriptor made it non-blocking.
+                // Another process has made the descriptor non-blocking.
                 Err(Errno::AGAIN) => self.wait()?,
                 Err(Errno::INTR) => {}
                 done => return done.map_err(Into::into),
@@ -141,7 +136,7 @@ mod tests {
     }
 
     #[test]
-    fn a_fifo_is_waited_for_and_read_until_its_writer_has_gone() {
+    fn a_fifo_is_read_until_its_writer_has_closed_it() {
         let watch = Watch::without_signals().unwrap();
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("fifo");
@@ -153,7 +148,7 @@ mod tests {
     }
 
     #[test]
-    fn what_nobody_writes_to_is_left_at_a_cause() {
+    fn reading_an_idle_pipe_ends_at_the_deadline() {
         let watch = Watch::without_signals().unwrap();
         let (near, _far) = UnixStream::pair().unwrap();
         watch.arm(Duration::from_millis(10), "--timeout");

@@ -302,7 +302,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_command_to_paste_is_quoted_as_a_shell_needs_it() {
+    fn a_command_in_a_hint_is_quoted_for_a_shell() {
         for (word, expected) in [
             ("--approve-with", "--approve-with"),
             ("", "''"),
@@ -315,7 +315,7 @@ mod tests {
     }
 
     #[test]
-    fn a_panic_becomes_an_internal_failure_in_one_line() {
+    fn a_panic_becomes_an_internal_failure() {
         silence_panics();
         let failure = guard::<()>(|| panic!("on purpose")).unwrap_err();
         assert_eq!(failure.reason, Reason::Internal);

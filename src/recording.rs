@@ -1,4 +1,4 @@
-//! `--record`: the events as they came, in a file that `--rehearse` can play.
+//! `--record`: writes the events to a file that `--rehearse` can play.
 
 use crate::agent::sse::Frame;
 use crate::outcome::{Failure, Reason};
@@ -10,27 +10,24 @@ use std::io::{self, BufWriter, ErrorKind, Write};
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
-/// Readable by its owner alone: the agent's words may be secret.
+/// Only the owner may read the file, because the agent's text may be secret.
 const MODE: u32 = 0o600;
 
-/// A recording. Its file is opened, and an older one emptied, with the first event.
+/// A recording. The first event creates the file or empties an older one.
 pub struct Recording {
     path: PathBuf,
     file: Option<BufWriter<File>>,
 }
 
 impl Recording {
-    /// Checks that the file can be written, or that a file can be made in its folder. It leaves the content of an older
-    /// file as it is, and no new file behind.
-    ///
-    /// # Errors
-    /// Why it could not be written.
+    /// Checks that the file can be written or created. The content of an older file stays, and no new file stays
+    /// behind.
     pub fn prepare(path: &Path, watch: &Watch) -> Result<Self> {
         let doing = || format!("--record {}", path.display());
         match File::options().write(true).custom_flags(non_blocking()).open(path) {
             Ok(file) => check(&file).with_context(doing)?,
             Err(error) if error.kind() == ErrorKind::NotFound => {
-                ensure!(path.file_name().is_some(), "{}: it names no file", doing());
+                ensure!(path.file_name().is_some(), "{}: this is not a file name", doing());
                 let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
                 let made = tempfile::Builder::new()
                     .prefix(".sortie-")
@@ -43,10 +40,6 @@ impl Recording {
         Ok(Self { path: path.to_owned(), file: None })
     }
 
-    /// Writes an event as it came, but without the comments between the events.
-    ///
-    /// # Errors
-    /// `Output`.
     pub fn write(&mut self, frame: &Frame<'_>) -> Result<(), Failure> {
         self.try_write(frame).map_err(|error| self.failure(&error))
     }
@@ -64,10 +57,6 @@ impl Recording {
         file.write_all(b"\n")
     }
 
-    /// Writes out what is still in the buffer.
-    ///
-    /// # Errors
-    /// `Output`.
     pub fn finish(mut self) -> Result<(), Failure> {
         let flushed = self.file.as_mut().map_or(Ok(()), Write::flush);
         flushed.map_err(|error| self.failure(&error))
@@ -86,7 +75,7 @@ fn create(path: &Path) -> io::Result<File> {
     Ok(file)
 }
 
-/// An older file keeps its permissions when it is opened: it loses those of others here.
+/// Checks that it is a regular file. An older file may be readable by others, so the permissions are set too.
 fn check(file: &File) -> io::Result<()> {
     if !file.metadata()?.is_file() {
         return Err(io::Error::other("it is not a regular file"));
@@ -94,7 +83,7 @@ fn check(file: &File) -> io::Result<()> {
     file.set_permissions(Permissions::from_mode(MODE))
 }
 
-/// A FIFO would hold us until somebody reads it.
+/// Without this flag, opening a FIFO would block until somebody reads it.
 fn non_blocking() -> i32 {
     i32::try_from(OFlags::NONBLOCK.bits()).unwrap_or_default()
 }

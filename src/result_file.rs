@@ -1,7 +1,7 @@
-//! `--result-file`: proven writable before anything is sent, and written at the end.
+//! `--result-file`: checked before anything is sent, and written at the end.
 //!
-//! The record goes into a temporary file beside the result file, which is then renamed, so that a reader never finds half
-//! a record. Where that cannot be done (a bind mount, a read-only or sticky folder), the file is written in place.
+//! The record is written to a temporary file in the same folder, which is then renamed, so that a reader never finds
+//! half a record. If that is impossible (a bind mount, a read-only or sticky folder), the file is written in place.
 
 use crate::outcome::Record;
 use crate::watchdog::Watch;
@@ -16,22 +16,17 @@ use tempfile::NamedTempFile;
 /// The sticky bit of a folder's mode: a file in it can be renamed or removed only by its owner or the folder's.
 const STICKY: u32 = 0o1000;
 
-/// The result file.
 pub struct ResultFile {
-    /// The path as it was given.
+    /// The path that was given.
     name: PathBuf,
-    /// The path of the file itself, without symbolic links.
+    /// The path without symbolic links.
     path: PathBuf,
     watch: Watch,
 }
 
 impl ResultFile {
-    /// Checks the path, and that the record can be written there in one of the two ways. No file stays there until the
-    /// end. A symbolic link is followed, so that the file it leads to is written and the link stays; what is there must
-    /// be a regular file.
-    ///
-    /// # Errors
-    /// Why the record could not be written there.
+    /// Checks that the record can be written in one of the two ways. No new file stays behind. A symbolic link is
+    /// followed, and stays. An existing file must be a regular file.
     pub fn prepare(name: &Path, watch: Watch) -> Result<Self> {
         let doing = || format!("--result-file {}", name.display());
         ensure!(!name.as_os_str().as_encoded_bytes().ends_with(b"/"), "{}: it names a folder", doing());
@@ -41,7 +36,7 @@ impl ResultFile {
             Err(error) => return Err(error).with_context(doing),
         };
         if let Some(there) = &there {
-            // A rename would put a file in the place of a FIFO or a device.
+            // A rename would replace a FIFO or a device with a file.
             ensure!(!there.is_dir(), "{}: it is a folder", doing());
             let kind = kind(there.file_type());
             ensure!(there.is_file(), "{}: it is {kind}, not a regular file; -o json writes to stdout", doing());
@@ -52,7 +47,6 @@ impl ResultFile {
         Ok(file)
     }
 
-    /// Checks that the record can be written in one of the two ways.
     fn prove(&self, there: Option<&Metadata>) -> Result<()> {
         let temporary = self.make_temporary();
         let Some(there) = there else { return temporary.map(drop) };
@@ -64,8 +58,8 @@ impl ResultFile {
         }
     }
 
-    /// Returns whether a rename may succeed over a file that cannot be opened for writing. It fails if the file is
-    /// immutable or on a read-only file system, and if the folder is sticky and both belong to others.
+    /// Returns whether a rename may replace a file that cannot be opened for writing. It cannot if the file is
+    /// immutable or on a read-only file system, or if the folder is sticky and both belong to others.
     fn may_replace(&self, there: &Metadata, error: &io::Error) -> bool {
         let user = rustix::process::geteuid();
         let is_ours = |file: &Metadata| user.is_root() || file.uid() == user.as_raw();
@@ -79,17 +73,16 @@ impl ResultFile {
         self.path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."))
     }
 
-    /// Creates a temporary file in the same folder, so that the rename stays on one file system. It is deleted when it is
-    /// dropped.
+    /// Creates the temporary file, in the same folder so that the rename stays on one file system.
     fn make_temporary(&self) -> Result<NamedTempFile> {
-        ensure!(self.path.file_name().is_some(), "it names no file");
+        ensure!(self.path.file_name().is_some(), "this is not a file name");
         let made = tempfile::Builder::new().prefix(".sortie-").tempfile_in(self.folder());
-        let made = made.with_context(|| format!("cannot write in {}", self.folder().display()))?;
+        let made = made.with_context(|| format!("cannot create a file in {}", self.folder().display()))?;
         self.watch.remove_on_leaving(made.path());
         Ok(made)
     }
 
-    /// Opens the file itself, to write it in place. A link or a FIFO that has taken its place since is not opened.
+    /// Opens the file to write it in place, but not a link or a FIFO that has replaced it meanwhile.
     fn open(&self, empty: bool) -> io::Result<File> {
         let flags = i32::try_from((OFlags::NOFOLLOW | OFlags::NONBLOCK).bits()).unwrap_or_default();
         let file = File::options().write(true).custom_flags(flags).open(&self.path)?;
@@ -102,10 +95,10 @@ impl ResultFile {
         Ok(file)
     }
 
-    /// Writes the record; may be called again with a later one.
+    /// Writes the record. It may be called again with a later record.
     ///
     /// # Errors
-    /// Why it could not be written. What was there before is untouched, unless it had to be written in place.
+    /// The record could not be written. The old content is unchanged, unless the file was written in place.
     pub fn write(&self, record: &Record<'_>) -> Result<()> {
         self.replace(record)
             .or_else(|failed| match failed {
@@ -131,12 +124,13 @@ impl ResultFile {
 enum Refused {
     /// The temporary file could not be made or renamed.
     Replacing(Error),
-    /// The record could not be written into it, as on a full disk: the file itself is left as it is.
+    /// The temporary file could not be written, for example on a full disk. Then the file is not written in place
+    /// either.
     Writing(Error),
 }
 
 fn fill(file: &File, record: &Record<'_>) -> Result<()> {
-    // In pieces: the record may be large.
+    // The record may be large, so it is written in pieces.
     let mut json = BufWriter::new(file);
     serde_json::to_writer(&mut json, record)?;
     json.write_all(b"\n")?;

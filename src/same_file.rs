@@ -1,5 +1,5 @@
-//! A file that a command writes must not be read, or written for another purpose, by the same command: its content would
-//! be lost. Files are compared by device and inode, because one file can have many names.
+//! Checks that a file that the command writes is not also read, or written for another purpose. Files are compared by
+//! device and inode, because one file can have many names.
 
 use crate::cli::{Cli, Command};
 use crate::rehearsal::Outcome;
@@ -12,10 +12,10 @@ use std::os::fd::AsFd;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-/// The most symbolic links that are followed on the way to a file that does not exist yet.
+/// The most symbolic links that are followed to a file that does not exist yet.
 const MAX_LINKS: usize = 40;
 
-/// Identifies a regular file, whatever its path.
+/// A regular file, independent of its name.
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Identity {
     /// A file that exists: its device and inode.
@@ -24,13 +24,10 @@ enum Identity {
     NotYet(u64, u64, OsString),
 }
 
-/// A use of a file: what uses it, as an error says it, and the file.
+/// A use of a file: the flag that names the file, for an error, and the file.
 type Use = (&'static str, Option<Identity>);
 
-/// Checks that each file the command line has written is used for nothing else.
-///
-/// # Errors
-/// The two uses of one file.
+/// Checks that each file that the command writes has no other use.
 pub fn check(cli: &Cli) -> Result<()> {
     let Some(follow) = cli.command.follow() else { return Ok(()) };
     let written = [("--result-file", &follow.result_file), ("--record", &follow.record)];
@@ -49,7 +46,7 @@ pub fn check(cli: &Cli) -> Result<()> {
     Ok(())
 }
 
-/// What the command reads.
+/// Returns the files that the command reads.
 fn read_by(cli: &Cli) -> Vec<Use> {
     let common = &cli.common;
     let mut paths: Vec<(&'static str, PathBuf)> = Vec::new();
@@ -73,7 +70,7 @@ fn read_by(cli: &Cli) -> Vec<Use> {
     paths.iter().map(|(flag, path)| (*flag, identify(path))).collect()
 }
 
-/// Returns `None` if the path is no regular file and cannot become one.
+/// Returns `None` if the path is not a regular file and cannot become one.
 fn of_path(path: &Path) -> Option<Identity> {
     let mut path = path.to_owned();
     for _ in 0..MAX_LINKS {
@@ -94,7 +91,7 @@ fn of_path(path: &Path) -> Option<Identity> {
 fn of_descriptor(descriptor: impl AsFd) -> Option<Identity> {
     let there = fstat(descriptor).ok()?;
     let is_file = FileType::from_raw_mode(there.st_mode) == FileType::RegularFile;
-    // Their types differ between systems.
+    // The types of these fields differ between systems.
     #[allow(clippy::useless_conversion, clippy::unnecessary_cast)]
     is_file.then_some(Identity::There(there.st_dev as u64, there.st_ino as u64))
 }
@@ -123,7 +120,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_that_is_not_there_yet_is_known_by_its_folder_and_name() {
+    fn a_file_that_does_not_exist_yet_is_known_by_its_folder_and_name() {
         let folder = tempfile::tempdir().unwrap();
         let path = |name: &str| folder.path().join(name);
         fs::create_dir(path("sub")).unwrap();

@@ -1,8 +1,8 @@
-//! Turns the deadline and the signals into one cause to end: whichever comes first. From then on [`Watch::fd`] is
-//! readable, so that a call that blocks in `poll` ends.
+//! Watches for the deadline and for signals. The first of them is the [`Cause`] that ends the command. From then on
+//! [`Watch::fd`] is readable, so that every blocking call returns from its `poll`.
 //!
-//! One thread waits for both while the main thread blocks. It says at once what a signal does. It ends the process only
-//! if the main thread is still stuck 10 s after a cause.
+//! The watchdog thread waits for both while the main thread blocks. When a signal arrives, the thread prints at once
+//! what the signal does. It ends the process only if the main thread is still stuck 10 s after the cause.
 
 use crate::outcome::{Exit, Failure, Reason};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -19,16 +19,15 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
-/// How long the main thread may take from a cause to its end, in ticks of [`TICK`]: 5 s for a cancel, and some for the
-/// rest. A process that is stopped (SIGSTOP) for a while loses one tick by it, and no more.
+/// How many ticks the main thread has from the cause to its end: 5 s for a cancel, and some time for the rest. They are
+/// ticks because a process that is stopped (SIGSTOP) then loses only one of them.
 const LAST_RESORT: u32 = 10;
-/// See [`LAST_RESORT`].
 const TICK: Duration = Duration::from_secs(1);
-/// Signals that arrive this soon after the first one are part of it: `timeout(1)`, a closing terminal, make and GNU
+/// Signals that arrive this soon after the first count as one: `timeout(1)`, a closing terminal, make and GNU
 /// parallel send two.
 const SAME_SIGNAL: Duration = Duration::from_secs(2);
 
-/// The signals that end the run, apart from SIGINT.
+/// The signals that end the run, except SIGINT.
 const SIGNALS: [(i32, &str); 8] = [
     (SIGTERM, "SIGTERM"),
     (SIGHUP, "SIGHUP"),
@@ -39,15 +38,15 @@ const SIGNALS: [(i32, &str); 8] = [
     (SIGUSR1, "SIGUSR1"),
     (SIGUSR2, "SIGUSR2"),
 ];
-/// ctrlc takes this one.
+/// The ctrlc crate handles this one.
 const INTERRUPT: &str = "SIGINT";
 
-/// Why everything must come to an end.
+/// Why the command must end early.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Cause {
-    /// The deadline has passed: its length, and the flag that set it.
+    /// The deadline has passed. The length, and the flag that set it.
     Deadline(Duration, &'static str),
-    /// A signal, by name.
+    /// A signal has arrived. Its name.
     Signal(&'static str),
 }
 
@@ -63,22 +62,21 @@ impl From<Cause> for Failure {
     }
 }
 
-/// What a signal does at the moment. The commands set it, and the line about a signal says it.
+/// What a signal does at this moment, for the line that is printed when it arrives.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum OnSignal {
-    /// The command ends; it has started no run, or the run has ended.
+    /// The command has started no run, or the run has ended.
     #[default]
     NothingToCancel,
-    /// The run is cancelled.
     CancelRun,
-    /// The run is left going (`--no-cancel`).
+    /// `--no-cancel`.
     LeaveRun,
-    /// `sortie cancel` ends before the run does.
+    /// `sortie cancel` stops waiting for the end of the run.
     StopWaiting,
 }
 
 impl OnSignal {
-    /// Returns the line about the first signal. `ending`: the run is being ended already, for another cause.
+    /// Returns the line about the first signal. `ending`: the command was already ending, because of the deadline.
     fn first(self, name: &str, ending: bool) -> String {
         let what = match (self, ending) {
             (Self::NothingToCancel, _) => "no run to cancel; ending",
@@ -90,7 +88,7 @@ impl OnSignal {
         format!("{name}: {what}")
     }
 
-    /// Returns the line about a signal that arrived [`SAME_SIGNAL`] or more after the first.
+    /// Returns the line about a later signal.
     fn later(self, name: &str) -> String {
         match self {
             Self::CancelRun => format!("{name} again: ending without waiting for the cancel"),
@@ -99,42 +97,41 @@ impl OnSignal {
     }
 }
 
-/// Why a wait ended.
+/// What ended a wait.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Ready {
     /// The descriptor is ready.
     Descriptor,
-    /// There is a cause.
+    /// The deadline has passed or a signal has arrived.
     Cause,
-    /// The time for the wait is over.
+    /// The time limit of the wait is over.
     Time,
 }
 
-/// Puts a line on stderr.
+/// Prints a line on stderr.
 type Speaker = Arc<dyn Fn(&str) + Send + Sync>;
 
 #[derive(Default)]
 struct State {
     deadline: Option<(Instant, Cause)>,
     cause: Option<Cause>,
-    /// The cause's descriptor is readable, and the ticks of [`LAST_RESORT`] count down.
+    /// Counts down from [`LAST_RESORT`] once the cause's descriptor is readable.
     ticks_left: Option<u32>,
     on_signal: OnSignal,
     first_signal: Option<Instant>,
     later_signal: Option<&'static str>,
-    /// When the last calls must be over, until their descriptor is readable.
+    /// The deadline of the last calls, until it has passed.
     last_calls: Option<Instant>,
     /// The descriptor of the last calls is readable.
     last_calls_are_over: bool,
-    /// Temporary files, which are deleted if the process exits early.
+    /// Temporary files to delete if the process exits early.
     unfinished: Vec<PathBuf>,
     speaker: Option<Speaker>,
-    /// A line about a signal that arrived before there was a speaker.
+    /// A line that came before there was a speaker.
     unsaid: Option<String>,
 }
 
 impl State {
-    /// Returns the cause at this time.
     fn cause_at(&mut self, now: Instant) -> Option<Cause> {
         if self.cause.is_none() {
             self.cause = self.deadline.filter(|(at, _)| now >= *at).map(|(_, cause)| cause);
@@ -142,7 +139,7 @@ impl State {
         self.cause
     }
 
-    /// Records a signal. Returns the line to say about it, if any.
+    /// Notes a signal and returns the line to print about it, if any.
     fn hear(&mut self, name: &'static str, now: Instant) -> Option<String> {
         match self.first_signal {
             None => {
@@ -163,7 +160,7 @@ impl State {
 
 struct Shared {
     state: Mutex<State>,
-    /// Held from the moment a signal becomes the cause until the line about it is out.
+    /// Held from the moment when a signal becomes the cause until the line about it is printed.
     saying: Mutex<()>,
     /// A byte written here wakes the thread. It is readable once there is a cause.
     bell: UnixStream,
@@ -171,44 +168,38 @@ struct Shared {
     last_calls: UnixStream,
 }
 
-/// What the thread holds of the two pairs of sockets.
+/// The thread's ends of the two pairs of sockets.
 struct Thread {
     signals: SignalDelivery<UnixStream, SignalOnly>,
     interrupted: Arc<AtomicBool>,
     last_calls: UnixStream,
-    /// Whether the thread ends the process if the main thread is stuck.
+    /// The thread may end the process if the main thread is stuck.
     ends_process: bool,
 }
 
-/// A handle on the cause. Clones share it.
+/// A handle on the watchdog. Clones share it.
 #[derive(Clone)]
 pub struct Watch {
     shared: Arc<Shared>,
-    /// For the calls that are made after a cause: their own deadline.
+    /// Only for the last calls, after a cause: their own deadline, and its length.
     last_calls: Option<(Option<Instant>, Duration)>,
 }
 
 impl Watch {
-    /// Takes the signals and starts the thread. SIGINT and SIGHUP stay ignored where they were ignored at the start: in
-    /// a shell's background job, and under nohup.
-    ///
-    /// # Errors
-    /// `Internal` when the system denies a socket, a signal handler or a thread.
+    /// Installs the signal handlers and starts the thread. SIGINT and SIGHUP stay ignored if they were ignored at the
+    /// start: in a shell's background job, and under nohup.
     pub fn start() -> Result<Self, Failure> {
         let is_ignored = |number: i32| number == SIGHUP && ignored_signals() & (1 << (number - 1)) != 0;
         let taken: Vec<_> =
             SIGNALS.iter().map(|(number, _)| *number).filter(|number| !is_ignored(*number)).collect();
-        let (watch, thread) = Self::new(&taken).map_err(|error| missing("take the signals", &error))?;
+        let (watch, thread) = Self::new(&taken).map_err(|error| missing("handle the signals", &error))?;
         watch.take_interrupt(&thread.interrupted)?;
         watch.spawn(thread)
     }
 
-    /// Starts the thread without taking signals and without ever ending the process: for tests, which share one.
-    ///
-    /// # Errors
-    /// Those of [`Watch::start`].
+    /// Starts a watchdog for tests: it handles no signals and never ends the process.
     pub fn without_signals() -> Result<Self, Failure> {
-        let (watch, thread) = Self::new(&[]).map_err(|error| missing("make a pair of sockets", &error))?;
+        let (watch, thread) = Self::new(&[]).map_err(|error| missing("create a pair of sockets", &error))?;
         watch.spawn(thread)
     }
 
@@ -221,7 +212,7 @@ impl Watch {
         let shared = Shared { state: Mutex::default(), saying: Mutex::default(), bell, last_calls };
         let signals = SignalDelivery::with_pipe(ear, shared.bell.try_clone()?, SignalOnly, taken)?;
         if !taken.is_empty() {
-            // Safe Rust cannot ignore a signal. With a handler that does nothing, the write fails with EFBIG instead.
+            // Safe Rust cannot ignore a signal. A handler has the same effect: the write fails with EFBIG.
             signal_hook::flag::register(SIGXFSZ, Arc::default())?;
         }
         let ends_process = !taken.is_empty();
@@ -237,10 +228,10 @@ impl Watch {
             watch.ring();
         });
         match taken {
-            // SIGINT was ignored when we were started, and stays so.
+            // With MultipleHandlers, SIGINT was ignored at the start, and stays ignored.
             Ok(()) | Err(ctrlc::Error::MultipleHandlers) => Ok(()),
-            Err(ctrlc::Error::System(error)) => Err(missing("cannot take SIGINT", &error)),
-            Err(error) => Err(Failure::new(Reason::Internal, format!("cannot take SIGINT: {error}"))),
+            Err(ctrlc::Error::System(error)) => Err(missing("handle SIGINT", &error)),
+            Err(error) => Err(Failure::new(Reason::Internal, format!("cannot handle SIGINT: {error}"))),
         }
     }
 
@@ -253,7 +244,7 @@ impl Watch {
         Ok(self)
     }
 
-    /// Sets how the lines about signals are written. The speaker must not block for ever, and must not call
+    /// Sets the function that prints the lines about signals. It must not block for long, and not call
     /// [`Watch::cause`].
     pub fn speak_through(&self, speaker: impl Fn(&str) + Send + Sync + 'static) {
         let speaker: Speaker = Arc::new(speaker);
@@ -267,21 +258,19 @@ impl Watch {
         }
     }
 
-    /// Sets what the line about a signal says from now on.
     pub fn on_signal_say(&self, what: OnSignal) {
         self.state().on_signal = what;
     }
 
-    /// Sets the deadline, counted from now, and the flag that it comes from.
+    /// Sets the deadline, which comes from this flag.
     pub fn arm(&self, limit: Duration, flag: &'static str) {
-        // A deadline too far away to be a point in time is none.
+        // A deadline beyond the range of `Instant` never comes.
         self.state().deadline = Instant::now().checked_add(limit).map(|at| (at, Cause::Deadline(limit, flag)));
         self.ring();
     }
 
-    /// Returns a watch for the calls that are made at the end of a run. It ends after `limit`, or at once at a later
-    /// signal: one that arrives 2 s or more after the first signal. The first signal does not end it. There is one such
-    /// watch at a time: a new one takes the place of the one before.
+    /// Returns the watch for the last calls, which cancel a run or read lost text. It ends after `limit`, or at a later
+    /// signal: one that comes 2 s or more after the first. Only one such watch works at a time: the newest.
     #[must_use]
     pub fn last_calls(&self, limit: Duration) -> Self {
         let until = Instant::now().checked_add(limit);
@@ -289,7 +278,7 @@ impl Watch {
         state.last_calls = until;
         if state.last_calls_are_over && state.later_signal.is_none() {
             state.last_calls_are_over = false;
-            // Take the byte out that ended the watch before this one.
+            // Remove the byte that ended the earlier last calls.
             let _ = (&self.shared.last_calls).read(&mut [0; 8]);
         }
         drop(state);
@@ -297,18 +286,17 @@ impl Watch {
         Self { shared: Arc::clone(&self.shared), last_calls: Some((until, limit)) }
     }
 
-    /// Returns the name of the signal that arrived 2 s or more after the first, if any. Nothing is waited for then.
+    /// Returns the signal that came 2 s or more after the first.
     pub fn later_signal(&self) -> Option<&'static str> {
         self.state().later_signal
     }
 
-    /// Returns a descriptor that is readable once there is a cause, and stays readable. Poll it beside the descriptor that
-    /// you wait for, and never read it.
+    /// Returns a descriptor for `poll` that becomes readable with the cause, and stays readable.
     pub fn fd(&self) -> BorrowedFd<'_> {
         if self.last_calls.is_some() { self.shared.last_calls.as_fd() } else { self.shared.bell.as_fd() }
     }
 
-    /// Wakes the thread, so that it looks at the deadlines again. If the pipe is full, a wake-up is already pending.
+    /// Wakes the thread. If the pipe is full, a wake-up is already pending.
     fn ring(&self) {
         let _ = (&self.shared.bell).write(&[0]);
     }
@@ -318,7 +306,7 @@ impl Watch {
         self.state().unfinished.push(path.to_owned());
     }
 
-    /// Returns the cause, if there is one. The line about a signal has been written by then.
+    /// Returns the cause. If it is a signal, waits until the line about it is printed.
     pub fn cause(&self) -> Option<Cause> {
         let cause = self.peek();
         if matches!(cause, Some(Cause::Signal(_))) {
@@ -327,7 +315,7 @@ impl Watch {
         cause
     }
 
-    /// Returns the cause without waiting for the line about it. The code that writes that line uses this.
+    /// Returns the cause without that wait, because printing the line itself asks for the cause.
     fn peek(&self) -> Option<Cause> {
         let mut state = self.state();
         let now = Instant::now();
@@ -335,24 +323,18 @@ impl Watch {
             None => state.cause_at(now),
             Some((until, limit)) => {
                 let is_over = until.is_some_and(|until| now >= until);
-                let over = is_over.then_some(Cause::Deadline(limit, "the most for the last calls"));
+                let over = is_over.then_some(Cause::Deadline(limit, "the limit of the last calls"));
                 state.later_signal.map(Cause::Signal).or(over)
             }
         }
     }
 
-    /// An error once there is a cause.
-    ///
-    /// # Errors
-    /// The cause.
+    /// Fails once there is a cause.
     pub fn check(&self) -> Result<(), Failure> {
         self.cause().map_or(Ok(()), |cause| Err(cause.into()))
     }
 
-    /// Sleeps, unless there is a cause.
-    ///
-    /// # Errors
-    /// The cause.
+    /// Sleeps. Fails as soon as there is a cause.
     pub fn sleep(&self, time: Duration) -> Result<(), Failure> {
         let end = Instant::now() + time;
         loop {
@@ -365,7 +347,7 @@ impl Watch {
         }
     }
 
-    /// Waits until `descriptor` is ready for what `flags` say, for no longer than `limit` and until a cause.
+    /// Waits until `descriptor` is ready for `flags`, at most for `limit`, and at most until there is a cause.
     pub fn wait_for(&self, descriptor: BorrowedFd<'_>, flags: PollFlags, limit: Option<Duration>) -> Ready {
         let end = limit.and_then(|limit| Instant::now().checked_add(limit));
         loop {
@@ -385,7 +367,7 @@ impl Watch {
         }
     }
 
-    /// Cuts a time to what is left before the deadline, so that a wait ends even if the thread is late.
+    /// Cuts a time at the watch's deadline, so that the wait ends even if the thread is late.
     fn cut(&self, time: Duration) -> Duration {
         let at = match self.last_calls {
             Some((until, _)) => until,
@@ -398,7 +380,7 @@ impl Watch {
         self.shared.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The thread's loop.
+    /// The watchdog thread's loop.
     fn keep(&self, thread: &mut Thread) {
         loop {
             let wait = self.next_wait();
@@ -419,13 +401,13 @@ impl Watch {
         }
     }
 
-    /// Returns how long the thread may wait for a signal; `None` if there is no deadline.
+    /// Returns how long the thread may sleep.
     fn next_wait(&self) -> Option<Duration> {
         let state = self.state();
         let now = Instant::now();
         let next = match (state.cause, state.ticks_left) {
             (None, _) => state.deadline.map(|(at, _)| at),
-            // The main thread has seen the deadline pass before we did.
+            // The main thread has noticed the deadline first.
             (Some(_), None) => Some(now),
             (Some(_), Some(_)) => Some(now + TICK),
         };
@@ -433,7 +415,7 @@ impl Watch {
         alarm.map(|at| at.saturating_duration_since(now))
     }
 
-    /// Records the signal and says what it does.
+    /// Takes a signal and prints the line about it.
     fn announce(&self, name: &'static str) {
         let saying = self.shared.saying.lock().unwrap_or_else(PoisonError::into_inner);
         let line = self.state().hear(name, Instant::now());
@@ -449,7 +431,7 @@ impl Watch {
             state.unsaid = Some(line);
             return;
         };
-        // The speaker looks at the state.
+        // The speaker locks the state too.
         drop(state);
         speaker(&line);
     }
@@ -482,7 +464,7 @@ impl Watch {
         }
     }
 
-    /// Ends the process. Apart from this, only main does.
+    /// Ends the process. Only this function does so, apart from the end of `main`.
     fn leave(&self) -> ! {
         let unfinished = std::mem::take(&mut self.state().unfinished);
         for path in unfinished {
@@ -492,34 +474,34 @@ impl Watch {
             OnSignal::NothingToCancel => "",
             _ => "; the run may still be going on",
         };
-        self.say(format!("failed (internal): sortie is stuck and ends now{what}"));
+        self.say(format!("failed (internal): sortie is stuck, and exits{what}"));
         std::process::exit(Exit::Failed.code().into())
     }
 }
 
-/// Waits until a descriptor is ready. Returns false if none is: after `limit`, or when a signal interrupted the wait.
+/// Waits until one of the descriptors is ready. Returns false after `limit`, or if a signal has interrupted the wait.
 pub fn poll_for(descriptors: &mut [PollFd<'_>], limit: Option<Duration>) -> bool {
-    // A limit that does not fit into a `timespec` is no limit.
+    // A limit beyond the range of `Timespec` is no limit.
     let limit = limit.and_then(|limit| Timespec::try_from(limit).ok());
     let ready = poll(descriptors, limit.as_ref()).is_ok_and(|ready| ready > 0);
     if !ready {
-        // After an error the returned events mean nothing.
+        // After an error, the returned events mean nothing.
         descriptors.iter_mut().for_each(PollFd::clear_revents);
     }
     ready
 }
 
-/// Says what the system denied, and what to do.
+/// Makes the failure for something that the system denied.
 fn missing(doing: &str, error: &io::Error) -> Failure {
     let advice = match error.raw_os_error().map(Errno::from_raw_os_error) {
         Some(Errno::MFILE | Errno::NFILE) => "; allow more open files (ulimit -n)",
         _ if error.kind() == ErrorKind::WouldBlock => "; allow more processes and threads (ulimit -u)",
         _ => "",
     };
-    Failure::new(Reason::Internal, format!("{doing}: {error}{advice}"))
+    Failure::new(Reason::Internal, format!("cannot {doing}: {error}{advice}"))
 }
 
-/// Returns the mask of the signals that were ignored when this process was started; 0 without /proc.
+/// Returns the mask of the signals that are ignored; 0 if the system does not tell.
 fn ignored_signals() -> u64 {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
     let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));

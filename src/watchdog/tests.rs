@@ -1,6 +1,6 @@
 use super::*;
 
-/// A state whose clock is the test's: what each signal, at so many milliseconds, has us say.
+/// Returns the line that each signal prints, and the state after them. The times are in milliseconds.
 fn said(
     on_signal: OnSignal,
     deadline: Option<u64>,
@@ -25,7 +25,7 @@ fn signals_within_two_seconds_of_the_first_are_one() {
 }
 
 #[test]
-fn a_later_signal_is_counted_from_the_first_and_once() {
+fn a_signal_two_seconds_after_the_first_is_a_later_one() {
     let signals = [(0, "SIGINT"), (1_500, "SIGINT"), (2_000, "SIGTERM"), (2_100, "SIGINT")];
     let (said, state) = said(OnSignal::CancelRun, None, &signals);
     assert!(said[2].as_ref().unwrap().starts_with("SIGTERM again"), "{said:?}");
@@ -34,7 +34,7 @@ fn a_later_signal_is_counted_from_the_first_and_once() {
 }
 
 #[test]
-fn the_first_signal_after_a_deadline_is_a_first_one() {
+fn a_signal_after_the_deadline_counts_as_the_first() {
     let (said, state) = said(OnSignal::CancelRun, Some(1_000), &[(4_000, "SIGINT")]);
     assert_eq!(said[0].as_deref(), Some("SIGINT: the run is being cancelled; again to leave it"));
     assert!(matches!(state.cause, Some(Cause::Deadline(..))));
@@ -42,7 +42,7 @@ fn the_first_signal_after_a_deadline_is_a_first_one() {
 }
 
 #[test]
-fn a_signals_first_line_names_it_and_speaks_of_the_cancel() {
+fn the_line_about_a_signal_names_it_and_the_cancel() {
     for on_signal in [OnSignal::NothingToCancel, OnSignal::CancelRun, OnSignal::LeaveRun, OnSignal::StopWaiting] {
         for ending in [false, true] {
             let line = on_signal.first("SIGUSR1", ending);
@@ -51,13 +51,13 @@ fn a_signals_first_line_names_it_and_speaks_of_the_cancel() {
     }
 }
 
-/// Whether the descriptor is readable, now.
+/// Returns whether the descriptor is readable now.
 fn is_readable(watch: &Watch) -> bool {
     poll_for(&mut [PollFd::from_borrowed_fd(watch.fd(), PollFlags::IN)], Some(Duration::ZERO))
 }
 
 #[test]
-fn the_descriptor_is_readable_from_the_deadline_on() {
+fn the_descriptor_is_readable_after_the_deadline() {
     let watch = Watch::without_signals().unwrap();
     assert!(!is_readable(&watch));
     watch.arm(Duration::from_millis(20), "--timeout");
@@ -65,7 +65,7 @@ fn the_descriptor_is_readable_from_the_deadline_on() {
     assert!(matches!(watch.cause(), Some(Cause::Deadline(..))));
     assert!(watch.check().is_err() && watch.sleep(Duration::from_secs(60)).is_err());
     assert!(is_readable(&watch), "nobody has read it");
-    // The calls after that have a time of their own.
+    // The last calls have a deadline of their own.
     let last = watch.last_calls(Duration::from_millis(20));
     assert!(last.check().is_ok() && !is_readable(&last));
     assert!(poll_for(&mut [PollFd::from_borrowed_fd(last.fd(), PollFlags::IN)], None));
@@ -75,7 +75,7 @@ fn the_descriptor_is_readable_from_the_deadline_on() {
 }
 
 #[test]
-fn a_wait_ends_with_the_descriptor_its_time_or_a_cause() {
+fn a_wait_ends_with_the_descriptor_its_limit_or_the_deadline() {
     let watch = Watch::without_signals().unwrap();
     let (near, far) = UnixStream::pair().unwrap();
     let wait = |limit| watch.wait_for(near.as_fd(), PollFlags::IN, limit);

@@ -162,7 +162,7 @@ fn the_reason_is_in_the_session_messages() {
     let (running, run) = start(&agent, "echo 'not on Fridays'; exit 1", one());
     run.text("Then not.");
     run.complete();
-    let record = running.wait().code(0).stderr_has("rejects the call a: not on Fridays").record();
+    let record = running.wait().code(0).stderr_has("rejects call a: not on Fridays").record();
     let body = agent.only_request(Route::Decide).json();
     assert_eq!(body["decisions"]["a"]["action"], "custom_result");
     assert!(body["decisions"]["a"]["content"].as_str().unwrap().contains("not on Fridays"), "{body}");
