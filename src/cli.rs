@@ -1,29 +1,46 @@
-//! The command line, nothing else. What the flags mean together is settled in settings.rs.
+//! The command line: clap's derive, and the words for a command line that it cannot read. settings.rs says what the
+//! flags mean together.
 
 #![expect(clippy::doc_markdown, reason = "these doc comments are shown to people as they are")]
 
 use crate::run::policy::OnApproval;
 use clap::error::{ContextKind, ContextValue, ErrorKind};
-use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum, ValueHint};
+use clap::{ArgAction, Args, CommandFactory, Parser, Subcommand, ValueEnum, ValueHint};
 use std::path::PathBuf;
 use std::time::Duration;
 
 /// One agent run, one exit code
 ///
-/// Gives a task to an agent on a running agent server, follows the run to its true end, and tells by the exit code how
-/// it ended. "sortie COMMAND --help" tells each command's options.
+/// Gives a task to an agent on a running agent server, follows the run to its end, and says by the exit code how it
+/// ended. "sortie COMMAND --help" shows each command's options.
 #[derive(Debug, Parser)]
-#[command(name = "sortie", bin_name = "sortie", version, max_term_width = 100)]
-#[command(after_help = AFTER_HELP, after_long_help = AFTER_HELP)]
-#[command(subcommand_required = true, arg_required_else_help = true, disable_help_subcommand = true)]
-#[command(infer_long_args = false, args_override_self = false)]
+#[command(name = "sortie", bin_name = "sortie", version = env!("SORTIE_VERSION"), max_term_width = 100)]
+#[command(after_help = AFTER_HELP, after_long_help = AFTER_HELP, help_template = FIRST_HELP)]
+#[command(subcommand_required = true, arg_required_else_help = true)]
+#[command(disable_help_subcommand = true, disable_help_flag = true)]
+#[command(infer_long_args = false, args_override_self = true)]
 pub struct Cli {
+    #[command(flatten)]
+    pub common: Common,
+
     /// What to do.
     #[command(subcommand)]
     pub command: Command,
 }
 
+/// The options are in the help of each command.
+const FIRST_HELP: &str = "\
+{about-with-newline}
+{usage-heading} {usage}
+
+Commands:
+{subcommands}{after-help}";
+
 const AFTER_HELP: &str = "\
+Options may come before or after the command's name. \"sortie COMMAND -h\" shows
+the most used ones, \"sortie COMMAND --help\" explains all of them.
+\"sortie --version\" prints the version.
+
 Examples:
   sortie run --rehearse completed \"Check the disks\"    try it: it costs nothing
   sortie run --timeout 10m --pause-on-approval -w /srv \"Tidy the logs\"
@@ -38,210 +55,252 @@ Exit codes:
 pub enum Command {
     /// Start a run and follow it to its end
     ///
-    /// A run that is not at its end when the time is over, or when sortie is interrupted, is cancelled on the server.
-    /// The session's id is told on stderr and in the result record; resume, attach, pending and cancel take it.
-    #[command(after_help = EXIT_RUN, after_long_help = EXIT_RUN)]
+    /// The session's ID is on stderr and in the result record; resume, attach, pending and cancel take it. A run that
+    /// has not ended at the deadline is cancelled on the server.
+    #[command(after_help = SHORT_RUN, after_long_help = LONG_RUN)]
     Run(Box<Run>),
     /// Decide the tool calls that wait, then follow the run
     ///
-    /// The choices speak of the calls that wait now; one that they do not name is rejected. What waits later falls
-    /// under --on-approval and the policy flags given here: a yes to one call is never a yes to the next. Without a
-    /// choice the policy decides.
-    #[command(after_help = EXIT_RUN, after_long_help = EXIT_RUN)]
+    /// --approve and --reject apply to the calls that are pending now. A pending call that you do not name is rejected.
+    /// Calls that come later fall under --on-approval and the policy flags given here: a yes to one call is never a yes
+    /// to the next. Without a choice the policy decides the pending calls too.
+    #[command(after_help = SHORT_RUN, after_long_help = LONG_RUN)]
     Resume(Box<Resume>),
-    /// Follow a run that is already going, or has just ended
+    /// Follow a run that is going on, or that has just ended
     ///
-    /// Like run, it cancels the run when the time is over or when it is interrupted, unless --no-cancel is given.
-    #[command(after_help = EXIT_RUN, after_long_help = EXIT_RUN)]
+    /// Like run, it cancels the run at the deadline and at a signal, unless --no-cancel is given.
+    #[command(after_help = SHORT_RUN, after_long_help = LONG_RUN)]
     Attach(Box<Attach>),
     /// Stop a run, and wait until it has stopped
     ///
-    /// A model's answer that is under way cannot be interrupted: the run stops when it is there.
+    /// The server cannot interrupt the model. A cancelled run stops when the current answer arrives.
     #[command(after_help = EXIT_CANCEL, after_long_help = EXIT_CANCEL)]
     Cancel(Cancel),
-    /// Show the tool calls that wait for approval
+    /// Show the tool calls that wait for approval, in one session or in all
     ///
-    /// It decides nothing. The calls' ids are what resume --approve and --reject take.
+    /// It decides nothing. resume takes the batch and the IDs that it shows.
     #[command(after_help = EXIT_PENDING, after_long_help = EXIT_PENDING)]
     Pending(Pending),
+    /// Show the server's sessions: ID, state, last change, title
+    ///
+    /// The sessions that changed last come first.
+    #[command(after_help = EXIT_LIST, after_long_help = EXIT_LIST)]
+    List(List),
     /// Ask whether the server is there and accepts the token
     #[command(after_help = EXIT_PING, after_long_help = EXIT_PING)]
     Ping(Ping),
+    /// Show the help of sortie, or of one command
+    #[command(after_help = EXIT_HELP, after_long_help = EXIT_HELP)]
+    Help(Help),
 }
 
-const EXIT_RUN: &str = "\
-What tells no default is off until it is given.
+const SHORT_RUN: &str = "Exit codes: 0 completed, 1 failed, 10 paused: tool calls wait for approval.";
+const LONG_RUN: &str = "\
+Options without a default are off.
+
+Signals: SIGINT, SIGTERM, SIGHUP, SIGQUIT, SIGALRM, SIGVTALRM, SIGXCPU, SIGUSR1 and SIGUSR2 cancel the run and exit 1.
+A second one, 2 s or more after the first, gives up waiting until the run has stopped.
+
 Exit codes: 0 completed, 1 failed, 10 paused: tool calls wait for approval.";
 const EXIT_CANCEL: &str = "\
-What tells no default is off until it is given.
+Options without a default are off.
 Exit codes: 0 nothing runs in the session any more, 1 that is not certain.";
 const EXIT_PENDING: &str = "\
-What tells no default is off until it is given.
+Options without a default are off.
 Exit codes: 0 no tool call waits, 1 failed, 10 tool calls wait for approval.";
+const EXIT_LIST: &str = "\
+Options without a default are off.
+Exit codes: 0 the sessions were listed, 1 failed.";
 const EXIT_PING: &str = "\
-What tells no default is off until it is given.
+Options without a default are off.
 Exit codes: 0 the server is there and accepts the token, 1 it is not or does not.";
+const EXIT_HELP: &str = "Exit codes: 0 the help was shown, 1 there is no such command.";
 
 impl Command {
-    /// The options that every command has.
-    pub const fn common(&self) -> &Common {
-        match self {
-            Self::Run(run) => &run.common,
-            Self::Resume(resume) => &resume.common,
-            Self::Attach(attach) => &attach.common,
-            Self::Cancel(cancel) => &cancel.common,
-            Self::Pending(pending) => &pending.common,
-            Self::Ping(ping) => &ping.common,
-        }
-    }
-
     /// The options of the commands that follow a run.
     pub const fn follow(&self) -> Option<&Follow> {
         match self {
             Self::Run(run) => Some(&run.follow),
             Self::Resume(resume) => Some(&resume.follow),
             Self::Attach(attach) => Some(&attach.follow),
-            _ => None,
+            Self::Cancel(_) | Self::Pending(_) | Self::List(_) | Self::Ping(_) | Self::Help(_) => None,
         }
     }
 }
 
+/// The options that every command has.
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Server")]
 pub struct Common {
-    /// The agent server's URL [default: http://127.0.0.1:4096]
-    #[arg(long, value_name = "URL", env = "SORTIE_SERVER", hide_env_values = true, value_hint = ValueHint::Url)]
+    /// Server's URL [default: http://127.0.0.1:4096]
+    #[arg(long, value_name = "URL", env = "SORTIE_SERVER", hide_env_values = true, global = true,
+          value_hint = ValueHint::Url)]
     pub server: Option<String>,
 
-    /// A file that holds the token and nothing else [env: SORTIE_TOKEN holds it, SORTIE_TOKEN_FILE names the file]
+    /// File with the token [env: SORTIE_TOKEN_FILE; SORTIE_TOKEN is the token]
     ///
-    /// The flag goes first, then SORTIE_TOKEN, then SORTIE_TOKEN_FILE. The token itself is never taken from the command
-    /// line, where every user of the machine could read it.
-    #[arg(long, value_name = "PATH", value_hint = ValueHint::FilePath)]
+    /// The file holds the token and nothing else. It is read again when the server refuses the token. The flag overrides
+    /// SORTIE_TOKEN, which overrides SORTIE_TOKEN_FILE. The token is never taken from the command line, where every user
+    /// of the machine could read it.
+    #[arg(long, value_name = "PATH", global = true, value_hint = ValueHint::FilePath)]
     pub token_file: Option<PathBuf>,
 
+    /// File with headers for a gateway in front of the server
+    ///
+    /// Its lines are "Name: value"; empty lines and lines that begin with # are skipped. The headers go with every call,
+    /// over plain http only where the token may go, and are shown nowhere.
+    #[arg(long, value_name = "PATH", env = "SORTIE_HEADER_FILE", hide_env_values = true, global = true,
+          hide_short_help = true, value_hint = ValueHint::FilePath)]
+    pub header_file: Option<PathBuf>,
+
     /// Trust the certificates in this PEM file [default: the system's]
-    #[arg(long, value_name = "PATH", env = "SORTIE_CACERT", hide_env_values = true, value_hint = ValueHint::FilePath)]
+    #[arg(long, value_name = "PATH", env = "SORTIE_CACERT", hide_env_values = true, global = true,
+          hide_short_help = true, value_hint = ValueHint::FilePath)]
     pub cacert: Option<PathBuf>,
 
-    /// Let the token go over plain http to another machine
-    ///
-    /// It can be read on the way, and so this is refused without the flag.
-    #[arg(long, env = "SORTIE_ALLOW_HTTP", hide_env_values = true,
+    /// Client certificate in a PEM file, for a server that asks for one
+    #[arg(long, value_name = "PATH", global = true, hide_short_help = true, value_hint = ValueHint::FilePath)]
+    pub cert: Option<PathBuf>,
+
+    /// Private key of the client certificate, in a PEM file [default: the file of --cert]
+    #[arg(long, value_name = "PATH", global = true, hide_short_help = true, value_hint = ValueHint::FilePath)]
+    pub key: Option<PathBuf>,
+
+    /// Let the token go over plain http to another machine, where it can be read on the way
+    #[arg(long, env = "SORTIE_ALLOW_HTTP", hide_env_values = true, global = true, hide_short_help = true,
           value_parser = clap::builder::FalseyValueParser::new())]
     pub allow_http: bool,
 
     /// Longest time to look up the server's name, and to connect
     ///
     /// With its unit: 500ms, 10s.
-    #[arg(long, value_name = "DURATION", default_value = "10s", value_parser = duration)]
+    #[arg(long, value_name = "DURATION", default_value = "10s", value_parser = duration, global = true,
+          hide_short_help = true)]
     pub connect_timeout: Duration,
 
-    /// Longest time without contact with the server before giving up
+    /// Give up after this long without contact with the server; 0s tries once
     ///
-    /// With its unit: 30s, 5m. Until it is over, what failed for the network's sake is tried again.
-    #[arg(long, value_name = "DURATION", default_value = "60s", value_parser = duration)]
+    /// With its unit: 30s, 5m. Network failures are retried until then.
+    #[arg(long, value_name = "DURATION", default_value = "60s", value_parser = duration_or_zero, global = true,
+          hide_short_help = true)]
     pub retry_timeout: Duration,
 
-    /// Rehearse, at no cost: completed, failed, paused, stalled, lost, or a file that --record wrote
+    /// Play a recorded run instead, at no cost
     ///
-    /// A practice server inside this process plays a recorded run with that outcome; no agent server is asked, and no
-    /// token is needed. With SORTIE_REHEARSE set, a script is rehearsed unchanged.
-    #[arg(long, value_name = "OUTCOME", env = "SORTIE_REHEARSE", hide_env_values = true, value_hint = ValueHint::FilePath)]
+    /// A practice server inside this process plays a recorded run. The outcome is completed, failed, paused, stalled or
+    /// lost, or a file that --record wrote. No agent server is asked, and no token is needed. With SORTIE_REHEARSE set, a
+    /// script is rehearsed unchanged.
+    #[arg(long, value_name = "OUTCOME", env = "SORTIE_REHEARSE", hide_env_values = true, global = true,
+          value_hint = ValueHint::FilePath)]
     pub rehearse: Option<String>,
 
     /// Say nothing on stderr but errors, and that a run is paused
-    #[arg(short, long, conflicts_with = "verbose", help_heading = "Output")]
+    #[arg(short, long, conflicts_with = "verbose", global = true, help_heading = "Output", display_order = 90)]
     pub quiet: bool,
 
-    /// Log every call on stderr; -vv the HTTP library's view too [env: SORTIE_LOG]
+    /// Log each call on stderr; -vv the HTTP library too [env: SORTIE_LOG]
     ///
     /// SORTIE_LOG sets the level for each part instead, as in sortie=debug,ureq=info. The token is in no log.
-    #[arg(short, long, action = ArgAction::Count, help_heading = "Output")]
+    #[arg(short, long, action = ArgAction::Count, global = true, help_heading = "Output", display_order = 91)]
     pub verbose: u8,
+
+    /// Print help; --help shows all options, and explains them
+    #[arg(short, long, action = ArgAction::Help, global = true, help_heading = "Output", display_order = 92)]
+    pub help: Option<bool>,
 }
 
 #[derive(Debug, Args)]
 pub struct Follow {
-    /// Longest time for the whole command; a run that is not done by then is cancelled
+    /// Pause the run, and exit 10, when a tool call needs an approval
     ///
-    /// With its unit: 90s, 10m, 1h 30m.
-    #[arg(long, value_name = "DURATION", default_value = "30m", value_parser = duration, help_heading = "Time")]
-    pub timeout: Duration,
-
-    /// Longest time without an event from the run, which is then cancelled [default: no limit]
-    ///
-    /// With its unit: 90s, 10m.
-    #[arg(long, value_name = "DURATION", value_parser = duration, help_heading = "Time")]
-    pub idle_timeout: Option<Duration>,
-
-    /// On a time-out or a signal, leave the run going on the server
-    #[arg(long, help_heading = "Time")]
-    pub no_cancel: bool,
-
-    /// Say on stderr that the run is still going, each time that nothing was said for so long
-    ///
-    /// With its unit: 30s, 5m.
-    #[arg(long, value_name = "DURATION", default_value = "60s", value_parser = duration, help_heading = "Time")]
-    pub heartbeat: Duration,
-
-    /// What happens to a tool call that nothing else decides [default: accept for run, pause for resume and attach]
-    #[arg(long, value_name = "WHAT", value_enum, hide_possible_values = false, help_heading = "Approval")]
-    pub on_approval: Option<OnApproval>,
-
-    /// Short for --on-approval pause
+    /// It is short for --on-approval pause. Calls that the server approves by itself do not pause the run.
     #[arg(long, conflicts_with = "on_approval", help_heading = "Approval")]
     pub pause_on_approval: bool,
 
-    /// Let this tool run, and reject all that are not allowed (repeatable); replaces the operator's policy
+    /// Decide the calls that nothing else decides [default: accept for run, else pause]
+    #[arg(long, value_name = "WHAT", value_enum, help_heading = "Approval")]
+    pub on_approval: Option<OnApproval>,
+
+    /// Replace the server's policy, its denials included: allow only this tool
     ///
-    /// With --on-approval pause, a tool that is not allowed pauses the run. With --approve-with, the program decides
-    /// about those that are. The name may be given with or without the server's prefix (stakpak__view or view). Any of
-    /// --allow-tool, --deny-tool and --approve-with takes the place of the operator's policy for this run, its denials
-    /// included.
+    /// Repeat it for each tool that may run. A tool that is not on the list is rejected, or pauses the run with --pause-on-approval.
+    /// The name may have the server's prefix (stakpak__view) or not (view). With --approve-with, the program decides the
+    /// calls that are on the list.
+    ///
+    /// run_command::git::status allows one command instead of a tool. It guards against mistakes and is no fence: see
+    /// the manual page. A list that has such an entry goes to the server, which decides by it; run_command in it allows
+    /// run_command_task and the remote commands too.
     #[arg(short = 't', long = "allow-tool", value_name = "NAME", help_heading = "Approval")]
     pub allow_tools: Vec<String>,
 
-    /// Never let this tool run (repeatable); replaces the operator's policy
+    /// Replace the server's policy, its denials included: reject this tool
+    ///
+    /// Repeat it for each tool. run needs --on-approval, --allow-tool or --approve-with beside it, because something must
+    /// decide the other tools.
     #[arg(long = "deny-tool", value_name = "NAME", help_heading = "Approval")]
     pub deny_tools: Vec<String>,
 
-    /// Let this program decide each call by its exit code: 0 accept, 1 reject, 10 pause; replaces the operator's policy
+    /// Replace the server's policy, its denials included: ask this program
     ///
-    /// It is run by sh -c, gets {session_id, run_id, tool_call} as JSON on stdin, and has 60 s. What it prints is the
-    /// reason for a rejection. Any other exit code, a crash, a time-out or a missing program pauses the run.
+    /// It is asked about each call. Its exit code decides: 0 accepts the call, 1 rejects it, 10 pauses the run. The program is run by sh -c, gets
+    /// {session_id, run_id, tool_call} as JSON on stdin, and has 60 s. What it prints is the reason for a rejection. Any
+    /// other exit code, a crash, a timeout or a missing program pauses the run.
     #[arg(long, value_name = "CMD", value_hint = ValueHint::CommandString, help_heading = "Approval")]
     pub approve_with: Option<String>,
 
-    /// Do not reject Slack tools outright; the rest of the policy decides
+    /// Allow the policy to accept Slack tools (rejected by default)
     ///
-    /// Those that the server approves by itself can only be stopped with a policy flag.
-    #[arg(long, help_heading = "Approval")]
+    /// Slack tools that the server approves by itself can only be stopped with a policy flag.
+    #[arg(long, hide_short_help = true, help_heading = "Approval")]
     pub enable_slack_tools: bool,
 
-    /// Do not reject tools that start subagents outright; the rest of the policy decides
+    /// Allow the policy to accept tools that start subagents (rejected by default)
     ///
     /// Those that the server approves by itself can only be stopped with a policy flag.
-    #[arg(long, help_heading = "Approval")]
+    #[arg(long, hide_short_help = true, help_heading = "Approval")]
     pub enable_subagents: bool,
 
+    /// Cancel the run if it has not ended after this time
+    ///
+    /// With its unit: 90s, 10m, 1h 30m. It bounds the whole command.
+    #[arg(long, value_name = "DURATION", default_value = "30m", value_parser = duration, help_heading = "Ends")]
+    pub timeout: Duration,
+
+    /// Cancel the run after this long without an event [default: no limit]
+    ///
+    /// With its unit: 90s, 10m.
+    #[arg(long, value_name = "DURATION", value_parser = duration, help_heading = "Ends")]
+    pub idle_timeout: Option<Duration>,
+
+    /// Leave the run going on the server at a timeout or a signal
+    #[arg(long, help_heading = "Ends")]
+    pub no_cancel: bool,
+
     /// Exit 1 when a tool call failed, even if the run completed
-    #[arg(long, help_heading = "Output")]
+    #[arg(long, hide_short_help = true, help_heading = "Ends")]
     pub fail_on_tool_error: bool,
 
     /// What goes to stdout
     #[arg(short, long, value_name = "FORMAT", value_enum, default_value = "text", help_heading = "Output")]
     pub output: Format,
 
-    /// Write the result record to this file too, at the end and all at once
+    /// Write the result record to this file too, at the end
     #[arg(long, value_name = "PATH", value_hint = ValueHint::FilePath, help_heading = "Output")]
     pub result_file: Option<PathBuf>,
 
     /// Record the run's events in this file, for --rehearse and for bug reports
     ///
-    /// It holds what the agent said and did, and what its tools answered, but never the token.
-    #[arg(long, value_name = "FILE.sse", value_hint = ValueHint::FilePath, help_heading = "Output")]
+    /// The file holds what the agent said and did, and what its tools answered, but never the token.
+    #[arg(long, value_name = "FILE.sse", value_hint = ValueHint::FilePath, hide_short_help = true,
+          help_heading = "Output")]
     pub record: Option<PathBuf>,
+
+    /// Print a line on stderr after this much silence, so that CI does not kill a quiet job; 0s never does
+    ///
+    /// With its unit: 30s, 5m.
+    #[arg(long, value_name = "DURATION", default_value = "60s", value_parser = duration_or_zero,
+          hide_short_help = true, help_heading = "Output")]
+    pub heartbeat: Duration,
 }
 
 /// What goes to stdout.
@@ -257,85 +316,133 @@ pub enum Format {
     StreamJson,
 }
 
+/// What goes to stdout where no run is followed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum PlainFormat {
+    /// Lines for people
+    Text,
+    /// JSON for programs
+    Json,
+}
+
 #[derive(Debug, Args)]
+#[command(next_help_heading = "Prompt")]
 pub struct Run {
     /// The task, unless --prompt-file gives it; - reads it from stdin
-    #[arg(value_name = "PROMPT")]
+    ///
+    /// A prompt that begins with - goes behind --, as in: sortie run -- "- tidy up".
+    #[arg(value_name = "PROMPT", display_order = 0)]
     pub prompt: Option<String>,
 
     /// Read the task from this file; - is stdin
-    #[arg(long, value_name = "PATH", conflicts_with = "prompt", value_hint = ValueHint::FilePath, help_heading = "Task")]
+    #[arg(long, value_name = "PATH", conflicts_with = "prompt", value_hint = ValueHint::FilePath,
+          display_order = 1)]
     pub prompt_file: Option<PathBuf>,
 
-    /// Send the task to this session, as its next message [default: a new session]
-    #[arg(long, value_name = "ID", help_heading = "Task", conflicts_with_all = ["profile", "title", "workdir"])]
+    /// Send this png, jpeg, gif or webp image with the task
+    ///
+    /// Repeat it for each image. The server takes 2 MB for the task and everything with it, and an image takes a third
+    /// more there than on the disk.
+    #[arg(long = "image", value_name = "PATH", value_hint = ValueHint::FilePath, hide_short_help = true,
+          display_order = 2)]
+    pub images: Vec<PathBuf>,
+
+    /// Send the task to this session [default: a new one]
+    #[arg(long, value_name = "ID", conflicts_with_all = ["profile", "title", "workdir"])]
     pub session: Option<String>,
 
     /// The profile; the new session's title is "autopilot: NAME"
-    #[arg(long, value_name = "NAME", default_value = "default", help_heading = "Task")]
+    #[arg(long, value_name = "NAME", default_value = "default", hide_short_help = true)]
     pub profile: String,
 
     /// The new session's title [default: autopilot: PROFILE]
-    #[arg(long, value_name = "TITLE", help_heading = "Task", conflicts_with = "profile")]
+    #[arg(long, value_name = "TITLE", conflicts_with = "profile", hide_short_help = true)]
     pub title: Option<String>,
 
-    /// The directory, on the server, for the agent to work in [default: the server's]
-    #[arg(short, long, value_name = "DIR", value_hint = ValueHint::DirPath, help_heading = "Task")]
+    /// Tell the agent to work in this directory of the server
+    ///
+    /// An absolute path. The server only passes it on to the model, and its tools may start elsewhere: the agent is told
+    /// that too. Nothing keeps the agent inside the directory.
+    #[arg(short, long, value_name = "DIR", value_hint = ValueHint::DirPath)]
     pub workdir: Option<String>,
 
-    /// The model, by the name that the server has for it [default: the server's]
-    #[arg(long, value_name = "MODEL", help_heading = "Task")]
+    /// The model, by the server's name for it [default: the server's]
+    #[arg(long, value_name = "MODEL")]
     pub model: Option<String>,
 
-    /// Read the system prompt from this file, at most 32768 characters; - is stdin [default: the server's]
-    #[arg(long, value_name = "PATH", value_hint = ValueHint::FilePath, help_heading = "Task")]
+    /// Read the system prompt from this file; - is stdin [default: the server's]
+    ///
+    /// At most 32768 characters. A session keeps the system prompt of its first run.
+    #[arg(long, value_name = "PATH", value_hint = ValueHint::FilePath, hide_short_help = true)]
     pub system_prompt_file: Option<PathBuf>,
 
-    /// How many turns the run may take at most, 1 to 256 [default: the server's]
-    #[arg(long, value_name = "N", allow_hyphen_values = true, help_heading = "Task")]
-    pub max_turns: Option<String>,
-
-    /// Run the tools in the server's sandbox, if it has one
-    #[arg(long, help_heading = "Task")]
-    pub sandbox: bool,
-
-    /// Give the agent a text beside the task (repeatable)
+    /// Give the agent a text beside the task
     ///
-    /// NAME:high=TEXT or NAME:normal=TEXT sets its priority. With --context-file, at most 32 texts of 50000 characters
-    /// each, and 500000 in all.
-    #[arg(long, value_name = "NAME=TEXT", help_heading = "Task")]
+    /// Repeat it for each text. NAME:high=TEXT or NAME:normal=TEXT sets its priority. With --context-file, at most 32
+    /// texts of 50000 characters each, and 500000 in all. The server keeps less: sortie warns.
+    #[arg(long, value_name = "NAME=TEXT", hide_short_help = true)]
     pub context: Vec<String>,
 
-    /// Like --context, with the text from a file (repeatable); - is stdin
-    #[arg(long, value_name = "NAME=PATH", help_heading = "Task")]
+    /// Like --context, with the text from a file; - is stdin
+    #[arg(long, value_name = "NAME=PATH", hide_short_help = true)]
     pub context_file: Vec<String>,
 
-    /// Start the run, print the session's id and exit 0, without following the run
-    #[arg(long, help_heading = "Task")]
-    pub detach: bool,
+    /// Run the tools in the server's sandbox, if it has one
+    #[arg(long, hide_short_help = true)]
+    pub sandbox: bool,
 
     #[command(flatten)]
     pub follow: Follow,
 
-    #[command(flatten)]
-    pub common: Common,
+    /// Cancel the run past N tokens; a turn under way is paid for
+    ///
+    /// The server reports the tokens after each turn, so that a run may use more before it is cancelled.
+    #[arg(long, value_name = "N", allow_hyphen_values = true, help_heading = "Ends")]
+    pub max_tokens: Option<String>,
+
+    /// Cancel the run past N tool calls; a turn under way is paid for
+    ///
+    /// From the first call above N on, no call is approved any more.
+    #[arg(long, value_name = "N", allow_hyphen_values = true, hide_short_help = true, help_heading = "Ends")]
+    pub max_tool_calls: Option<String>,
+
+    /// Let the run take at most N turns, 1 to 256 [default: the server's]
+    #[arg(long, value_name = "N", allow_hyphen_values = true, hide_short_help = true, help_heading = "Ends")]
+    pub max_turns: Option<String>,
+
+    /// Print the session's ID and exit 0, without following the run
+    ///
+    /// With --output json, the line is {"type":"detached","session_id","run_id"}. With --allow-tool, the list goes to the
+    /// server, and other calls wait for sortie resume.
+    #[arg(long, help_heading = "Ends")]
+    pub detach: bool,
 }
 
 #[derive(Debug, Args)]
 pub struct Resume {
-    /// The session's id, a UUID
+    /// The session's ID, a UUID
     #[arg(value_name = "SESSION")]
     pub session: String,
 
-    /// Let this call run, by its id as pending shows it (repeatable)
+    /// Decide this batch and no other, as pending shows it
+    ///
+    /// If another batch waits by then, nothing is sent, and the reason is "conflict".
+    #[arg(long, value_name = "BATCH", help_heading = "Choices")]
+    pub batch: Option<String>,
+
+    /// Let this call run, by its ID as pending shows it
+    ///
+    /// Repeat it for each call.
     #[arg(long, value_name = "ID", help_heading = "Choices")]
     pub approve: Vec<String>,
 
-    /// Reject this call, by its id as pending shows it (repeatable)
+    /// Reject this call, by its ID as pending shows it
+    ///
+    /// Repeat it for each call.
     #[arg(long, value_name = "ID", help_heading = "Choices")]
     pub reject: Vec<String>,
 
-    /// Let all calls run that wait now, except those given to --reject
+    /// Let all calls run that wait now, seen or not, except those given to --reject
     #[arg(long, conflicts_with = "reject_all", help_heading = "Choices")]
     pub approve_all: bool,
 
@@ -345,127 +452,180 @@ pub struct Resume {
 
     #[command(flatten)]
     pub follow: Follow,
-
-    #[command(flatten)]
-    pub common: Common,
 }
 
 #[derive(Debug, Args)]
 pub struct Attach {
-    /// The session's id, a UUID
+    /// The session's ID, a UUID
     #[arg(value_name = "SESSION")]
     pub session: String,
 
-    #[command(flatten)]
-    pub follow: Follow,
+    /// Follow this run of the session and no other [default: the last one]
+    #[arg(long, value_name = "ID", help_heading = "Choices")]
+    pub run: Option<String>,
 
     #[command(flatten)]
-    pub common: Common,
+    pub follow: Follow,
 }
 
 #[derive(Debug, Args)]
 pub struct Cancel {
-    /// The session's id, a UUID
+    /// The session's ID, a UUID
     #[arg(value_name = "SESSION")]
     pub session: String,
 
     /// Longest time to wait until the run has stopped
     ///
     /// With its unit: 30s, 5m.
-    #[arg(long, value_name = "DURATION", default_value = "60s", value_parser = duration, help_heading = "Time")]
+    #[arg(long, value_name = "DURATION", default_value = "60s", value_parser = duration, help_heading = "Ends")]
     pub timeout: Duration,
-
-    #[command(flatten)]
-    pub common: Common,
 }
 
 #[derive(Debug, Args)]
 pub struct Pending {
-    /// The session's id, a UUID
+    /// The session's ID, a UUID [default: all sessions]
     #[arg(value_name = "SESSION")]
-    pub session: String,
+    pub session: Option<String>,
 
     /// What goes to stdout
     #[arg(short, long, value_name = "FORMAT", value_enum, default_value = "text", help_heading = "Output")]
-    pub output: PendingFormat,
-
-    #[command(flatten)]
-    pub common: Common,
+    pub output: PlainFormat,
 }
 
-/// What `pending` prints.
+#[derive(Debug, Args)]
+pub struct List {
+    /// Show only the sessions in this state
+    #[arg(long, value_name = "STATE", value_enum, help_heading = "Output")]
+    pub state: Option<ListState>,
+
+    /// What goes to stdout
+    #[arg(short, long, value_name = "FORMAT", value_enum, default_value = "text", help_heading = "Output")]
+    pub output: PlainFormat,
+}
+
+/// Which sessions `list` shows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum PendingFormat {
-    /// A line for each call
-    Text,
-    /// One JSON object for all calls
-    Json,
+pub enum ListState {
+    /// A run is going on
+    Running,
+    /// No run is going on
+    Idle,
+    /// The last run failed
+    Failed,
+    /// A run waits for an approval; it takes 2 s to tell
+    Waiting,
 }
 
 #[derive(Debug, Args)]
 pub struct Ping {
-    /// Try for so long until the server is there [default: try once]
+    /// Try until the server is there, for this long [default: try once]
     ///
     /// With its unit: 30s, 5m.
-    #[arg(long, value_name = "DURATION", value_parser = duration, help_heading = "Time")]
+    #[arg(long, value_name = "DURATION", value_parser = duration, help_heading = "Ends")]
     pub wait: Option<Duration>,
 
-    #[command(flatten)]
-    pub common: Common,
+    /// What goes to stdout; text says nothing there
+    #[arg(short, long, value_name = "FORMAT", value_enum, default_value = "text", help_heading = "Output")]
+    pub output: PlainFormat,
 }
 
-/// A length of time with its unit: 90s, 10m, 1h 30m. None at all would mean "never" to some and "at once" to others.
+#[derive(Debug, Args)]
+pub struct Help {
+    /// The command [default: sortie itself]
+    #[arg(value_name = "COMMAND", value_enum)]
+    pub command: Option<Topic>,
+}
+
+/// What `help` explains.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Topic {
+    /// Start a run
+    Run,
+    /// Decide tool calls
+    Resume,
+    /// Follow a run
+    Attach,
+    /// Stop a run
+    Cancel,
+    /// Show the calls that wait
+    Pending,
+    /// Show the sessions
+    List,
+    /// Ask for the server
+    Ping,
+    /// Show help
+    Help,
+}
+
+/// Returns the help of a command in full, or of sortie itself.
+pub fn help(topic: Option<Topic>) -> String {
+    let mut root = Cli::command();
+    root.build();
+    let name = topic.and_then(|topic| topic.to_possible_value());
+    let command = name.and_then(|name| root.find_subcommand_mut(name.get_name()).cloned());
+    command.unwrap_or(root).render_long_help().to_string()
+}
+
+/// A length of time with its unit: 90s, 10m, 1h 30m. Zero would mean "never" to some people and "at once" to others.
 fn duration(text: &str) -> Result<Duration, String> {
+    match duration_or_zero(text) {
+        Ok(Duration::ZERO) => Err("it must be greater than zero".into()),
+        parsed => parsed,
+    }
+}
+
+/// The same where the help says what zero means.
+fn duration_or_zero(text: &str) -> Result<Duration, String> {
     match humantime::parse_duration(text) {
-        Ok(Duration::ZERO) => Err("it must be longer than nothing".into()),
         Ok(duration) => Ok(duration),
         Err(_) if text.parse::<u64>().is_ok() => Err(format!("it has no unit; did you mean {text}s, or {text}m?")),
         Err(_) => Err("it must be a number with its unit: 500ms, 90s, 10m, 1h 30m".into()),
     }
 }
 
-/// Why clap could not read a command line, in one line of ours: what is wrong, and the nearest right word or where to
-/// look.
+/// Says why clap could not read a command line, in one line of ours: what is wrong, and the nearest right word or where
+/// to look.
 pub fn mistake(error: &clap::Error) -> String {
     let words = |kind| match error.get(kind) {
         Some(ContextValue::String(word)) => word.clone(),
         Some(ContextValue::Strings(words)) => words.join(", "),
         _ => String::new(),
     };
-    // Without the name of the option's value.
-    let option = |kind| words(kind).split(" <").next().unwrap_or_default().to_owned();
+    // Without the name of the option's value, and without the dots of one that can be repeated.
+    let option = |kind| words(kind).split(" <").next().unwrap_or_default().trim_end_matches("...").to_owned();
     let (argument, value) = (option(ContextKind::InvalidArg), words(ContextKind::InvalidValue));
-    let what = match (error.kind(), option(ContextKind::PriorArg)) {
-        (ErrorKind::InvalidSubcommand, _) => {
-            format!("there is no command {}", words(ContextKind::InvalidSubcommand))
+    let usage = error.get(ContextKind::Usage).map(ToString::to_string).unwrap_or_default();
+    let is_command = |word: &&str| word.chars().all(|c| c.is_ascii_lowercase());
+    let command: Vec<_> = usage.split_whitespace().skip(1).take_while(is_command).collect();
+    let what = match error.kind() {
+        ErrorKind::InvalidSubcommand => format!("there is no command {}", words(ContextKind::InvalidSubcommand)),
+        ErrorKind::UnknownArgument if argument.starts_with('-') => {
+            format!("there is no option {argument} here{}", dashes(&argument, &command))
         }
-        (ErrorKind::UnknownArgument, _) if argument.starts_with('-') => {
-            format!("there is no option {argument} here")
-        }
-        (ErrorKind::UnknownArgument, _) => format!("{argument}: one argument too many"),
-        (ErrorKind::InvalidValue, _) if value.is_empty() => format!("{argument} needs a value"),
-        (ErrorKind::InvalidValue, _) => {
+        ErrorKind::UnknownArgument => format!("{argument}: one argument too many"),
+        ErrorKind::InvalidValue if value.is_empty() => format!("{argument} needs a value"),
+        ErrorKind::InvalidValue => {
             format!("{argument} {value}: it must be one of {}", words(ContextKind::ValidValue))
         }
-        (ErrorKind::ValueValidation, _) => {
+        ErrorKind::ValueValidation => {
             let source = std::error::Error::source(error).map(ToString::to_string);
             format!("{argument} {value}: {}", source.unwrap_or_default())
         }
-        (ErrorKind::TooManyValues, _) => format!("{argument} takes no value"),
-        (ErrorKind::MissingRequiredArgument, _) => format!("{argument} is missing"),
-        (ErrorKind::ArgumentConflict, prior) if prior == argument => format!("{argument} is given twice"),
-        (ErrorKind::ArgumentConflict, prior) => format!("{argument} does not go with {prior}"),
-        (kind, _) => kind.to_string(),
+        ErrorKind::TooManyValues => format!("{argument} takes no value"),
+        ErrorKind::MissingRequiredArgument => format!("{argument} is missing"),
+        ErrorKind::ArgumentConflict => format!("{argument} does not go with {}", option(ContextKind::PriorArg)),
+        kind => kind.to_string(),
     };
     let suggestions = [ContextKind::SuggestedSubcommand, ContextKind::SuggestedArg, ContextKind::SuggestedValue];
-    let usage = error.get(ContextKind::Usage).map(ToString::to_string).unwrap_or_default();
     match suggestions.map(words).concat() {
         nearest if !nearest.is_empty() => format!("{what}; did you mean {nearest}?"),
-        _ if !usage.is_empty() => {
-            let is_command = |word: &&str| word.chars().all(|c| c.is_ascii_lowercase());
-            let command: Vec<_> = usage.split_whitespace().skip(1).take_while(is_command).collect();
-            format!("{what}; see {} --help", command.join(" "))
-        }
-        _ => what,
+        _ if command.is_empty() => what,
+        _ => format!("{what}; see {} --help", command.join(" ")),
     }
+}
+
+/// A prompt that begins with a dash is taken for an option.
+fn dashes(argument: &str, command: &[&str]) -> &'static str {
+    let is_word = argument.starts_with("--") && !argument.contains(char::is_whitespace);
+    if command == ["sortie", "run"] && !is_word { " (a prompt that begins with - goes behind --)" } else { "" }
 }

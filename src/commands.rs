@@ -1,63 +1,57 @@
-//! What each command does, from its settings to its record.
+//! What each command does.
 
-use crate::agent::calls::NewSession;
-use crate::agent::events::ToolCall;
-use crate::cli::{Cli, Format, PendingFormat, mistake};
-use crate::client::{Client, Options, new_key};
+use crate::agent::calls::{NewMessage, NewSession, SessionState};
+use crate::cli::{self, Cli, Format, PlainFormat, mistake};
+use crate::client::{Address, Client, Headers, Options, new_key};
 use crate::console::{Console, Level};
-use crate::ending::{Job, Way, guard, silence_panics};
-use crate::follow::{self as drive, Drive};
-use crate::outcome::{End, Exit, Failure, Reason, Record};
-use crate::output::{Output, describe};
+use crate::ending::{self, Cancel, announce, announce_later_signal, command, guard, on_signal, silence_panics};
+use crate::follow::{Context, Follower, asks, session_state};
+use crate::history::{self, LastRun};
+use crate::input;
+use crate::outcome::{Class, End, Exit, Failure, Fate, Reason, Report};
+use crate::output::Output;
+use crate::rehearsal::Rehearsal;
 use crate::run::batch::Asks;
-use crate::run::policy::{Choices, OnApproval};
+use crate::run::choices::Choices;
 use crate::run::transcript::Transcript;
-use crate::run::{self, Run, Start};
-use crate::settings::{self, Command, Follow, Settings};
-use crate::stop::{Stopped, stop};
-use crate::watchdog::Watch;
+use crate::run::{self, Start};
+use crate::same_file;
+use crate::send::{Prompt, Unsent};
+use crate::settings::{self, Approval, Command, Follow, Server, Settings};
+use crate::watchdog::{OnSignal, Watch};
 use clap::error::ErrorKind;
-use std::time::{Duration, Instant};
+use std::io::Write;
+use std::time::{Duration, Instant, SystemTime};
 use uuid::Uuid;
 
-/// After a run has ended its session may refuse a new message for so long (protocol trap 8).
-const SETTLING: Duration = Duration::from_secs(2);
-/// A send whose answer was lost may still be at work for so long.
-const LOST_ANSWER: Duration = Duration::from_secs(5);
-/// Between two tries at a session that is busy.
-const BUSY: Duration = Duration::from_millis(100);
-
-/// Executes a command line that could be read: the record is written from here on, whatever happens.
+/// Executes a valid command line. From here on, every end writes the result record.
 pub fn execute(cli: &Cli, watch: &Watch, console: &Console) -> Exit {
-    let began = Instant::now();
-    let common = cli.command.common();
+    let (began, started_at) = (Instant::now(), SystemTime::now());
+    if let cli::Command::Help(help) = &cli.command {
+        return show_help(help.command, watch, console);
+    }
+    let common = &cli.common;
     if common.quiet {
         console.set_level(Level::Quiet);
     }
     start_log(common.verbose, console);
     silence_panics();
     let format = cli.command.follow().map_or(Format::Text, |follow| follow.output);
-    let mut output = match Output::new(format, watch.clone(), console.clone()) {
-        Ok(output) => output,
-        Err(error) => {
-            console.error(&format!("open stdout: {error}"));
-            return Exit::Failed;
-        }
-    };
-    let mut record =
-        guard(|| prepare(cli, watch, console, &mut output)).unwrap_or_else(|failure| Record::new(failure.into()));
-    record.duration_ms = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
-    output.finish(record)
+    let mut output = Output::new(format, watch.clone(), console.clone());
+    let mut report =
+        guard(|| prepare(cli, watch, console, &mut output)).unwrap_or_else(|failure| Report::new(failure.into()));
+    (report.duration, report.started_at) = (began.elapsed(), started_at);
+    output.finish(report)
 }
 
-/// Explains a command line that could not be read; help and the version are no failure.
+/// Prints help, the version, or what is wrong with the command line.
 pub fn explain(error: &clap::Error, watch: Watch, console: &Console) -> Exit {
     let text = error.render().to_string();
     match error.kind() {
         ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => {}
-        // No argument at all: the help, but on stderr.
-        ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => {
-            console.raw(&text);
+        // Without a command, the help goes to stderr.
+        ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand | ErrorKind::MissingSubcommand => {
+            console.raw(&cli::help(None));
             return Exit::Failed;
         }
         _ => {
@@ -65,14 +59,22 @@ pub fn explain(error: &clap::Error, watch: Watch, console: &Console) -> Exit {
             return Exit::Failed;
         }
     }
-    let shown = Output::new(Format::Text, watch, console.clone()).map(|mut output| output.answer(text.trim_end()));
-    match shown {
-        Ok(Ok(())) => Exit::Completed,
-        _ => Exit::Failed,
+    show(&text, watch, console)
+}
+
+fn show_help(topic: Option<cli::Topic>, watch: &Watch, console: &Console) -> Exit {
+    show(&cli::help(topic), watch.clone(), console)
+}
+
+fn show(text: &str, watch: Watch, console: &Console) -> Exit {
+    match Output::new(Format::Text, watch, console.clone()).answer(text.trim_end()) {
+        Ok(()) => Exit::Completed,
+        Err(_) => Exit::Failed,
     }
 }
 
-/// `-v` shows our own log, `-vv` that of the HTTP crate too; `SORTIE_LOG` is for finer wishes. Neither holds the token.
+/// `-v` shows the log of this crate, `-vv` also that of the HTTP crate. `SORTIE_LOG` overrides both with an
+/// `env_logger` filter. No log line contains the token.
 fn start_log(verbose: u8, console: &Console) {
     let default = match verbose {
         0 => "off",
@@ -80,19 +82,21 @@ fn start_log(verbose: u8, console: &Console) {
         _ => "debug",
     };
     let filter = std::env::var("SORTIE_LOG").ok().filter(|filter| !filter.is_empty());
-    // A second logger in one process is refused; the first serves.
+    // Only a second logger in one process fails; then the first one is used.
     let _ = env_logger::Builder::new()
         .parse_filters(filter.as_deref().unwrap_or(default))
+        .format(|line, record| {
+            let now = humantime::format_rfc3339_millis(SystemTime::now());
+            writeln!(line, "{now} {:<5} {}", record.level(), record.args())
+        })
         .target(env_logger::Target::Pipe(Box::new(console.clone())))
         .try_init();
 }
 
-fn prepare(cli: &Cli, watch: &Watch, console: &Console, output: &mut Output) -> Result<Record, Failure> {
+fn prepare(cli: &Cli, watch: &Watch, console: &Console, output: &mut Output) -> Result<Report, Failure> {
     if let Some(follow) = cli.command.follow() {
         watch.arm(follow.timeout, "--timeout");
-        if follow.record.is_some() && follow.record == follow.result_file {
-            return Err(Failure::new(Reason::Usage, "--record and --result-file name the same file"));
-        }
+        same_file::check(cli).map_err(|error| Failure::usage(&error))?;
         if let Some(path) = &follow.result_file {
             output.set_result_file(path).map_err(|error| Failure::usage(&error))?;
         }
@@ -100,226 +104,326 @@ fn prepare(cli: &Cli, watch: &Watch, console: &Console, output: &mut Output) -> 
             output.set_recording(path).map_err(|error| Failure::usage(&error))?;
         }
     }
-    let settings = settings::resolve(cli, watch);
-    // A signal while stdin was read is no mistake of the command line.
+    let usage = |error: anyhow::Error| Failure::usage(&error);
+    let settings = settings::resolve(cli).map_err(usage)?;
+    let inputs = inputs(&settings, watch, console);
+    // A signal that interrupted the reading is not a usage error.
     watch.check()?;
-    let Settings { client, rehearsal, command } = settings.map_err(|error| Failure::usage(&error))?;
-    if rehearsal.is_some() {
-        let outcome = cli.command.common().rehearse.as_deref().unwrap_or_default();
+    let (options, rehearsal, message) = inputs.map_err(usage)?;
+    if let Server::Practice(source) = &settings.server {
+        let outcome = source.path.display();
         console.error(&format!("REHEARSAL ({outcome}): a practice server plays a recorded run; nothing is real"));
     }
-    let job = Job { client: Client::new(client.clone(), watch.clone(), console.clone()), watch, console, output };
-    let session_id = command.session().map(|session| session.to_string());
-    let done = match command {
-        Command::Run(settings) => job.run(&settings),
-        Command::Resume { session, choices, follow } => job.resume(session, choices, &follow),
-        Command::Attach { session, follow } => job.attach(session, &follow),
-        Command::Cancel { session, timeout } => job.cancel(session, timeout),
-        Command::Pending { session, format } => job.pending(session, format),
-        Command::Ping { wait } => job.ping(client, wait),
+    let client = &Client::new(options.clone(), watch.clone(), console.clone());
+    let server_flags = settings::server_flags(&cli.common);
+    let context = Context { client, watch, console, output, server_flags };
+    let session_id = settings.command.session().map(|session| session.to_string());
+    let server = Some(client.url().to_owned());
+    let done = match (settings.command, message) {
+        (Command::Run(settings), Some(message)) => context.run(&settings, &message),
+        (Command::Run(_), None) => Err(Failure::new(Reason::Internal, "the prompt was not read")),
+        (Command::Resume { session, choices, follow }, _) => context.resume(session, choices, &follow),
+        (Command::Attach { session, run, follow }, _) => context.attach(session, run, &follow),
+        (Command::Cancel { session, timeout }, _) => context.cancel(session, timeout),
+        (Command::Pending { session: Some(session), format }, _) => context.pending(session, format),
+        (Command::Pending { session: None, format }, _) => context.pending_anywhere(format),
+        (Command::List { state, format }, _) => context.list(state, format),
+        (Command::Ping { wait, format }, _) => context.ping(options, wait, format),
     };
-    done.or_else(|failure| Ok(Record { session_id, ..Record::new(failure.into()) }))
+    let report = done.unwrap_or_else(|failure| Report { session_id, ..Report::new(failure.into()) });
+    Ok(Report { server, server_version: client.server_version(), rehearsal: rehearsal.is_some(), ..report })
 }
 
-/// What `pending -o json` prints.
+/// The client's options, the practice server of a rehearsal, and the message of `run`.
+type Inputs = (Options, Option<Rehearsal>, Option<Message>);
+
+/// A message, and warnings about the parts that the server will cut.
+type Message = (NewMessage, Vec<String>);
+
+/// Reads the files that the settings name, and starts the practice server.
+fn inputs(settings: &Settings, watch: &Watch, console: &Console) -> anyhow::Result<Inputs> {
+    let (options, rehearsal) = match &settings.server {
+        Server::Real(server) => (input::server(settings, server, watch)?, None),
+        Server::Practice(source) => {
+            let rehearsal = Rehearsal::start(input::rehearsed(source, watch)?)
+                .map_err(|error| anyhow::anyhow!("cannot start the practice server: {error}"))?;
+            let address = Address::parse(rehearsal.url())?;
+            (input::options(settings, address, None, Headers::default()), Some(rehearsal))
+        }
+    };
+    let message = match &settings.command {
+        Command::Run(run) => Some(input::message(&run.message, watch, console)?),
+        _ => None,
+    };
+    Ok((options, rehearsal, message))
+}
+
+/// What `run --detach -o json` prints.
 #[derive(serde::Serialize)]
-struct Waiting<'a> {
-    session_id: Uuid,
-    run_id: Option<String>,
-    tool_calls: &'a [ToolCall],
+struct Detached<'a> {
+    r#type: &'static str,
+    session_id: &'a str,
+    run_id: &'a str,
 }
 
-impl Job<'_> {
-    fn run(mut self, settings: &settings::Run) -> Result<Record, Failure> {
+impl Context<'_> {
+    fn run(mut self, settings: &settings::Run, (message, warnings): &Message) -> Result<Report, Failure> {
+        warnings.iter().for_each(|warning| self.console.error(warning));
         self.announce_policy(&settings.follow);
-        let session = match settings.session {
-            Some(session) => session,
+        let (session, is_new_session) = match settings.session {
+            Some(session) => (session, false),
             None => {
                 self.console.progress(&format!("creating a session at {}", self.client.url()));
                 let new = NewSession { title: &settings.title, cwd: settings.workdir.as_deref() };
-                self.client.create_session(&new)?
+                (self.client.create_session(&new)?, true)
             }
         };
         self.console.progress(&format!("session {session}"));
-        let key = new_key();
-        let run_id = match self.send(session, settings, &key) {
+        let asks = self.asks(settings)?;
+        let prompt = Prompt { session, is_new_session, message, key: new_key() };
+        self.watch.on_signal_say(on_signal(&settings.follow));
+        let sent_at = Instant::now();
+        let run_id = match prompt.send(self.client, self.watch) {
             Ok(run_id) => run_id.to_string(),
-            Err(failure) => return Ok(self.unsent(session, settings, &key, failure)),
+            Err(unsent) => return Ok(self.unsent(&prompt, &settings.follow, unsent)),
         };
         self.console.progress(&format!("run {run_id}"));
-        if settings.detach {
-            self.output.answer(&session.to_string())?;
-            return Ok(Record { session_id: Some(session.to_string()), ..Record::new(End::Completed) });
+        if let Some(format) = settings.detach {
+            return Ok(self.detach(session, run_id, format, &settings.follow));
         }
-        let asks = if settings.follow.policy.replaces_servers() { Asks::Every } else { Asks::Unknown };
-        let way = Way { run_id, asks, start: Start::Fresh, choices: None };
-        Ok(self.follow(session, way, &settings.follow))
+        let options = run::Options {
+            sandbox: settings.message.sandbox,
+            max_tokens: settings.max_tokens,
+            max_tool_calls: settings.max_tool_calls,
+            ..self.options(run_id, asks, Start::Fresh, &settings.follow)
+        };
+        Ok(Follower::new(&mut self, &settings.follow, session, options, Some(sent_at)).run(None))
     }
 
     fn announce_policy(&self, follow: &Follow) {
-        if follow.policy.replaces_servers() {
-            self.console.progress("every tool call comes to us: this policy takes the place of the server's own");
+        if follow.policy.list_is_sent {
+            self.console
+                .progress("the list of allowed tools goes to the server, in place of the server's own policy");
+        } else if follow.policy.replaces_servers() {
+            self.console
+                .progress("the policy flags replace the server's policy for this run, its denials included");
         }
     }
 
-    /// Sends the prompt. A session that is busy is asked again for a while: its last run may just have ended (protocol
-    /// trap 8), or our own first try, whose answer was lost, may still be at work.
-    fn send(&self, session: Uuid, settings: &settings::Run, key: &str) -> Result<Uuid, Failure> {
-        let (mut busy_since, mut in_doubt) = (None, false);
-        loop {
-            let failure = match self.client.send(session, &settings.message, key) {
-                Ok(run_id) => return Ok(run_id),
-                Err(failure) => failure,
-            };
-            let is_busy = failure.code == "session_already_running";
-            // Whoever keeps a session of our own busy was sent by us.
-            in_doubt |= failure.in_doubt || is_busy && settings.session.is_none();
-            let since: &mut Instant = busy_since.get_or_insert_with(Instant::now);
-            if !is_busy || since.elapsed() >= if in_doubt { LOST_ANSWER } else { SETTLING } {
-                return Err(failure.in_doubt(in_doubt));
+    /// About which calls of a new run the server asks, as far as it is known before the run.
+    fn asks(&self, settings: &settings::Run) -> Result<Asks, Failure> {
+        Ok(match settings.message.approval {
+            Approval::Ask => Asks::EveryCall,
+            Approval::List(_) => Asks::SomeCalls,
+            Approval::Servers if settings.only_pauses => {
+                let asks = asks(self.client.config()?.auto_approve_mode);
+                if asks == Asks::NoCall {
+                    self.console.error("nothing will pause: the server approves every tool call by itself");
+                }
+                asks
             }
-            self.watch.sleep(BUSY).map_err(|cause| cause.in_doubt(in_doubt))?;
+            Approval::Servers => Asks::Unknown,
+        })
+    }
+
+    pub fn options(&self, run_id: String, asks: Asks, start: Start, follow: &Follow) -> run::Options {
+        run::Options {
+            run_id,
+            asks,
+            keep: self.output.keep(),
+            start,
+            policy: follow.policy.clone(),
+            choices: None,
+            fail_on_tool_error: follow.fail_on_tool_error,
+            sandbox: false,
+            max_tokens: None,
+            max_tool_calls: None,
         }
     }
 
-    fn resume(mut self, session: Uuid, choices: Choices, follow: &Follow) -> Result<Record, Failure> {
+    /// Prints the session's ID. If that fails, nobody could find the run, so the run is cancelled. The same happens
+    /// after a signal that came too late to stop the prompt.
+    fn detach(&mut self, session: Uuid, run_id: String, format: PlainFormat, follow: &Follow) -> Report {
+        let session_id = session.to_string();
+        let line = match format {
+            PlainFormat::Text => session_id.clone(),
+            PlainFormat::Json => {
+                let detached = Detached { r#type: "detached", session_id: &session_id, run_id: &run_id };
+                serde_json::to_string(&detached).unwrap_or_default()
+            }
+        };
+        let told = self.watch.check().and_then(|()| self.output.deliver(&line));
+        let mut report = Report::new(told.map_or_else(End::Failed, |()| End::Completed));
+        report.session_id = Some(session_id);
+        if matches!(report.end, End::Failed(_)) {
+            report.fate = Fate::Open;
+            let watch = self.watch.last_calls(ending::LAST_CALLS);
+            self.stop_run(session, run_id, follow, &watch, &mut report);
+        }
+        report
+    }
+
+    /// Cancels a run that was not followed.
+    fn stop_run(&mut self, session: Uuid, run: String, follow: &Follow, watch: &Watch, report: &mut Report) {
+        let client = self.client.with_watch(watch.clone());
+        report.run.run_id = Some(run.clone());
+        report.cancel_tried = true;
+        let options = self.options(run, Asks::Unknown, Start::Peek, follow);
+        let mut follower = Follower::new(self, follow, session, options, None);
+        let cancel = follower.stop(&client, watch);
+        report.fate = follower.fate().clone();
+        announce(self.console, &cancel);
+        announce_later_signal(self.console, watch, session, follow, &cancel);
+    }
+
+    /// Makes the report for a prompt without a run ID. If the prompt is in doubt, looks for its run and cancels it.
+    fn unsent(&mut self, prompt: &Prompt<'_>, follow: &Follow, unsent: Unsent) -> Report {
+        let session = prompt.session;
+        let class = unsent.failure.reason.class();
+        let mut report = Report::new(unsent.failure.into());
+        report.session_id = Some(session.to_string());
+        if !unsent.in_doubt {
+            return report;
+        }
+        report.fate = Fate::Open;
+        if follow.cancel || class != Class::Cause {
+            let watch = self.watch.last_calls(ending::LAST_CALLS);
+            let client = self.client.with_watch(watch.clone());
+            if let Some(run) = prompt.find_run(&client, &watch) {
+                self.stop_run(session, run.to_string(), follow, &watch, &mut report);
+                return report;
+            }
+        }
+        let command = command("attach", session, follow, &[]);
+        self.console.error(&format!("the prompt may have reached the server; to look: {command}"));
+        report.resume_hint = Some(command);
+        report
+    }
+
+    fn resume(mut self, session: Uuid, choices: Choices, follow: &Follow) -> Result<Report, Failure> {
         let Some(run_id) = self.client.session(session)?.active_run() else {
-            let message =
-                format!("resume the session {session}: no run is going on in it; sortie attach shows the last");
-            return Err(Failure::new(Reason::Conflict, message));
+            return Err(self.nothing_to_resume(session));
         };
-        self.console.progress(&format!("resuming run {run_id}"));
-        let way = Way { run_id, asks: Asks::Some, start: Start::Waiting, choices: Some(choices) };
-        Ok(self.follow(session, way, follow))
+        let active_since = Instant::now();
+        self.console.progress(&format!("resuming run {run_id} of session {session}"));
+        let options = self.options(run_id.to_string(), Asks::SomeCalls, Start::Waiting, follow);
+        let options = run::Options { choices: Some(choices), ..options };
+        Ok(Follower::new(&mut self, follow, session, options, Some(active_since)).run(None))
     }
 
-    fn attach(mut self, session: Uuid, follow: &Follow) -> Result<Record, Failure> {
-        let state = self.client.session(session)?;
-        let (run_id, start) = match state.active_run() {
-            Some(run_id) => (Some(run_id), Start::Fresh),
-            None => match drive::last_run(&self.client, self.watch, session)? {
-                // The run that failed died before its first event: these are an older run's (protocol trap 21).
-                Some((_, true)) if state.has_failed() => return Err(died_unheard()),
-                last => (last.map(|(run_id, _)| run_id), Start::Over),
-            },
+    fn nothing_to_resume(&self, session: Uuid) -> Failure {
+        if let Some(failure) = self.swallowed_pause(session) {
+            return failure;
+        }
+        let message =
+            format!("cannot resume session {session}: it has no active run; sortie attach shows the last one");
+        Failure::new(Reason::Conflict, message)
+    }
+
+    /// Returns a failure if the server was restarted while calls were pending: no run is active, the events are gone,
+    /// and the messages end with a tool call without a result (protocol trap 23).
+    pub fn swallowed_pause(&self, session: Uuid) -> Option<Failure> {
+        let history = history::read(self.client, session).ok()?;
+        let no_events = || history::last_run(self.client, session).is_ok_and(|last| last.is_none());
+        (history.ends_with_open_call && no_events()).then(|| {
+            let message = format!(
+                "the server was restarted while tool calls of session {session} were pending: the run is gone; on the \
+                 server's own machine, stakpak -a -s {session} --approve-all can finish it"
+            );
+            Failure::new(Reason::Lost, message).passing(false)
+        })
+    }
+
+    fn attach(mut self, session: Uuid, run: Option<Uuid>, follow: &Follow) -> Result<Report, Failure> {
+        let found = self.client.session(session)?;
+        let active = found.active_run().filter(|active| run.is_none_or(|run| run == *active));
+        let (run_id, known, active_since) = match active {
+            Some(run_id) => (run_id, None, Some(Instant::now())),
+            None => {
+                let last = match run {
+                    Some(run) => history::run_with_id(self.client, session, run)?,
+                    None => history::last_run(self.client, session)?,
+                };
+                let Some(LastRun { id, ended }) = last else {
+                    return self.attach_to_messages(session, run, &found.state());
+                };
+                // The failed run died before its first event; these events belong to an older run (protocol trap 21).
+                if run.is_none() && found.state() == SessionState::Failed && ended == Some(true) {
+                    return Ok(self.died_unheard(session));
+                }
+                (id, Some(session_state(&found)), None)
+            }
         };
-        let Some(run_id) = run_id else { return self.attach_to_messages(session) };
         self.console.progress(&format!("attached to run {run_id}"));
-        let way = Way { run_id, asks: Asks::Some, start, choices: None };
-        Ok(self.follow(session, way, follow))
+        let options = self.options(run_id.to_string(), Asks::SomeCalls, Start::Fresh, follow);
+        Ok(Follower::new(&mut self, follow, session, options, active_since).run(known))
     }
 
-    /// The server has no events of this session any more: the text is all that is left.
-    fn attach_to_messages(self, session: Uuid) -> Result<Record, Failure> {
-        let turns = drive::run_texts(&self.client, session)?;
-        if turns.is_empty() {
-            let message = format!("attach to the session {session}: it has had no run that said anything");
+    /// Makes the report for a run that failed before its first event: only the session's state shows it.
+    fn died_unheard(&self, session: Uuid) -> Report {
+        // The messages add little, and the server may be unable to read them, so the retries have a short limit.
+        let client = self.client.with_watch(self.watch.last_calls(ending::LAST_LOOK));
+        let history = history::read(&client, session).unwrap_or_default();
+        let failure = Failure::new(Reason::RunError, run::STATE_FAILED).passing(true);
+        Report {
+            fate: Fate::StateFailed { tools: !history.known || history.called_tools },
+            session_id: Some(session.to_string()),
+            ..Report::new(failure.into())
+        }
+    }
+
+    /// Prints the text of the session's last run when the server has no events of the run any more.
+    fn attach_to_messages(self, session: Uuid, run: Option<Uuid>, state: &SessionState) -> Result<Report, Failure> {
+        if *state == SessionState::Failed && run.is_none() {
+            return Ok(self.died_unheard(session));
+        }
+        if !history::has_prompt(self.client, session)? {
+            let message = format!("cannot attach to session {session}: it never had a prompt");
             return Err(Failure::new(Reason::NotFound, message));
         }
-        let mut transcript = Transcript::new(self.output.keep());
-        drive::show(self.output, transcript.heal(turns))?;
-        let message = "the server has no events of the run any more: nobody can say how it ended";
-        let mut record = Record::new(Failure::new(Reason::Lost, message).into());
-        record.session_id = Some(session.to_string());
-        record.agent_message = transcript.last_turn().map(str::to_owned);
-        record.text = transcript.into_all();
-        Ok(record)
+        if let Some(failure) = self.swallowed_pause(session) {
+            return Err(failure);
+        }
+        let mut report = Report::new(
+            Failure::new(Reason::Lost, "the server has no events of the run any more: nobody can say how it ended")
+                .into(),
+        );
+        report.fate = Fate::Stopped;
+        report.session_id = Some(session.to_string());
+        if run.is_none() {
+            let mut transcript = Transcript::new(self.output.keep());
+            self.output.healed(transcript.heal(history::read(self.client, session)?.texts))?;
+            report.run.agent_message = transcript.last_turn().map(str::to_owned);
+            report.run.text = transcript.into_all();
+        }
+        Ok(report)
     }
 
-    fn cancel(self, session: Uuid, timeout: Duration) -> Result<Record, Failure> {
+    fn cancel(mut self, session: Uuid, timeout: Duration) -> Result<Report, Failure> {
         self.watch.arm(timeout, "--timeout");
+        self.watch.on_signal_say(OnSignal::StopWaiting);
         let Some(run_id) = self.client.session(session)?.active_run() else {
-            self.console.progress("no run is going on in the session");
-            return Ok(Record::new(End::Completed));
+            self.console.progress("the session has no active run");
+            return Ok(Report::new(End::Completed));
         };
-        match stop(&self.client, session, &run_id, self.watch) {
-            Stopped::Confirmed => {
+        let follow = Follow::default();
+        let options = self.options(run_id.to_string(), Asks::SomeCalls, Start::Peek, &follow);
+        let mut follower = Follower::new(&mut self, &follow, session, options, None);
+        let (client, watch) = (follower.client, follower.watch);
+        match follower.stop(client, watch) {
+            Cancel::Ended => {
                 self.console.progress(&format!("run {run_id} has stopped"));
-                Ok(Record::new(End::Completed))
+                Ok(Report::new(End::Completed))
             }
-            Stopped::Failed(failure) => Err(failure),
-            Stopped::Accepted => {
-                self.console.error("the cancel was accepted; the run stops when the model answers");
+            Cancel::Accepted => {
+                announce(self.console, &Cancel::Accepted);
                 self.watch.check()?;
-                Err(Failure::new(Reason::Timeout, "the run still goes on"))
+                Err(Failure::new(Reason::Timeout, "the run is still going on"))
             }
-        }
-    }
-
-    fn pending(self, session: Uuid, format: PendingFormat) -> Result<Record, Failure> {
-        self.watch.arm(self.client.retry_timeout(), "--retry-timeout");
-        let active = self.client.session(session)?.active_run();
-        let batch = self.client.pending(session)?;
-        let mut end = End::Completed;
-        if let Some(run_id) = active.clone().filter(|_| !batch.tool_calls.is_empty()) {
-            let run = Run::new(run::Options { start: Start::Peek, ..run::Options::of(run_id, Asks::Some) });
-            let follow = Follow::pausing();
-            let mut drive = Drive::new(&self.client, self.watch, self.console, self.output, &follow, session, run);
-            end = drive.follow()?;
-            if let End::Failed(failure) = &end
-                && drive.run.may_be_running()
-            {
-                return Err(failure.clone());
+            Cancel::NotTaken(why) => {
+                self.watch.check().map_err(|cause| Failure::new(cause.reason, format!("{cause}: {why}")))?;
+                Err(Failure::new(Reason::Server, why))
             }
-        }
-        let waiting = match &end {
-            End::Paused(calls) => calls.as_slice(),
-            _ => &[],
-        };
-        match format {
-            PendingFormat::Text => {
-                for call in waiting {
-                    self.output.answer(&describe(call))?;
-                }
-            }
-            PendingFormat::Json => {
-                let run_id = active.filter(|_| !waiting.is_empty());
-                self.output.json(&Waiting { session_id: session, run_id, tool_calls: waiting })?;
-            }
-        }
-        // A run that failed meanwhile waits for nothing either.
-        Ok(Record::new(if waiting.is_empty() { End::Completed } else { end }))
-    }
-
-    fn ping(self, options: Options, wait: Option<Duration>) -> Result<Record, Failure> {
-        let wait = wait.unwrap_or_default();
-        self.watch.arm(wait.saturating_add(options.connect_timeout), "--wait and --connect-timeout");
-        let options = Options { retry_timeout: wait, ..options };
-        let client = Client::new(options, self.watch.clone(), self.console.clone());
-        client.health()?;
-        client.config()?;
-        self.console.progress(&format!("{} is there, and takes the token", client.url()));
-        Ok(Record::new(End::Completed))
-    }
-}
-
-/// The session's state is the only sign of a run that failed before its first event.
-fn died_unheard() -> Failure {
-    let message = "the server says that the run failed, and not why; its log may tell";
-    Failure::new(Reason::RunError, message)
-}
-
-impl Follow {
-    /// Waits for whatever waits; for `pending`, which decides nothing.
-    fn pausing() -> Self {
-        let policy = crate::run::policy::Policy {
-            on_approval: OnApproval::Pause,
-            allow: std::collections::BTreeSet::new(),
-            deny: std::collections::BTreeSet::new(),
-            program: false,
-            subagents: true,
-            slack: true,
-        };
-        Self {
-            timeout: Duration::MAX,
-            idle_timeout: None,
-            cancel: false,
-            heartbeat: Duration::MAX,
-            policy,
-            program: None,
-            fail_on_tool_error: false,
-            policy_flags: Vec::new(),
-            server_flags: Vec::new(),
         }
     }
 }

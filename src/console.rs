@@ -1,97 +1,27 @@
-//! stderr, and how we write to it and to stdout: nothing that the agent or the server said may act on a terminal, and
-//! nobody who does not read may hold us for ever.
+//! Writes stderr, and makes text from the agent and the server harmless for a terminal.
 
+use crate::descriptor::Pipe;
 use crate::watchdog::Watch;
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use std::borrow::Cow;
-use std::fs::File;
-use std::io::{self, IsTerminal, Write};
-use std::os::fd::{AsFd, BorrowedFd};
-use std::os::unix::fs::FileTypeExt;
+use std::io::{self, Write};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-/// The longest line of ours, in characters.
+/// The longest line on stderr, in characters.
 const MAX_LINE: usize = 2200;
-/// A pipe that says it is ready takes at least so much at once (`PIPE_BUF`); more might block.
-const READY: usize = 4096;
-/// How long a write still waits once there is a cause to end.
-const PARTING: Duration = Duration::from_millis(500);
+/// How long the watchdog waits for the main thread to finish a line. A blocked write ends half a second after the
+/// deadline or signal.
+const URGENT: Duration = Duration::from_secs(1);
 
-/// A descriptor that is written to without ever blocking beyond a cause to end.
-pub struct Pipe {
-    file: File,
-    /// How much may be written when it is ready.
-    piece: usize,
-    is_terminal: bool,
-    watch: Watch,
-}
-
-impl Pipe {
-    /// stdout, or stderr.
-    ///
-    /// # Errors
-    /// When it cannot be duplicated or examined.
-    pub fn new(descriptor: BorrowedFd<'_>, watch: Watch) -> io::Result<Self> {
-        let is_terminal = descriptor.is_terminal();
-        let file = File::from(descriptor.try_clone_to_owned()?);
-        let kind = file.metadata()?.file_type();
-        let may_block = is_terminal || kind.is_fifo() || kind.is_socket();
-        Ok(Self { file, piece: if may_block { READY } else { usize::MAX }, is_terminal, watch })
-    }
-
-    /// Whether a person reads it.
-    pub const fn is_terminal(&self) -> bool {
-        self.is_terminal
-    }
-
-    /// Waits until it takes a piece; `TimedOut` if it still does not, a moment after a cause to end.
-    fn wait(&self) -> io::Result<()> {
-        let slice = Timespec { tv_sec: 0, tv_nsec: 100_000_000 };
-        let mut parting: Option<Instant> = None;
-        loop {
-            let mut descriptors = [PollFd::new(&self.file, PollFlags::OUT)];
-            match poll(&mut descriptors, Some(&slice)) {
-                Ok(0) | Err(rustix::io::Errno::INTR) => {}
-                Ok(_) => return Ok(()),
-                Err(error) => return Err(error.into()),
-            }
-            if self.watch.cause().is_some() && parting.get_or_insert_with(Instant::now).elapsed() > PARTING {
-                return Err(io::Error::new(io::ErrorKind::TimedOut, "nobody reads it"));
-            }
-        }
-    }
-}
-
-impl Write for Pipe {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        loop {
-            if self.piece != usize::MAX {
-                self.wait()?;
-            }
-            match self.file.write(&bytes[..bytes.len().min(self.piece)]) {
-                // Somebody else made it non-blocking.
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => self.wait()?,
-                done => return done,
-            }
-        }
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
-}
-
-/// What of stderr is wanted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Level {
-    /// Errors alone.
+    /// Errors only.
     Quiet,
-    /// Progress too.
+    /// Errors and progress.
     Progress,
 }
 
-/// stderr. Clones share it. What cannot be written there is given up: there is nowhere else to say so.
+/// stderr. Clones share it. After a failed write nothing more is written.
 #[derive(Clone)]
 pub struct Console(Arc<Mutex<Inner>>);
 
@@ -99,26 +29,26 @@ struct Inner {
     pipe: Option<Pipe>,
     level: Level,
     spoke: Instant,
-    /// A status line stands on the terminal, the cursor at its beginning.
+    /// A status line is on the terminal, with the cursor at its beginning.
     status: bool,
-    /// The agent's text stands on the same terminal, and its line is not finished.
+    /// An unfinished line of the agent's text is on the terminal.
     mid_line: bool,
 }
 
 impl Console {
-    /// stderr, waiting no longer than `watch` lets it.
-    pub fn new(watch: Watch) -> Self {
-        let pipe = Pipe::new(io::stderr().as_fd(), watch).ok();
+    /// Opens stderr. A blocked write ends soon after the deadline or signal of `watch`, or, without a watch, after
+    /// half a second.
+    pub fn new(watch: Option<Watch>) -> Self {
+        let pipe = Some(Pipe::new(io::stderr(), watch));
         let spoke = Instant::now();
         Self(Arc::new(Mutex::new(Inner { pipe, level: Level::Progress, spoke, status: false, mid_line: false })))
     }
 
-    /// Sets what is wanted.
     pub fn set_level(&self, level: Level) {
         self.with(|inner| inner.level = level);
     }
 
-    /// A line about what goes on.
+    /// Writes a line, unless `-q` was given.
     pub fn progress(&self, line: &str) {
         self.with(|inner| {
             if inner.level == Level::Progress {
@@ -127,59 +57,72 @@ impl Console {
         });
     }
 
-    /// A line that is said even with `-q`.
+    /// Writes a line, even with `-q`.
     pub fn error(&self, line: &str) {
         self.with(|inner| inner.say(line));
     }
 
-    /// How long nothing was said.
+    /// Writes a line for the watchdog, even while the main thread is blocked in a write.
+    pub fn urgent(&self, line: &str) {
+        let began = Instant::now();
+        while began.elapsed() < URGENT {
+            if let Ok(mut inner) = self.0.try_lock() {
+                return inner.say(line);
+            }
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        // If this fails, nobody reads stderr.
+        let _ = Pipe::new(io::stderr(), None).write_all(spoken(line).as_bytes());
+    }
+
+    /// Returns the time since the last line.
     pub fn silence(&self) -> Duration {
         self.with(|inner| inner.spoke.elapsed())
     }
 
-    /// Whether a person watches, and a status line may come and go.
+    /// Returns whether a status line is useful. In CI stderr is a log, even if it is a terminal.
     pub fn is_live(&self) -> bool {
-        let dumb = std::env::var_os("TERM").is_none_or(|term| term.is_empty() || term == "dumb");
+        let variable = |name| std::env::var_os(name).filter(|value| !value.is_empty());
+        let dumb = variable("TERM").is_none_or(|term| term == "dumb");
+        let log = variable("CI").is_some_and(|ci| ci != "false");
         self.with(|inner| {
-            inner.level == Level::Progress && inner.pipe.as_ref().is_some_and(Pipe::is_terminal) && !dumb
+            inner.level == Level::Progress && inner.pipe.as_ref().is_some_and(Pipe::is_terminal) && !dumb && !log
         })
     }
 
-    /// Puts the status line, in place of the one that stands there; cut to the terminal's width as it is now. A job
-    /// in the background leaves the terminal to the shell's prompt.
+    /// Replaces the status line, cut to the terminal's current width. A background job does not write it, because the
+    /// terminal shows the shell's prompt.
     pub fn status(&self, line: &str) {
         self.with(|inner| {
             let Some(pipe) = &inner.pipe else { return };
-            if rustix::termios::tcgetpgrp(&pipe.file).is_ok_and(|group| group != rustix::process::getpgrp()) {
+            if rustix::termios::tcgetpgrp(pipe).is_ok_and(|group| group != rustix::process::getpgrp()) {
                 return;
             }
-            // The last column stays free: a terminal may break the line there.
-            let columns = rustix::termios::tcgetwinsize(&pipe.file).map_or(0, |size| size.ws_col);
+            // The last column stays free, because a terminal may wrap there.
+            let columns = rustix::termios::tcgetwinsize(pipe).map_or(0, |size| size.ws_col);
             let room = usize::from(if columns == 0 { 80 } else { columns }) - 1;
             let line = fitting(&visible(line), room).to_owned();
-            // Where a narrower window breaks the line in two, the cursor stays at its beginning, and the next one, or
-            // its end, clears both halves.
+            // If a narrower window wraps the line, the cursor is still at its beginning, so that the next write clears
+            // both parts.
             inner.write(format!("\r{line}\x1b[J\r").as_bytes());
             inner.status = true;
         });
     }
 
-    /// Takes the status line away, for something else to stand there.
     pub fn clear_status(&self) {
         self.with(Inner::clear);
     }
 
-    /// The agent's text was written to this terminal too: whether its line is unfinished.
+    /// Sets whether the agent's text on the same terminal ends with an unfinished line.
     pub fn set_mid_line(&self, mid_line: bool) {
         self.with(|inner| inner.mid_line = mid_line);
     }
 
-    /// Whether that line is still unfinished: a line of ours would have ended it.
     pub fn is_mid_line(&self) -> bool {
         self.with(|inner| inner.mid_line)
     }
 
-    /// Text of our own, as it is: clap's help.
+    /// Writes text as it is, such as clap's help.
     pub fn raw(&self, text: &str) {
         self.with(|inner| inner.write(text.as_bytes()));
     }
@@ -196,7 +139,7 @@ impl Inner {
         if std::mem::take(&mut self.mid_line) {
             self.write(b"\n");
         }
-        self.write(format!("sortie: {}\n", visible_start(line, MAX_LINE)).as_bytes());
+        self.write(spoken(line).as_bytes());
     }
 
     fn clear(&mut self) {
@@ -214,7 +157,11 @@ impl Inner {
     }
 }
 
-/// The log's target.
+fn spoken(line: &str) -> String {
+    format!("sortie: {}\n", visible_start(line, MAX_LINE))
+}
+
+/// The log goes through this.
 impl Write for Console {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         let text = String::from_utf8_lossy(bytes);
@@ -229,12 +176,12 @@ impl Write for Console {
     }
 }
 
-/// Text for one line of a terminal: what would move the cursor, switch a mode or reorder what is read is shown instead.
+/// Returns text for one line of a terminal, with every character that [`acts`] escaped.
 pub fn visible(text: &str) -> Cow<'_, str> {
     show(text, &[])
 }
 
-/// The start of it, for one line of a terminal: what is shown has no more than so many characters.
+/// Returns the start of such a line: at most `limit` characters as shown.
 pub fn visible_start(text: &str, limit: usize) -> String {
     let mut start = String::new();
     let mut room = limit;
@@ -252,7 +199,7 @@ pub fn visible_start(text: &str, limit: usize) -> String {
     start
 }
 
-/// The same for text of several lines, with tabs.
+/// Like [`visible`], for several lines with tabs.
 pub fn visible_lines(text: &str) -> Cow<'_, str> {
     show(text, &['\n', '\t'])
 }
@@ -276,8 +223,8 @@ fn push_visible(shown: &mut String, c: char, kept: &[char]) {
     }
 }
 
-/// As much of a line as fits into so many columns. Wide characters count for two; that a few of them are narrow only
-/// shortens the line.
+/// Cuts a line to this many columns. Every character from U+1100 on counts as two columns; if it is narrow, the line is
+/// only shorter.
 fn fitting(line: &str, columns: usize) -> &str {
     let mut used = 0;
     let end = line.char_indices().find(|(_, c)| {
@@ -287,7 +234,8 @@ fn fitting(line: &str, columns: usize) -> &str {
     end.map_or(line, |(end, _)| &line[..end])
 }
 
-/// C0, DEL, C1, line and paragraph separators, and what reorders or hides text (Unicode's bidi and tag characters).
+/// Returns whether a terminal may act on the character: controls, line and paragraph separators, and characters that
+/// reorder or hide text (Unicode's bidi and tag characters).
 pub fn acts(c: char) -> bool {
     c.is_control()
         || matches!(c,
@@ -300,7 +248,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_acts_on_a_terminal_is_shown_and_the_rest_is_untouched() {
+    fn characters_that_act_on_a_terminal_are_escaped() {
         let rows = [
             ("plain naïve 日本語 ✅ 👩‍👩‍👧", "plain naïve 日本語 ✅ 👩‍👩‍👧"),
             ("a\nb\tc", "a\\nb\\tc"),

@@ -1,195 +1,279 @@
-//! One run followed to its end, and nothing left behind that should not be: where the end is ours, the run is cancelled
-//! and watched until it has stopped; where events were lost, the text is made whole.
+//! What every command does after it has followed a run: cancel a run that must not go on alone, confirm that it has
+//! stopped, read lost text from the session's messages, and make the report.
 
-use crate::client::Client;
+use crate::agent::events::decode;
+use crate::client::{CallError, Client, EventStream, Heard, Refusal, Word};
 use crate::console::Console;
-use crate::follow::Drive;
-use crate::outcome::{End, Failure, PauseReason, Reason, Record};
-use crate::output::Output;
-use crate::run::batch::Asks;
-use crate::run::policy::Choices;
+use crate::follow::{Follower, LAST_READ, session_state};
+use crate::history;
+use crate::outcome::{Class, End, Failure, Reason, Report, Waiting};
 use crate::run::transcript::MAX_TEXT;
-use crate::run::{self, Run, Start};
-use crate::settings::{self, Follow};
-use crate::stop::{Stopped, stop};
-use crate::watchdog::Watch;
+use crate::run::{History, Input, Machine, State};
+use crate::settings::Follow;
+use crate::watchdog::{OnSignal, Watch};
+use std::collections::BTreeMap;
 use std::panic::{self, AssertUnwindSafe};
 use std::time::{Duration, Instant};
 use uuid::Uuid;
 
-/// The most time spent on stopping a run that we leave.
-const LAST_CALLS: Duration = Duration::from_secs(5);
-/// The most time spent after that on how the run ended and on lost text: the messages are written down up to 2 s after
-/// the last event (protocol trap 8).
-const LAST_LOOK: Duration = Duration::from_secs(3);
-/// The same where there is a cause to end.
+/// The most time for the cancel.
+pub const LAST_CALLS: Duration = Duration::from_secs(5);
+/// The most time to read lost text after that: the server writes messages up to 2 s after the last event (trap 8).
+pub const LAST_LOOK: Duration = Duration::from_secs(3);
+/// The most time to read lost text after a deadline or a signal.
 const LAST_GLANCE: Duration = Duration::from_secs(1);
-/// For an error, should that not be enough.
-const STOPPING: &str = "the most for stopping a run";
-/// A prompt may arrive so long after we have given up on it.
-const LATE: Duration = Duration::from_secs(2);
+/// How long after the cancel the stream is opened again. The session may stay active after the terminal event (protocol
+/// traps 8 and 20), so the stream can tell the end sooner than the state.
+const TEARDOWN: Duration = Duration::from_secs(2);
+/// The time between two questions for the state of a cancelled run doubles from the first to the longest.
+const FIRST_NAP: Duration = Duration::from_millis(20);
+const LONGEST_NAP: Duration = Duration::from_millis(250);
 
-/// What a command works with.
-pub struct Job<'a> {
-    /// The server.
-    pub client: Client,
-    /// When to stop waiting.
-    pub watch: &'a Watch,
-    /// stderr.
-    pub console: &'a Console,
-    /// stdout and the record.
-    pub output: &'a mut Output,
+/// The result of a cancel.
+pub enum Cancel {
+    /// The run is known to have ended.
+    Ended,
+    /// The server accepted the cancel, but cannot interrupt the model (protocol trap 6).
+    Accepted,
+    /// The server did not accept the cancel, for this reason.
+    NotTaken(String),
 }
 
-/// How a run came to be followed.
-pub struct Way {
-    /// Which run.
-    pub run_id: String,
-    /// About which calls the server asks.
-    pub asks: Asks,
-    /// What is known of it.
-    pub start: Start,
-    /// What was said of the calls that wait.
-    pub choices: Option<Choices>,
-}
-
-impl Job<'_> {
-    /// Follows a run to its end.
-    pub fn follow(&mut self, session: Uuid, way: Way, follow: &Follow) -> Record {
-        let run = Run::new(run::Options {
-            run_id: way.run_id,
-            asks: way.asks,
-            keep: self.output.keep(),
-            start: way.start,
-            fail_on_tool_error: follow.fail_on_tool_error,
-        });
-        let mut drive = Drive::new(&self.client, self.watch, self.console, self.output, follow, session, run);
-        if let Some(choices) = way.choices {
-            drive.choose(choices);
-        }
-        let followed = guard(|| drive.follow());
-        self.watch.arm_idle(None);
-        let mut end = match (followed, self.watch.cause()) {
-            // Everything breaks at a cause: it is the cause that counts.
+impl Follower<'_> {
+    /// Follows the run to its end, and cancels it if it would go on alone. `known` is the session's state, if the
+    /// server was asked for it.
+    pub fn run(mut self, known: Option<State>) -> Report {
+        self.watch.on_signal_say(on_signal(self.settings));
+        let followed = guard(|| self.follow(known));
+        let end = match (followed, self.watch.cause()) {
+            // After a deadline or signal every call fails. The deadline or signal is the reason.
             (Err(failure), Some(cause)) if failure.reason != Reason::Internal => End::Failed(cause.into()),
             (result, _) => result.unwrap_or_else(End::Failed),
         };
-        let mut hint = None;
-        let mut confirmed = None;
-        match &mut end {
-            End::Failed(failure) if drive.run.may_be_running() && !is_refusal(failure) => {
-                if follow.cancel || !is_cause(failure) {
-                    let watch = Watch::until(LAST_CALLS, STOPPING);
-                    confirmed = Some(stop_run(&self.client, self.console, session, drive.run.id(), &watch));
-                } else {
-                    let command = command("attach", session, follow, &[]);
-                    self.console.error(&format!("the run goes on (--no-cancel); to follow it: {command}"));
-                    hint = Some(command);
-                }
-                failure.retryable &= confirmed == Some(true);
+        let (resume_hint, cancel_tried) = self.leave(&end);
+        self.watch.on_signal_say(OnSignal::NothingToCancel);
+        let healed = guard(|| self.last_look());
+        self.say_what_else_is_known();
+        let mut report = Report {
+            fate: self.machine.fate().clone(),
+            cancel_tried,
+            session_id: Some(self.session.to_string()),
+            left_waiting: self.machine.left_waiting().filter(|_| matches!(end, End::Failed(_))),
+            resume_hint,
+            run: self.machine.summary(),
+            ..Report::new(end)
+        };
+        if let Err(failure) = healed {
+            report.fail(failure);
+        }
+        report
+    }
+
+    /// Cancels a run that would go on alone, unless `--no-cancel` allows it. Returns the resume hint and whether a
+    /// cancel was tried.
+    fn leave(&mut self, end: &End) -> (Option<String>, bool) {
+        let class = match end {
+            End::Completed => return (None, false),
+            End::Paused(waiting) => {
+                return (Some(resume_command(self.session, self.settings, waiting)), false);
             }
-            End::Paused(_) => hint = Some(command("resume", session, follow, &["--approve-all"])),
-            _ => {}
+            End::Failed(failure) => failure.reason.class(),
+        };
+        if !self.machine.fate().is_open() || class == Class::Refusal {
+            return (None, false);
+        }
+        if self.settings.cancel || class != Class::Cause {
+            let watch = self.watch.last_calls(LAST_CALLS);
+            let client = self.client.with_watch(watch.clone());
+            let cancel = guard(|| Ok(self.stop(&client, &watch)));
+            let cancel = cancel.unwrap_or_else(|failure| Cancel::NotTaken(failure.message));
+            announce(self.console, &cancel);
+            announce_later_signal(self.console, &watch, self.session, self.settings, &cancel);
+            return (None, true);
+        }
+        let command = command("attach", self.session, self.settings, &[]);
+        self.console.error(&format!("the run goes on (--no-cancel); to follow it: {command}"));
+        (Some(command), false)
+    }
+
+    /// Asks the server to cancel the run, and waits until the run has ended or `watch` ends.
+    ///
+    /// | cancel | answer | then |
+    /// |---|---|---|
+    /// | not accepted yet | cancel: accepted | send an empty decision (trap 5) |
+    /// | not accepted yet | cancel: refused by the server | ask for the state, and cancel again |
+    /// | any | none, or not the server's own | the client tries again until `watch` ends |
+    /// | any | the terminal event | ended, even while a sandbox is torn down (trap 20) |
+    /// | any | state: our run is active | wait, at most 250 ms |
+    /// | any | state: idle, failed, or another run | ended; look for the terminal event |
+    pub fn stop(&mut self, client: &Client, watch: &Watch) -> Cancel {
+        let run = self.machine.run_id().to_owned();
+        let (mut refusal, mut taken_at, mut woken): (_, Option<Instant>, _) = (String::new(), None, false);
+        let mut nap = FIRST_NAP;
+        loop {
+            if taken_at.is_none() {
+                match client.cancel(self.session, &run) {
+                    Ok(()) => taken_at = Some(Instant::now()),
+                    Err(error) if is_final(&error) => return Cancel::NotTaken(error.message),
+                    Err(error) => refusal = error.message,
+                }
+            }
+            // A cancel does not wake a run that waits for approval. An empty decision does, and has no other effect
+            // (protocol trap 5).
+            if taken_at.is_some() && !woken {
+                woken = client.decide(self.session, &run, BTreeMap::new()).is_ok();
+            }
+            if self.stream.is_open() || taken_at.is_some_and(|at| at.elapsed() >= TEARDOWN) {
+                hear_rest(&mut self.stream, &mut self.machine, Instant::now() + nap);
+            } else {
+                // The check below ends the loop.
+                let _ = watch.sleep(nap);
+            }
+            if !self.machine.fate().is_open() {
+                return Cancel::Ended;
+            }
+            if client.session(self.session).is_ok_and(|session| self.machine.has_stopped(&session_state(&session)))
+            {
+                self.find_terminal_event(client);
+                return Cancel::Ended;
+            }
+            if watch.check().is_err() {
+                // Events that have arrived count.
+                hear_rest(&mut self.stream, &mut self.machine, Instant::now());
+                return match (self.machine.fate().is_open(), taken_at) {
+                    (false, _) => Cancel::Ended,
+                    (true, Some(_)) => Cancel::Accepted,
+                    (true, None) => Cancel::NotTaken(refusal),
+                };
+            }
+            nap = (nap * 2).min(LONGEST_NAP);
+        }
+    }
+
+    /// Reads the terminal event of a run that has ended: it was published before the state changed (protocol trap 8).
+    fn find_terminal_event(&mut self, client: &Client) {
+        let until = Instant::now() + LAST_GLANCE;
+        let mut stream = EventStream::new(client, self.session, self.stream.cursor());
+        while !self.machine.has_terminal_event() && Instant::now() < until {
+            if !hear_rest(&mut stream, &mut self.machine, until) {
+                return;
+            }
+        }
+    }
+
+    /// Reads what lost events would have told from the session's messages.
+    fn last_look(&mut self) -> Result<(), Failure> {
+        if !self.machine.needs_messages() {
+            return Ok(());
         }
         let time = if self.watch.cause().is_some() { LAST_GLANCE } else { LAST_LOOK };
-        let watch = Watch::until(time, "the most for a last look");
-        let client = self.client.again(watch.clone());
-        if confirmed == Some(true) {
-            // For the stop reason and the totals; what it lacks the record leaves out.
-            let _ = guard(|| drive.read_rest(&client, &watch));
-        }
-        let healed = guard(|| drive.heal(&client, &watch));
-        let run = drive.run;
-        if run.transcript.is_cut() {
-            self.console.error(&format!(
-                "the run said more than {MAX_TEXT} bytes: the record has its last turn's text alone"
-            ));
-        }
-        let mut record = Record::new(end);
-        if run.batch.may_wait() && run.may_be_running() && confirmed != Some(true) {
-            record.pause_reason = Some(PauseReason::on(run.batch.undecided().cloned().collect()));
-        }
-        record.session_id = Some(session.to_string());
-        record.cancel_confirmed = confirmed;
-        record.resume_hint = hint;
-        run.fill(&mut record);
-        if let Err(failure) = healed {
-            record.fail(failure);
-        }
-        record
+        let watch = self.watch.last_calls(time);
+        let client = self.client.with_watch(watch.clone());
+        // The server writes the messages after the run's last event (protocol trap 8).
+        let is_active = |client: &Client| {
+            client.session(self.session).is_ok_and(|session| {
+                session.active_run().is_some_and(|run| run.to_string() == self.machine.run_id())
+            })
+        };
+        while !self.machine.fate().is_open() && is_active(&client) && watch.sleep(LONGEST_NAP).is_ok() {}
+        let history = history::read(&client, self.session).unwrap_or_else(|error| {
+            self.console.error(&format!("events were lost, and the session's messages cannot be read: {error}"));
+            History::default()
+        });
+        self.take(Input::Messages(history)).map(drop)
     }
 
-    /// The prompt was refused, or nobody knows whether it arrived: then a run may be going on unattended.
-    pub fn unsent(&self, session: Uuid, settings: &settings::Run, key: &str, mut failure: Failure) -> Record {
-        let mut record = Record::new(End::Completed);
-        if failure.in_doubt {
-            if settings.follow.cancel || !is_cause(&failure) {
-                let watch = Watch::until(LAST_CALLS, STOPPING);
-                record.run_id = self.find_run(session, settings, key, &watch);
-                let run = record.run_id.as_deref();
-                record.cancel_confirmed = run.map(|run| stop_run(&self.client, self.console, session, run, &watch));
-            }
-            if record.run_id.is_none() {
-                let command = command("attach", session, &settings.follow, &[]);
-                self.console.error(&format!("nobody knows whether the prompt arrived; to look: {command}"));
-                record.resume_hint = Some(command);
-            }
-            failure.retryable &= record.cancel_confirmed == Some(true);
+    fn say_what_else_is_known(&self) {
+        if self.machine.text_is_cut() {
+            let text = format!(
+                "the agent's text is longer than {MAX_TEXT} bytes, the most that is kept: the record's text is null"
+            );
+            self.console.error(&text);
         }
-        record.session_id = Some(session.to_string());
-        record.fail(failure);
-        record
+        for name in self.machine.unmatched() {
+            self.console.error(&format!("no call was named {name} (--allow-tool, --deny-tool)"));
+        }
     }
+}
 
-    /// The run of a prompt whose answer was lost, if there is one. What lies between us and the server may deliver the
-    /// prompt a moment after we have given up.
-    fn find_run(&self, session: Uuid, settings: &settings::Run, key: &str, watch: &Watch) -> Option<String> {
-        let client = self.client.again(watch.clone());
-        let began = Instant::now();
-        loop {
-            match client.session(session).map(|state| state.active_run()) {
-                // Whose is it? Under the same key the server tells, without starting another.
-                Ok(Some(_)) if settings.session.is_some() => {
-                    return client.send(session, &settings.message, key).ok().map(|id| id.to_string());
+/// Returns whether another cancel would be refused too. A run that is starting accepts none yet, and an unknown
+/// session may belong to another replica.
+fn is_final(error: &CallError) -> bool {
+    match &error.word {
+        Word::Server(refusal) => !matches!(
+            refusal,
+            Refusal::SessionBusy
+                | Refusal::NotRunning
+                | Refusal::OtherRun
+                | Refusal::NotFound
+                | Refusal::Unauthorized
+        ),
+        Word::Hopeless | Word::Internal => true,
+        Word::Between(_) | Word::Nothing | Word::Broken | Word::OverBound | Word::Stopped(_) => false,
+    }
+}
+
+/// Reads the stream until `until`, and then until no more has arrived, without showing anything. Returns whether the
+/// stream can still be read.
+fn hear_rest(stream: &mut EventStream<'_>, machine: &mut Machine, until: Instant) -> bool {
+    loop {
+        match stream.next(Some(until)) {
+            Ok(Heard::Event { id, frame }) => {
+                if let Ok(envelope) = decode(&frame) {
+                    machine.step(Input::Event(id, &envelope));
                 }
-                Ok(Some(run)) => return Some(run),
-                _ if began.elapsed() > LATE => return None,
-                _ => watch.sleep(Duration::from_millis(100)).ok()?,
             }
+            Ok(Heard::Lost { newest }) => {
+                machine.step(Input::Lost { newest });
+            }
+            // A flood of comments or unknown events never leaves a read empty.
+            Ok(Heard::Read(_)) if Instant::now() >= until + LAST_READ => return true,
+            Ok(Heard::Read(_) | Heard::Reconnected) => {}
+            Ok(Heard::Quiet(_)) if Instant::now() < until && !machine.has_terminal_event() => {}
+            Ok(Heard::Quiet(_)) => return true,
+            Err(_) => return false,
         }
     }
 }
 
-/// Refused before anything was sent: the run is none of our business.
-fn is_refusal(failure: &Failure) -> bool {
-    matches!(failure.reason, Reason::Usage | Reason::Conflict)
+/// Returns what a signal does from the moment the prompt is sent.
+pub const fn on_signal(follow: &Follow) -> OnSignal {
+    if follow.cancel { OnSignal::CancelRun } else { OnSignal::LeaveRun }
 }
 
-/// What `--no-cancel` speaks of.
-fn is_cause(failure: &Failure) -> bool {
-    matches!(failure.reason, Reason::Timeout | Reason::IdleTimeout | Reason::Interrupted)
-}
-
-/// Stops a run that we leave; whether it is known to have stopped.
-fn stop_run(client: &Client, console: &Console, session: Uuid, run: &str, watch: &Watch) -> bool {
-    let stopped = stop(&client.again(watch.clone()), session, run, watch);
-    match &stopped {
-        Stopped::Confirmed => console.progress("the run has stopped on the server"),
-        Stopped::Accepted => console.error("the cancel was accepted; the run stops when the model answers"),
-        Stopped::Failed(failure) => console.error(&format!("the run may still be going on: {failure}")),
+pub fn announce(console: &Console, cancel: &Cancel) {
+    match cancel {
+        Cancel::Ended => console.progress("the run has stopped on the server"),
+        Cancel::Accepted => console.error("the cancel was accepted; it stops when the model answers"),
+        Cancel::NotTaken(why) => console.error(&format!("the run may still be going on: {why}")),
     }
-    matches!(stopped, Stopped::Confirmed)
 }
 
-/// A command line that goes on from here, ready to be pasted into a shell.
-fn command(name: &str, session: Uuid, follow: &Follow, flags: &[&str]) -> String {
+/// Prints the command that repeats a cancel, if a second signal ended the wait for it.
+pub fn announce_later_signal(console: &Console, watch: &Watch, session: Uuid, follow: &Follow, cancel: &Cancel) {
+    if !matches!(cancel, Cancel::Ended) && watch.later_signal().is_some() {
+        console.error(&format!("to cancel the run: {}", command("cancel", session, follow, &[])));
+    }
+}
+
+/// Returns the command that approves these calls and no other batch.
+pub fn resume_command(session: Uuid, follow: &Follow, waiting: &Waiting) -> String {
+    let batch = waiting.batch.iter().flat_map(|batch| ["--batch", batch]);
+    let calls = waiting.calls.iter().flat_map(|call| ["--approve", &call.id]);
+    command("resume", session, follow, &batch.chain(calls).collect::<Vec<_>>())
+}
+
+/// Returns a command line about this session, quoted for a shell.
+pub fn command(name: &str, session: Uuid, follow: &Follow, flags: &[&str]) -> String {
     let mut words = vec!["sortie".to_owned(), name.to_owned(), session.to_string()];
     words.extend(flags.iter().map(ToString::to_string));
-    words.extend(follow.policy_flags.iter().chain(&follow.server_flags).cloned());
+    // `sortie cancel` has no policy flags.
+    let policy = if name == "cancel" { &[][..] } else { &follow.policy_flags };
+    words.extend(policy.iter().chain(&follow.server_flags).cloned());
     words.iter().map(|word| quoted(word)).collect::<Vec<_>>().join(" ")
 }
 
-/// A word as a POSIX shell takes it (XCU 2.2.2).
+/// Quotes a word for a POSIX shell (XCU 2.2.2).
 fn quoted(word: &str) -> String {
     let plain = |c: char| c.is_ascii_alphanumeric() || "-_./:=@%+,".contains(c);
     if !word.is_empty() && word.chars().all(plain) {
@@ -199,15 +283,12 @@ fn quoted(word: &str) -> String {
     }
 }
 
-/// A panic is a bug of ours, told as one line with the reason `internal`, not as a trace.
+/// Keeps the panic message off stderr: [`guard`] turns the panic into a failure.
 pub fn silence_panics() {
     panic::set_hook(Box::new(|panic| log::error!("{panic}")));
 }
 
-/// Runs what must not take the whole process with it.
-///
-/// # Errors
-/// Those of `work`; `Internal` for a panic.
+/// Runs `work`, and turns a panic into a failure with the reason `internal`.
 pub fn guard<T>(work: impl FnOnce() -> Result<T, Failure>) -> Result<T, Failure> {
     panic::catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|panic| {
         let text = panic.downcast_ref::<&str>().map(ToString::to_string);
@@ -221,7 +302,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_command_to_paste_is_quoted_as_a_shell_needs_it() {
+    fn a_command_in_a_hint_is_quoted_for_a_shell() {
         for (word, expected) in [
             ("--approve-with", "--approve-with"),
             ("", "''"),
@@ -234,7 +315,7 @@ mod tests {
     }
 
     #[test]
-    fn a_panic_becomes_an_internal_failure_in_one_line() {
+    fn a_panic_becomes_an_internal_failure() {
         silence_panics();
         let failure = guard::<()>(|| panic!("on purpose")).unwrap_err();
         assert_eq!(failure.reason, Reason::Internal);

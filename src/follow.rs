@@ -1,546 +1,378 @@
-//! The loop: the stream goes into the machine, and what the machine wants done is done. Reconnects, and the time that
-//! the machine is told, are here.
+//! The main loop: gives the stream's events to the machine and performs the effects that the machine returns.
 
-use crate::agent::calls as api;
-use crate::agent::events::{self as event, Event, Item, ToolCall};
-use crate::agent::sse::{Frame, MAX_EVENT, Parser, TooLarge};
-use crate::client::{Backoff, Body, Chunk, Client, TICK};
-use crate::console::{Console, visible};
-use crate::outcome::{End, Failure, Reason};
+use crate::agent::calls::{AutoApprove, Decision, Session, SessionState};
+use crate::agent::events::{ToolCall, decode};
+use crate::approver::{self, Question};
+use crate::client::{CallError, Client, EventStream, Heard, Refusal, Silence, Word};
+use crate::console::Console;
+use crate::history;
+use crate::outcome::{End, Failure, Fate, Reason};
 use crate::output::{Output, seconds};
-use crate::program::{self, PATIENCE, Question};
-use crate::run::batch::{Asks, SETTLED};
-use crate::run::policy::{Choices, Judgement, Verdict};
-use crate::run::transcript::Healed;
-use crate::run::{Act, Input, Run};
+use crate::run::batch::Asks;
+use crate::run::policy::{Ruling, Verdict};
+use crate::run::{Effect, Input, Machine, Options, Quiet, State, Step, Uptime};
 use crate::settings::Follow;
 use crate::watchdog::Watch;
+use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 use uuid::Uuid;
 
-/// Three keep-alives missed (the server sends one every 15 s): nobody is there any more.
-const SILENCE: Duration = Duration::from_secs(45);
-/// The longest time for what was said before we came to look, should the stream never fall quiet.
-const CATCH_UP: Duration = Duration::from_secs(5);
-/// A replay is over, or does not begin, when nothing has come for so long.
-const REPLAY: Duration = Duration::from_secs(2);
-/// Read at once at the most.
-const BUFFER: usize = 64 * 1024;
-/// Messages asked for at once.
-const PAGE: usize = 20;
+/// How often the machine hears about the time while events keep coming.
+const TICK: Duration = Duration::from_millis(250);
+/// The longest time to read events that arrived before the deadline or signal.
+pub(crate) const LAST_READ: Duration = Duration::from_millis(500);
+
+/// What every command needs.
+pub struct Context<'a> {
+    pub client: &'a Client,
+    pub watch: &'a Watch,
+    pub console: &'a Console,
+    pub output: &'a mut Output,
+    /// The flags with which a later command reaches the same server, for hints.
+    pub server_flags: Vec<String>,
+}
 
 /// One run being followed.
-pub struct Drive<'a> {
-    client: &'a Client,
-    watch: &'a Watch,
-    console: &'a Console,
-    output: &'a mut Output,
-    follow: &'a Follow,
-    session: Uuid,
-    /// What `resume` was told about the calls that wait.
-    choices: Choices,
-    /// The choices speak of the batch that waited when we came, and of no later one.
-    choices_apply: bool,
-    /// The machine.
-    pub run: Run,
-    /// Time that reads have blocked since the last byte, send or reconnect. Counted in ticks: a clock would go on over
-    /// bytes that nobody has read yet.
-    quiet: Duration,
+pub struct Follower<'a> {
+    pub(crate) client: &'a Client,
+    pub(crate) watch: &'a Watch,
+    pub(crate) console: &'a Console,
+    pub(crate) output: &'a mut Output,
+    pub(crate) settings: &'a Follow,
+    pub(crate) session: Uuid,
+    pub(crate) machine: Machine,
+    pub(crate) stream: EventStream<'a>,
     began: Instant,
-    last_event: Instant,
-    contact: Instant,
+    /// When the prompt was sent, or the server first said that the run is active.
+    active_since: Option<Instant>,
+    /// When the machine last heard about the time.
     looked: Instant,
+    /// When the loop first noticed the deadline or signal.
+    cause_seen: Option<Instant>,
 }
 
-/// Where reading goes from here.
-enum Flow {
-    On,
-    Reconnect(String),
-    End(End),
-}
-
-impl<'a> Drive<'a> {
-    /// A drive that has not begun.
+impl<'a> Follower<'a> {
+    /// Creates a follower that has not connected yet. `active_since`: when the prompt was sent, or the server first
+    /// said that the run is active.
     pub fn new(
-        client: &'a Client,
-        watch: &'a Watch,
-        console: &'a Console,
-        output: &'a mut Output,
-        follow: &'a Follow,
+        context: &'a mut Context<'_>,
+        settings: &'a Follow,
         session: Uuid,
-        run: Run,
+        options: Options,
+        active_since: Option<Instant>,
     ) -> Self {
         let now = Instant::now();
         Self {
-            client,
-            watch,
-            console,
-            output,
-            follow,
+            client: context.client,
+            watch: context.watch,
+            console: context.console,
+            output: context.output,
+            settings,
             session,
-            choices: Choices::default(),
-            choices_apply: false,
-            run,
-            quiet: Duration::ZERO,
+            machine: Machine::new(options),
+            stream: EventStream::new(context.client, session, 0),
             began: now,
-            last_event: now,
-            contact: now,
+            active_since,
             looked: now,
+            cause_seen: None,
         }
     }
 
-    /// Says what becomes of the calls that wait now.
-    pub fn choose(&mut self, choices: Choices) {
-        self.choices = choices;
-        self.choices_apply = true;
+    pub const fn fate(&self) -> &Fate {
+        self.machine.fate()
     }
 
-    /// Follows the run to its end.
+    /// Follows the run to its end. `known` is the session's state, if the server was asked for it.
     ///
     /// # Errors
-    /// Everything that ends the command before the run has ended.
-    pub fn follow(&mut self) -> Result<End, Failure> {
-        let mut backoff = Backoff::default();
-        let mut first = true;
-        self.await_event();
-        loop {
-            let body = self.client.events(self.session, self.run.cursor, self.contact, &mut backoff)?;
-            self.contact = Instant::now();
-            self.quiet = Duration::ZERO;
-            let mut flow = Flow::On;
-            if !std::mem::take(&mut first) {
-                let act = self.run.step(Input::Reconnected).act;
-                flow = self.settle(act)?;
-            }
-            let cursor = self.run.cursor;
-            if let Flow::On = flow {
-                flow = self.read(body)?;
-            }
-            let why = match flow {
-                Flow::End(end) => return Ok(end),
-                Flow::Reconnect(why) => why,
-                Flow::On => "the stream ended before the run did".into(),
-            };
-            self.output.flush()?;
-            self.console.progress(&format!("{why}: reconnecting from event {}", self.run.cursor));
-            if self.run.cursor == cursor {
-                self.watch.sleep(backoff.wait())?;
-            } else {
-                backoff = Backoff::default();
-            }
-        }
-    }
-
-    /// Reads until the stream ends, or the machine wants something else.
-    fn read(&mut self, mut body: Body) -> Result<Flow, Failure> {
-        let mut parser = Parser::new();
-        let mut buffer = vec![0; BUFFER];
-        loop {
-            self.watch.check()?;
-            let asked = Instant::now();
-            let chunk = match body.read(&mut buffer) {
-                Ok(chunk) => chunk,
-                Err(broken) => {
-                    // A cause breaks the connection too.
-                    self.watch.check()?;
-                    // Until now it stood: so long was there contact.
-                    self.contact = Instant::now();
-                    return Ok(Flow::Reconnect(broken.message));
-                }
-            };
-            match chunk {
-                Chunk::End => {
-                    self.contact = Instant::now();
-                    return Ok(Flow::On);
-                }
-                Chunk::Bytes(length) => {
-                    self.contact = Instant::now();
-                    // A comment does not break the silence; half an event does.
-                    self.quiet += asked.elapsed().min(TICK);
-                    // Whoever reads what we write may take his time, which is not the run's.
-                    self.watch.arm_idle(None);
-                    let before = self.last_event;
-                    match self.feed(&mut parser, &buffer[..length])? {
-                        Flow::On => {}
-                        flow => return Ok(flow),
-                    }
-                    self.output.flush()?;
-                    if self.last_event != before {
-                        self.last_event = Instant::now();
-                    }
-                    self.await_event();
-                    // A stream that drips never lets a read time out.
-                    if self.looked.elapsed() < TICK {
-                        continue;
-                    }
-                }
-                Chunk::Tick if self.contact.elapsed() >= SILENCE => {
-                    return Ok(Flow::Reconnect(format!("nothing heard for {} s", SILENCE.as_secs())));
-                }
-                Chunk::Tick if parser.is_between_events() => self.quiet += TICK,
-                Chunk::Tick => {}
-            }
-            self.looked = Instant::now();
-            self.heartbeat();
-            self.output.renew_status();
-            match self.tick()? {
-                Flow::On => {}
-                flow => return Ok(flow),
-            }
-        }
-    }
-
-    /// The bytes of one read.
-    fn feed(&mut self, parser: &mut Parser, mut input: &[u8]) -> Result<Flow, Failure> {
-        while let Some(frame) = parser.next(&mut input).map_err(|error| too_large(self.run.cursor, error))? {
-            self.quiet = Duration::ZERO;
-            match self.frame(&frame)? {
-                Flow::On => {}
-                flow => return Ok(flow),
-            }
-        }
-        if !parser.is_between_events() {
-            self.quiet = Duration::ZERO;
-        }
-        Ok(Flow::On)
-    }
-
-    fn frame(&mut self, frame: &Frame<'_>) -> Result<Flow, Failure> {
-        self.run.transcript.make_room(frame.data.len());
-        let act = match event::decode(frame) {
-            Ok(Item::Event(envelope)) => {
-                // Not asked of the clock for each event of many; a policy program may have moved it on since.
-                self.last_event = self.last_event.max(self.contact);
-                let id = frame.id.and_then(|id| id.parse().ok());
-                let step = self.run.step(Input::Event(id, &envelope));
-                if step.fresh {
-                    self.output.event(id, frame, &envelope.event, step.text)?;
-                    if self.choices_apply {
-                        self.watch_choices(&envelope.event);
-                    }
-                    // What was lost may have been the end of their batch.
-                    self.choices_apply &= !self.run.transcript.is_held();
-                }
-                step.act
-            }
-            Ok(Item::Gap(gap)) => self.run.step(Input::Gap(gap)).act,
-            Err(malformed) => self.run.step(Input::Malformed(&malformed.0)).act,
+    /// A failure that ends the command before the run. All events that had arrived have been processed.
+    pub fn follow(&mut self, known: Option<State>) -> Result<End, Failure> {
+        let mut effect = match known {
+            Some(state) => self.machine.step(Input::State(state)).effect,
+            None => Effect::Continue,
         };
-        self.settle(act)
-    }
-
-    /// From here on the silence counts.
-    fn await_event(&self) {
-        self.watch.arm_idle(self.follow.idle_timeout.map(|limit| (self.last_event, limit)));
-    }
-
-    fn tick(&mut self) -> Result<Flow, Failure> {
-        let act = self.tick_act();
-        self.settle(act)
-    }
-
-    fn tick_act(&mut self) -> Act {
-        // A tool that goes on talking never leaves the stream quiet: by then its past has long been told.
-        let told = self.run.is_peeking() && self.began.elapsed() >= CATCH_UP;
-        let quiet = if told { self.quiet.max(SETTLED) } else { self.quiet };
-        self.run.step(Input::Tick { quiet, idle: self.last_event.elapsed() }).act
-    }
-
-    /// Does what the machine wants, until it wants to read on.
-    fn settle(&mut self, mut act: Act) -> Result<Flow, Failure> {
         loop {
-            act = match act {
-                Act::Continue => return Ok(Flow::On),
-                Act::Reconnect(why) => return Ok(Flow::Reconnect(why.to_owned())),
-                Act::End(end) => return Ok(Flow::End(end)),
-                Act::CaughtUp => {
-                    self.take_past();
-                    self.check_choices()?;
-                    self.tick_act()
-                }
-                Act::Differs => {
-                    self.console.error("a turn's whole text is not what had come of it in pieces");
-                    Act::Continue
-                }
-                Act::Learn => {
-                    self.run.batch.asks = match self.client.config()?.auto_approve_mode.as_str() {
-                        "none" => Asks::Every,
-                        "all" => Asks::None,
-                        _ => Asks::Some,
-                    };
-                    self.quiet = Duration::ZERO;
-                    self.tick_act()
-                }
-                Act::Judge(call) => {
-                    let verdict = self.judge(&call)?;
-                    self.run.batch.judged(&call.id, verdict);
-                    self.tick_act()
-                }
-                Act::Send { decisions, again } => self.send(&decisions, again)?,
-                Act::AskState => {
-                    let active = self.is_active()?;
-                    self.run.step(Input::State { active }).act
-                }
-                Act::AskPending => {
-                    self.adopt_pending()?;
-                    Act::Continue
-                }
+            let done = self.perform(effect).and_then(|end| match end {
+                Some(end) => Ok(Err(end)),
+                None => self.hear(self.wake_at()).map(Ok),
+            });
+            match done {
+                Ok(Ok(next)) => effect = next,
+                Ok(Err(end)) => return Ok(end),
+                Err(failure) => return self.hear_what_has_arrived(failure),
             }
         }
     }
 
-    fn is_active(&self) -> Result<bool, Failure> {
-        match self.client.session(self.session) {
-            Ok(state) => Ok(state.active_run().as_deref() == Some(self.run.id())),
-            Err(failure) if failure.reason == Reason::NotFound => Ok(false),
-            Err(failure) => Err(failure),
+    /// Waits for the next event or silence, at most until `until`, and returns the machine's effect.
+    pub(crate) fn hear(&mut self, until: Option<Instant>) -> Result<Effect, Failure> {
+        let Self { stream, machine, output, console, .. } = self;
+        match stream.next(until) {
+            Ok(Heard::Event { id, frame }) => match decode(&frame) {
+                Ok(envelope) => {
+                    let step = machine.step(Input::Event(id, &envelope));
+                    if step.fresh {
+                        output.event(id, &frame, &envelope, step.text)?;
+                    }
+                    if let Some(notice) = &step.notice {
+                        console.error(notice);
+                    }
+                    Ok(step.effect)
+                }
+                Err(malformed) => {
+                    stream.reject(&malformed.0)?;
+                    Ok(Effect::Continue)
+                }
+            },
+            Ok(Heard::Lost { newest }) => Ok(machine.step(Input::Lost { newest }).effect),
+            Ok(Heard::Reconnected) => Ok(machine.step(Input::Reconnected).effect),
+            Ok(Heard::Read(silence)) => self.read(&silence),
+            Ok(Heard::Quiet(silence)) => self.quiet(&silence),
+            Err(error) => Ok(self.machine.step(Input::State(refused(error)?)).effect),
         }
     }
 
-    fn judge(&mut self, call: &ToolCall) -> Result<Verdict, Failure> {
-        if self.choices_apply
-            && let Some(verdict) = self.choices.verdict(&call.id)
+    /// Runs after all events of one read.
+    fn read(&mut self, silence: &Silence) -> Result<Effect, Failure> {
+        self.output.flush()?;
+        if let Some(cause) = self.watch.cause()
+            && self.cause_seen.get_or_insert_with(Instant::now).elapsed() >= LAST_READ
         {
-            return Ok(verdict);
+            return Err(cause.into());
         }
-        match self.follow.policy.judge(&call.name) {
-            Judgement::Verdict(verdict) => Ok(verdict),
-            Judgement::AskProgram => {
-                let (session_id, run_id) = (&self.session.to_string(), self.run.id());
-                let question = Question { session_id, run_id, tool_call: call };
-                let program = self.follow.program.as_deref().unwrap_or_default();
-                self.watch.arm_idle(None);
-                let verdict = program::ask(program, &question, PATIENCE, self.watch, self.console);
-                self.run.batch.look_away();
-                self.quiet = Duration::ZERO;
-                self.last_event = Instant::now();
-                self.await_event();
-                verdict
+        // A flood of comments never leaves a read empty, so the idle timeout is checked here too.
+        self.check_idle(silence.idle.saturating_sub(LAST_READ))?;
+        if self.looked.elapsed() < TICK {
+            return Ok(Effect::Continue);
+        }
+        Ok(self.look(silence))
+    }
+
+    /// Runs after a read that found nothing. All events that had arrived count, so the deadline is checked only now.
+    fn quiet(&mut self, silence: &Silence) -> Result<Effect, Failure> {
+        self.output.flush()?;
+        self.watch.check()?;
+        self.check_idle(silence.idle)?;
+        Ok(self.look(silence))
+    }
+
+    fn check_idle(&self, idle: Duration) -> Result<(), Failure> {
+        match self.settings.idle_timeout.filter(|limit| idle >= *limit) {
+            Some(limit) => {
+                let message = format!("no event for {} (--idle-timeout)", humantime::format_duration(limit));
+                Err(Failure::new(Reason::IdleTimeout, message))
             }
+            None => Ok(()),
         }
     }
 
-    fn send(&mut self, decisions: &[(ToolCall, Verdict)], again: bool) -> Result<Act, Failure> {
-        for (call, verdict) in decisions {
-            let word = match verdict {
-                Verdict::Accept => "accept",
-                _ => "reject",
-            };
-            let again = if again { " again: the server dropped the decision" } else { "" };
-            self.console.progress(&format!("{word} {} ({}){again}", call.name, call.id));
-        }
-        match self.client.decide(self.session, self.run.id(), decisions) {
-            Ok(()) => {
-                self.run.batch.sent(decisions);
-                self.quiet = Duration::ZERO;
-                Ok(Act::Continue)
-            }
-            // The run is over, or another one goes on: the stream and the session's state will tell.
-            Err(failure) if failure.reason == Reason::Conflict => {
-                self.console.progress(&format!("the server refused the decision: {failure}"));
-                Ok(Act::AskState)
-            }
-            Err(failure) => Err(failure),
-        }
+    fn look(&mut self, silence: &Silence) -> Effect {
+        self.looked = Instant::now();
+        self.heartbeat(silence.idle);
+        self.output.renew_status();
+        let quiet = Quiet {
+            quiet: silence.quiet,
+            idle: silence.idle,
+            heard: silence.heard,
+            held_back: silence.held_back,
+            now: self.began.elapsed(),
+        };
+        self.machine.step(Input::Quiet(quiet)).effect
     }
 
-    /// What was said before we came is no news, even where it must be taken from the messages.
-    fn take_past(&mut self) {
-        if self.run.transcript.is_held() {
-            self.run.transcript.heal(run_texts(self.client, self.session).unwrap_or_default());
-        }
-    }
-
-    /// All of the past is known: do the choices fit what waits? Nothing has been sent yet.
-    fn check_choices(&mut self) -> Result<(), Failure> {
-        if self.run.batch.is_empty() {
-            self.adopt_pending()?;
-        }
-        if self.choices.verdict("").is_some() && self.run.batch.undecided().next().is_none() {
-            let message = format!("no tool call waits in the session {}; nothing was sent", self.session);
-            return Err(Failure::new(Reason::Conflict, message));
-        }
-        for id in self.choices.named() {
-            if !self.run.batch.undecided().any(|call| call.id == id) {
-                let message =
-                    format!("no call {} waits in the session {}; nothing was sent", visible(id), self.session);
-                return Err(Failure::new(Reason::Usage, message));
-            }
-        }
-        Ok(())
-    }
-
-    /// Minds the end of the batch that the choices speak of, and what the server did about it by itself.
-    fn watch_choices(&mut self, event: &Event<'_>) {
-        match event {
-            Event::TurnCompleted(_) | Event::TurnStarted(_) | Event::ToolCallsProposed(_) => {
-                self.choices_apply = false;
-            }
-            Event::ToolExecutionStarted(tool)
-                if matches!(self.choices.verdict(&tool.tool_call_id), Some(Verdict::Reject(_))) =>
-            {
-                let id = &*tool.tool_call_id;
-                self.console.error(&format!("the server ran the call {id} by itself, which was to be rejected"));
-            }
-            _ => {}
-        }
-    }
-
-    /// The proposal has left the server's ring: takes the batch from the calls that wait, and what is known to have
-    /// finished from the messages.
-    fn adopt_pending(&mut self) -> Result<(), Failure> {
-        let pending = self.client.pending(self.session)?;
-        if pending.run_id.is_none_or(|id| id.to_string() != self.run.id()) || pending.tool_calls.is_empty() {
-            return Ok(());
-        }
-        let finished = run_messages(self.client, self.session)?;
-        self.run.batch.adopt(pending.tool_calls, finished.iter().flat_map(api::Message::results));
-        self.quiet = Duration::ZERO;
-        Ok(())
-    }
-
-    fn heartbeat(&self) {
-        if !self.console.is_live() && self.console.silence() >= self.follow.heartbeat {
-            let turn = self.run.turns;
-            let since = seconds(self.last_event.elapsed());
+    fn heartbeat(&self, idle: Duration) {
+        let beats = !self.settings.heartbeat.is_zero();
+        let due = beats && self.console.silence() >= self.settings.heartbeat;
+        if due && !self.console.is_live() {
+            let (turn, since) = (self.machine.turn(), seconds(idle));
             self.console.progress(&format!("the run goes on: turn {turn}, last event {since} ago"));
         }
     }
 
-    /// After the end: reads what came after the cursor, for the stop reason and the totals, without showing it. As long
-    /// as `client`'s watch lets it, and no longer than the stream takes to fall quiet.
-    pub fn read_rest(&mut self, client: &Client, watch: &Watch) -> Result<(), Failure> {
-        let mut body = client.events(self.session, self.run.cursor, Instant::now(), &mut Backoff::default())?;
-        let mut parser = Parser::new();
-        let mut buffer = vec![0; BUFFER];
-        while let Chunk::Bytes(length) = body.read(&mut buffer)? {
-            watch.check()?;
-            let mut input = &buffer[..length];
-            while let Some(frame) = parser.next(&mut input).map_err(|error| too_large(self.run.cursor, error))? {
-                if let Ok(Item::Event(envelope)) = event::decode(&frame) {
-                    let id = frame.id.and_then(|id| id.parse().ok());
-                    if let Act::End(_) = self.run.step(Input::Event(id, &envelope)).act {
-                        return Ok(());
-                    }
+    /// Returns when to check the idle timeout or tell the machine the time, even while the stream is being opened.
+    fn wake_at(&self) -> Option<Instant> {
+        let idle = self.settings.idle_timeout.and_then(|limit| self.stream.last_event().checked_add(limit));
+        let machine = self.machine.patience().map(|patience| Instant::now() + patience);
+        [idle, machine].into_iter().flatten().min()
+    }
+
+    /// Performs effects until the machine wants to read the stream, or returns the end.
+    pub(crate) fn perform(&mut self, mut effect: Effect) -> Result<Option<End>, Failure> {
+        loop {
+            let input = match effect {
+                Effect::Continue => return Ok(None),
+                Effect::End(end) => return Ok(Some(end)),
+                Effect::Reconnect(why) => {
+                    self.stream.reconnect(why);
+                    return Ok(None);
                 }
-            }
-        }
-        Ok(())
-    }
-
-    /// After the end: where text was lost, takes it from the session's messages, and shows what was not shown yet.
-    pub fn heal(&mut self, client: &Client, watch: &Watch) -> Result<(), Failure> {
-        if !self.run.transcript.is_held() {
-            return Ok(());
-        }
-        // The messages are written down after the run's last event (protocol trap 8).
-        while !self.run.may_be_running()
-            && client.session(self.session).is_ok_and(|state| state.active_run().as_deref() == Some(self.run.id()))
-            && watch.sleep(TICK).is_ok()
-        {}
-        let messages = run_texts(client, self.session).unwrap_or_else(|failure| {
-            self.console.error(&format!("events were lost, and the text cannot be had otherwise: {failure}"));
-            Vec::new()
-        });
-        let healed = self.run.transcript.heal(messages);
-        if !healed.complete {
-            self.console
-                .error("some text may be missing: events were lost, and the session's messages lack it too");
-        }
-        show(self.output, healed)
-    }
-}
-
-/// Shows text that was held.
-pub fn show(output: &mut Output, healed: Healed) -> Result<(), Failure> {
-    if healed.continues {
-        output.set_turn_begun(false);
-    }
-    for text in healed.pieces {
-        output.text(&text)?;
-        output.set_turn_begun(true);
-    }
-    output.flush()
-}
-
-fn too_large(cursor: u64, error: TooLarge) -> Failure {
-    Failure::new(Reason::Protocol, format!("follow the run: after event {cursor}, {error}"))
-}
-
-/// The texts of the session's last run, one for each turn that has text. They are whole only once the run has stopped:
-/// the server writes them down last of all.
-pub fn run_texts(client: &Client, session: Uuid) -> Result<Vec<String>, Failure> {
-    let messages = run_messages(client, session)?;
-    let said = messages.into_iter().filter(|message| message.role == "assistant");
-    Ok(said.map(|message| message.content.text).filter(|text| !text.is_empty()).collect())
-}
-
-/// The messages after the last one of a user, which began the session's last run.
-fn run_messages(client: &Client, session: Uuid) -> Result<Vec<api::Message>, Failure> {
-    let mut offset = client.messages(session, 0, 0)?.total;
-    let mut newest_first = Vec::new();
-    let mut size = 0;
-    while offset > 0 {
-        let limit = offset.min(PAGE);
-        offset -= limit;
-        let page = client.messages(session, offset, limit)?.messages;
-        size += page.iter().map(api::Message::size).sum::<usize>();
-        if page.is_empty() || size > MAX_EVENT {
-            let message = "read the session's messages: they are not as many as the server says, or too large";
-            return Err(Failure::new(Reason::Protocol, message));
-        }
-        for message in page.into_iter().rev() {
-            if message.role == "user" {
-                offset = 0;
-                break;
-            }
-            newest_first.push(message);
-        }
-    }
-    newest_first.reverse();
-    Ok(newest_first)
-}
-
-/// The run of the session's newest event, if the server still has any, and whether it completed; found by reading until
-/// the stream falls quiet.
-pub fn last_run(client: &Client, watch: &Watch, session: Uuid) -> Result<Option<(String, bool)>, Failure> {
-    let (mut cursor, mut last) = (0, None);
-    let mut backoff = Backoff::default();
-    let began = Instant::now();
-    loop {
-        let mut body = client.events(session, cursor, began, &mut backoff)?;
-        let mut quiet = Duration::ZERO;
-        let mut parser = Parser::new();
-        let mut buffer = vec![0; BUFFER];
-        'read: while let Ok(chunk) = body.read(&mut buffer) {
-            watch.check()?;
-            let mut input = match chunk {
-                Chunk::Bytes(length) => &buffer[..length],
-                Chunk::Tick if quiet >= REPLAY => return Ok(last),
-                Chunk::Tick => {
-                    quiet += TICK;
+                Effect::Replay(why) => {
+                    self.stream.replay(why);
+                    return Ok(None);
+                }
+                Effect::TakeBack(call_id) => {
+                    let rejection = BTreeMap::from([(call_id.as_str(), Decision::Reject)]);
+                    if let Err(error) = self.client.decide(self.session, self.machine.run_id(), rejection) {
+                        log::warn!("a decision may stay on the server for a later call {call_id}: {error}");
+                    }
+                    self.stream.restart_quiet();
+                    return Ok(None);
+                }
+                Effect::AskConfig => self.ask_config()?,
+                Effect::AskProgram(call) => {
+                    let verdict = self.ask_program(&call)?;
+                    self.stream.restart_quiet();
+                    self.stream.restart_idle();
+                    effect = self.machine.step(Input::Judged { call_id: &call.id, verdict }).effect;
                     continue;
                 }
-                Chunk::End => break,
-            };
-            while let Some(frame) = parser.next(&mut input).map_err(|error| too_large(cursor, error))? {
-                match event::decode(&frame) {
-                    Ok(Item::Event(envelope)) => {
-                        quiet = Duration::ZERO;
-                        cursor = frame.id.and_then(|id| id.parse().ok()).unwrap_or(cursor);
-                        let run = envelope.run_id.and_then(|id| Uuid::parse_str(&id).ok());
-                        let completed =
-                            matches!(&envelope.event, Event::RunCompleted(end) if &*end.stop_reason == "completed");
-                        last = run.map(|id| (id.to_string(), completed)).or(last);
-                    }
-                    Ok(Item::Gap(gap)) if gap.oldest_available_id.saturating_sub(1) > cursor => {
-                        cursor = gap.oldest_available_id - 1;
-                        break 'read;
-                    }
-                    _ => {}
+                Effect::Send { decisions, again } => self.send(&decisions, again)?,
+                Effect::AskState => Input::State(self.ask_state()?),
+                Effect::AskHealth => Input::Health(self.ask_health()),
+                Effect::AskPending => self.ask_pending()?,
+                Effect::AskMessages => {
+                    Input::Messages(history::read(self.client, self.session).unwrap_or_default())
                 }
+            };
+            effect = self.take(input)?;
+        }
+    }
+
+    /// Gives the machine an answer and shows the text and notice that it returns.
+    pub(crate) fn take(&mut self, input: Input<'_>) -> Result<Effect, Failure> {
+        let Step { healed, notice, effect, .. } = self.machine.step(input);
+        if let Some(healed) = healed {
+            self.output.healed(healed)?;
+        }
+        if let Some(notice) = notice {
+            self.console.error(&notice);
+        }
+        Ok(effect)
+    }
+
+    fn ask_config(&mut self) -> Result<Input<'static>, Failure> {
+        let asks = asks(self.client.config()?.auto_approve_mode);
+        self.stream.restart_quiet();
+        Ok(Input::Asks(asks))
+    }
+
+    fn ask_program(&mut self, call: &ToolCall) -> Result<Verdict, Failure> {
+        let (session_id, run_id) = (&self.session.to_string(), self.machine.run_id());
+        let question = Question { session_id, run_id, tool_call: call };
+        let program = self.settings.program.as_deref().unwrap_or_default();
+        approver::ask(program, &question, approver::PATIENCE, self.watch, self.console)
+    }
+
+    fn send(&mut self, decisions: &[(ToolCall, Ruling)], again: bool) -> Result<Input<'static>, Failure> {
+        let mut bodies = BTreeMap::new();
+        for (call, ruling) in decisions {
+            let Some(decision) = Decision::of(&ruling.verdict) else { continue };
+            let word = if decision == Decision::Accept { "accept" } else { "reject" };
+            let again = if again {
+                " again: the server dropped this decision, and may apply it to a later call with the same ID"
+            } else {
+                ""
+            };
+            self.console.progress(&format!("{word} {} ({}){again}", call.name, call.id));
+            log::debug!("decision: {word} {} by {}", call.id, ruling.by.word());
+            bodies.insert(call.id.as_str(), decision);
+        }
+        let sent = self.client.decide(self.session, self.machine.run_id(), bodies);
+        self.stream.restart_quiet();
+        match sent {
+            Ok(()) => Ok(Input::Sent),
+            // The run has ended, or another one is active. The stream and the session's state will tell.
+            Err(error) if error.is(&Refusal::NotRunning) || error.is(&Refusal::OtherRun) => {
+                self.console.progress(&format!("the server refused the decision: {error}"));
+                Ok(Input::Refused)
+            }
+            Err(error) => Ok(Input::State(refused(error)?)),
+        }
+    }
+
+    fn ask_state(&mut self) -> Result<State, Failure> {
+        let state = match self.client.session(self.session) {
+            Ok(session) => session_state(&session),
+            Err(error) if error.is(&Refusal::NotFound) => State::NoSession,
+            Err(error) => refused(error)?,
+        };
+        if matches!(&state, State::Active { run_id } if run_id == self.machine.run_id()) {
+            self.active_since.get_or_insert_with(Instant::now);
+        }
+        Ok(state)
+    }
+
+    fn ask_health(&self) -> Option<Uptime> {
+        let server = Duration::from_secs(self.client.health().ok()?.uptime_seconds?);
+        Some(Uptime { server, run: self.active_since.map(|since| since.elapsed()) })
+    }
+
+    /// Returns the pending calls of our run and which of them have finished, to replace a lost proposal.
+    fn ask_pending(&mut self) -> Result<Input<'static>, Failure> {
+        let pending = self.client.pending(self.session)?;
+        let is_ours = pending.run_id.is_some_and(|id| id.to_string() == self.machine.run_id());
+        let calls = if is_ours { pending.tool_calls } else { Vec::new() };
+        let finished =
+            if calls.is_empty() { Vec::new() } else { history::finished_calls(self.client, self.session)? };
+        self.stream.restart_quiet();
+        Ok(Input::Pending { calls, finished })
+    }
+
+    /// Before a failure ends the command, processes the events that have arrived: the run may have ended already.
+    fn hear_what_has_arrived(&mut self, failure: Failure) -> Result<End, Failure> {
+        if failure.reason == Reason::Output || failure.reason == Reason::Internal {
+            return Err(failure);
+        }
+        let began = Instant::now();
+        while began.elapsed() < LAST_READ {
+            match self.stream.next(Some(began + LAST_READ)) {
+                Ok(Heard::Quiet(_)) | Err(_) => break,
+                Ok(Heard::Event { id, frame }) => {
+                    let Ok(envelope) = decode(&frame) else { break };
+                    let step = self.machine.step(Input::Event(id, &envelope));
+                    if step.fresh {
+                        self.output.event(id, &frame, &envelope, step.text)?;
+                    }
+                    if let Effect::End(end) = step.effect {
+                        return Ok(end);
+                    }
+                }
+                Ok(Heard::Lost { newest }) => {
+                    self.machine.step(Input::Lost { newest });
+                }
+                Ok(Heard::Reconnected | Heard::Read(_)) => {}
             }
         }
-        watch.sleep(backoff.wait())?;
+        self.output.flush()?;
+        Err(failure)
     }
+}
+
+/// About which calls a server with this policy asks.
+pub const fn asks(mode: AutoApprove) -> Asks {
+    match mode {
+        AutoApprove::None => Asks::EveryCall,
+        AutoApprove::All => Asks::NoCall,
+        AutoApprove::Custom => Asks::SomeCalls,
+    }
+}
+
+/// What the server says of the session, for the machine.
+pub fn session_state(session: &Session) -> State {
+    match session.state() {
+        SessionState::Active(run) => State::Active { run_id: run.to_string() },
+        SessionState::Failed => State::Failed,
+        SessionState::Idle | SessionState::Unknown => State::Idle,
+    }
+}
+
+/// Returns the state for a refused token, which may mean that the server was restarted (protocol trap 18).
+///
+/// # Errors
+/// Every other error.
+fn refused(error: CallError) -> Result<State, Failure> {
+    if error.word == Word::Server(Refusal::Unauthorized) {
+        return Ok(State::Refused(error.into()));
+    }
+    Err(error.into())
 }

@@ -1,28 +1,58 @@
-//! One agent run, one exit code. The modules in the order in which data flows:
+//! Follows one run of an agent server and turns its end into an exit code.
 //!
-//! command line → settings → client → frames → events → the run's machine → driver → outcome, output.
+//! How the data flows through the modules:
 //!
-//! This library exists for the binary, and for the tests, benches and fuzz targets beside it. It promises no API.
+//! 1. [`cli`] parses the command line. [`settings`] adds the environment and checks the values. [`same_file`] checks
+//!    that no file is both read and written. [`input`] reads the prompt, the token and the other files.
+//! 2. [`commands`] and [`overview`] have one function for each command.
+//! 3. [`send`] posts the prompt through [`client`], which makes the HTTP calls, retries them and reads the event
+//!    stream.
+//! 4. [`agent`] turns the bytes of the stream into frames, and the frames into events of the server's protocol.
+//! 5. [`follow`] gives each event to the state machine in [`run`] and performs the effects that the machine asks for.
+//!    One of them is to ask the policy program, in [`approver`].
+//! 6. [`ending`] cancels a run that must not go on alone. [`history`] reads lost text from the session's messages.
+//! 7. [`outcome`] makes the result record and the exit code. [`output`] writes stdout, through [`recording`] the
+//!    `--record` file, and through [`result_file`] the `--result-file`. [`console`] writes stderr. [`descriptor`]
+//!    does the reads and writes that must not block.
+//!
+//! [`rehearsal`] is the practice server of `--rehearse`.
+//!
+//! All of this runs on the main thread. The only other threads are these:
+//!
+//! - [`watchdog`] waits for signals and the deadline while the main thread blocks in a call, and ends that call.
+//! - A host name is looked up on a thread of its own, because the look-up cannot be interrupted. When the deadline
+//!   passes or a signal arrives, the main thread stops waiting for that thread.
+//! - The practice server has threads of its own.
+//!
+//! This library exists for the binary and for its tests, benchmarks and fuzz targets. Its API may change at any time.
 
 pub mod cli;
+pub mod same_file;
 pub mod settings;
 
+pub mod input;
+
+pub mod commands;
+pub mod overview;
+
 pub mod client;
+pub mod send;
 
 pub mod agent;
 
+pub mod approver;
+pub mod follow;
 pub mod run;
 
 pub mod ending;
-pub mod follow;
-pub mod program;
-pub mod stop;
-pub mod watchdog;
+pub mod history;
 
 pub mod console;
+pub mod descriptor;
 pub mod outcome;
 pub mod output;
+pub mod recording;
 pub mod result_file;
 
-pub mod commands;
 pub mod rehearsal;
+pub mod watchdog;

@@ -1,4 +1,4 @@
-//! Arguments in, exit code out.
+//! Parses the arguments, runs the command and returns its exit code.
 
 use clap::Parser;
 use sortie::cli::Cli;
@@ -9,15 +9,17 @@ use sortie::watchdog::Watch;
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    // First of all, so that no signal ends us with a code of its own.
+    // Handle signals first: an unhandled one would end the process with a code of its own.
     let watch = match Watch::start() {
         Ok(watch) => watch,
-        Err(error) => {
-            Console::new(Watch::quiet()).error(&format!("take the signals: {error}"));
+        Err(failure) => {
+            Console::new(None).error(&format!("failed ({}): {failure}", failure.reason));
             return Exit::Failed.into();
         }
     };
-    let console = Console::new(watch.clone());
+    let console = Console::new(Some(watch.clone()));
+    let speaker = console.clone();
+    watch.speak_through(move |line| speaker.urgent(line));
     let exit = match Cli::try_parse() {
         Ok(cli) => commands::execute(&cli, &watch, &console),
         Err(error) => commands::explain(&error, watch, &console),

@@ -1,24 +1,32 @@
-//! How a command ended: the one place that knows the exit codes and the reasons, and the record that tells them to
-//! machines.
+//! How a command ended: the exit codes, the reasons and the result record.
 
-use crate::agent::events::ToolCall;
+use crate::agent::events::{ToolCall, Usage};
 use serde::Serialize;
 use std::fmt;
 use std::process::ExitCode;
+use std::time::{Duration, SystemTime};
 
-/// What the process tells its caller. No other code ever leaves it.
+/// The exit code of the process. There is no other one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Exit {
     /// 0: the server said that the run completed (or the command did its plain work).
     Completed,
-    /// 1: anything else.
+    /// 1: everything else.
     Failed,
     /// 10: tool calls wait for approval.
     Paused,
 }
 
 impl Exit {
-    /// The code as a number.
+    /// Returns the record's `outcome`.
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Completed => "completed",
+            Self::Failed => "failed",
+            Self::Paused => "paused",
+        }
+    }
+
     pub const fn code(self) -> u8 {
         match self {
             Self::Completed => 0,
@@ -34,13 +42,15 @@ impl From<Exit> for ExitCode {
     }
 }
 
-/// Why a command did not simply complete. The names, in snake case, are the record's `reason`.
+/// Why a command did not complete. The record's `reason` is the name in snake case.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Reason {
     ToolApprovalRequired,
     Cancelled,
     MaxTurns,
+    MaxTokens,
+    MaxToolCalls,
     RunError,
     Timeout,
     IdleTimeout,
@@ -58,68 +68,89 @@ pub enum Reason {
     Internal,
 }
 
+/// What a reason means for the run. Rules that depend on a reason ask for its class, so that the compiler asks about
+/// a new reason.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Class {
+    /// The command was refused before it touched the run, so there is nothing to cancel.
+    Refusal,
+    /// The deadline, the idle timeout or a signal ended the command: with `--no-cancel` the run goes on.
+    Cause,
+    /// The connection to the server was lost.
+    Contact,
+    /// The run, the server or this program failed.
+    Fault,
+    /// Tool calls wait for approval. This is no failure.
+    Pause,
+}
+
+impl Reason {
+    pub const fn class(self) -> Class {
+        match self {
+            Self::ToolApprovalRequired => Class::Pause,
+            Self::Usage | Self::Conflict => Class::Refusal,
+            Self::Timeout | Self::IdleTimeout | Self::Interrupted => Class::Cause,
+            Self::Connection => Class::Contact,
+            Self::Cancelled
+            | Self::MaxTurns
+            | Self::MaxTokens
+            | Self::MaxToolCalls
+            | Self::RunError
+            | Self::Lost
+            | Self::Auth
+            | Self::NotFound
+            | Self::Server
+            | Self::Protocol
+            | Self::Output
+            | Self::ToolError
+            | Self::Internal => Class::Fault,
+        }
+    }
+
+    const fn is_timeout(self) -> bool {
+        matches!(self, Self::Timeout | Self::IdleTimeout)
+    }
+}
+
 impl fmt::Display for Reason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.serialize(f)
     }
 }
 
-/// A failure's line is cut at so many characters: it may quote what a server said.
+/// The longest message of a failure, in characters. It may quote the server.
 const MAX_MESSAGE: usize = 2048;
 
-/// One failure, in one line: what we were doing, with what, why it failed, and what to do about it where that helps.
+/// A failure and its message.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Failure {
-    /// The record's `reason`.
     pub reason: Reason,
-    /// The line.
+    /// One line: what failed, on what, why, and what to do if there is something to do.
     pub message: String,
-    /// Whether the same command may well succeed when it is simply given again.
-    pub retryable: bool,
-    /// The server's own error code (`session_already_running`, …), empty where there is none.
-    pub code: String,
-    /// Whether the request may have had its effect all the same: its answer was lost, now or at an earlier try.
-    pub in_doubt: bool,
+    /// Whether the same command may succeed later. [`Fate`] tells whether it is safe to repeat the command.
+    pub passes: bool,
 }
 
 impl Failure {
-    /// A failure that a retry does not mend, except for the reasons that lie with time and the network.
+    /// Creates a failure. It passes if the reason is a timeout, a signal or the network.
     pub fn new(reason: Reason, message: impl Into<String>) -> Self {
-        let retryable = matches!(
-            reason,
-            Reason::Timeout | Reason::IdleTimeout | Reason::Interrupted | Reason::Connection | Reason::Lost
-        );
+        let passes = matches!(reason.class(), Class::Cause | Class::Contact);
         let mut message = message.into();
         if let Some((end, _)) = message.char_indices().nth(MAX_MESSAGE) {
             message.truncate(end);
             message.push('…');
         }
-        Self { reason, message, retryable, code: String::new(), in_doubt: false }
+        Self { reason, message, passes }
     }
 
-    /// A mistake on the command line, in the environment or in a file that they name.
+    /// Creates a failure about the command line, the environment or a file that they name.
     pub fn usage(error: &anyhow::Error) -> Self {
         Self::new(Reason::Usage, format!("{error:#}"))
     }
 
-    /// Sets whether a retry makes sense.
     #[must_use]
-    pub fn retryable(mut self, retryable: bool) -> Self {
-        self.retryable = retryable;
-        self
-    }
-
-    /// Sets whether the request may have had its effect.
-    #[must_use]
-    pub fn in_doubt(mut self, in_doubt: bool) -> Self {
-        self.in_doubt = in_doubt;
-        self
-    }
-
-    /// Sets the server's error code.
-    #[must_use]
-    pub fn with_code(mut self, code: impl Into<String>) -> Self {
-        self.code = code.into();
+    pub fn passing(mut self, passes: bool) -> Self {
+        self.passes = passes;
         self
     }
 }
@@ -135,16 +166,23 @@ impl std::error::Error for Failure {}
 /// How a command ended.
 #[derive(Clone, Debug, PartialEq)]
 pub enum End {
-    /// `RunCompleted` with `stop_reason: completed`, or the plain work of a command is done.
+    /// `RunCompleted` with `stop_reason: completed`, or the command's work is done.
     Completed,
-    /// These calls wait, from the one the server is stopped at onward.
-    Paused(Vec<ToolCall>),
-    /// Anything else.
+    Paused(Waiting),
     Failed(Failure),
 }
 
+/// Tool calls that wait for approval.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Waiting {
+    /// The name of their batch: the first 8 digits of the run's ID, a dot, and the event ID of the proposal. `None`
+    /// if the proposal has left the server's ring.
+    pub batch: Option<String>,
+    /// The undecided calls, from the one that the server waits for onward.
+    pub calls: Vec<ToolCall>,
+}
+
 impl End {
-    /// The exit code that goes with it.
     pub const fn exit(&self) -> Exit {
         match self {
             Self::Completed => Exit::Completed,
@@ -160,149 +198,289 @@ impl From<Failure> for End {
     }
 }
 
-/// Tokens, as the server counts them.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, serde::Deserialize)]
-#[serde(default)]
-pub struct Usage {
-    pub prompt_tokens: u64,
-    pub completion_tokens: u64,
-    pub total_tokens: u64,
+/// How the run ended, as far as the server itself has said so. Without such a word the fate is [`Fate::Open`].
+///
+/// | fate | retryable | `cancel_confirmed`, if a cancel was tried | `stop_reason` |
+/// |---|---|---|---|
+/// | `NeverRan` | if the failure passes | – | null |
+/// | `Open` | false | false | null |
+/// | `Completed`, with another word | if the failure passes | true | the word |
+/// | `Completed("completed")` | false | true | `completed` |
+/// | `Errored` | if the failure passes | true | null |
+/// | `StateFailed { tools: false }` | if the failure passes | true | null |
+/// | `StateFailed { tools: true }` | false | true | null |
+/// | `Stopped` | false: it may have completed | true | null |
+/// | `Restarted { answered: false }` | if the failure passes | true | null |
+/// | `Restarted { answered: true }` | false: it may have completed | true | null |
+///
+/// If a background task may go on (protocol trap 17), no row is retryable.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Fate {
+    /// The prompt was not sent, or the server refused it.
+    NeverRan,
+    /// The run may still be going on or wait for approval.
+    Open,
+    /// `RunCompleted`, with this stop reason.
+    Completed(String),
+    /// `RunError`.
+    Errored,
+    /// The session's state is `failed` (protocol trap 21). `tools`: the run may have called tools.
+    StateFailed { tools: bool },
+    /// The session's state no longer names the run, and there is no terminal event.
+    Stopped,
+    /// The server was restarted. `answered`: the run may have completed before.
+    Restarted { answered: bool },
 }
 
-impl Usage {
-    /// Adds a turn's.
-    pub fn add(&mut self, turn: Self) {
-        self.prompt_tokens = self.prompt_tokens.saturating_add(turn.prompt_tokens);
-        self.completion_tokens = self.completion_tokens.saturating_add(turn.completion_tokens);
-        self.total_tokens = self.total_tokens.saturating_add(turn.total_tokens);
+impl Fate {
+    pub const fn is_open(&self) -> bool {
+        matches!(self, Self::Open)
+    }
+
+    /// Returns whether the run certainly did not complete, so that the same prompt may be sent again.
+    fn may_be_repeated(&self) -> bool {
+        match self {
+            Self::NeverRan | Self::Errored => true,
+            Self::Completed(stop_reason) => stop_reason != COMPLETED,
+            Self::StateFailed { tools } => !tools,
+            Self::Restarted { answered } => !answered,
+            Self::Open | Self::Stopped => false,
+        }
+    }
+
+    fn stop_reason(&self) -> Option<&str> {
+        match self {
+            Self::Completed(stop_reason) => Some(stop_reason),
+            _ => None,
+        }
     }
 }
 
-/// What became of the run's tool calls.
+/// The stop reason of a successful run.
+pub const COMPLETED: &str = "completed";
+
+/// The numbers of the run's tool calls.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct ToolCounts {
-    /// Calls that the model asked for.
     pub proposed: u64,
-    /// Calls that were run, whoever accepted them.
+    /// Calls that were run, whether we or the server accepted them.
     pub accepted: u64,
-    /// Calls that were refused, by us or by the server.
+    /// Calls that we or the server rejected.
     pub rejected: u64,
-    /// Calls that were run and reported an error.
+    /// Calls that were run and returned an error.
     pub failed: u64,
 }
 
-/// The result record: printed last by `json` and `stream-json`, and written to `--result-file`. Every key is always
-/// there; `null` where it does not apply.
-#[derive(Clone, Debug, Serialize)]
-pub struct Record {
-    pub r#type: &'static str,
-    pub outcome: &'static str,
-    pub exit_code: u8,
-    pub reason: Option<Reason>,
-    pub retryable: bool,
-    pub error: Option<String>,
-    pub session_id: Option<String>,
+/// A decision of this command about a tool call, for the record.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Decided {
+    pub tool_call_id: String,
+    pub name: String,
+    /// `accept` or `reject`.
+    pub verdict: &'static str,
+    /// `flag`, `policy` or `program`: see [`crate::run::policy::By`].
+    pub by: &'static str,
+    /// The reason that the model was told.
+    pub reason: Option<String>,
+}
+
+/// A task that a tool call started and that may outlive the run (protocol trap 17).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct BackgroundTask {
+    pub tool_call_id: String,
+    pub name: String,
+}
+
+/// What the events told about a run.
+#[derive(Clone, Debug, Default)]
+pub struct RunSummary {
     pub run_id: Option<String>,
+    /// The last turn's text.
     pub agent_message: Option<String>,
+    /// The text of all turns.
     pub text: Option<String>,
+    /// `text` is `None` because the run wrote more than is kept.
+    pub text_is_cut: bool,
     pub turns: u64,
-    pub stop_reason: Option<String>,
+    pub finish_reason: Option<String>,
     pub usage: Option<Usage>,
     pub tool_calls: ToolCounts,
-    pub timed_out: bool,
-    pub paused: bool,
-    pub pause_reason: Option<PauseReason>,
-    pub resume_hint: Option<String>,
-    pub cancel_confirmed: Option<bool>,
+    pub decisions: Vec<Decided>,
+    pub background_tasks: Vec<BackgroundTask>,
     pub last_event_id: Option<u64>,
-    pub duration_ms: u64,
 }
 
-/// On what a run is paused; also given by an end that leaves it waiting.
-#[derive(Clone, Debug, Serialize)]
-pub struct PauseReason {
-    /// Always `tool_approval_required` today.
-    pub r#type: Reason,
-    /// The calls that are not yet decided, from the one the server is stopped at onward.
-    pub pending_tool_calls: Vec<ToolCall>,
+/// Everything that the record and the closing line say about a command.
+#[derive(Clone, Debug)]
+pub struct Report {
+    pub end: End,
+    pub fate: Fate,
+    pub cancel_tried: bool,
+    pub session_id: Option<String>,
+    pub run: RunSummary,
+    /// Calls that wait for approval although the command did not end with a pause.
+    pub left_waiting: Option<Waiting>,
+    /// A command that continues from here, quoted for a shell.
+    pub resume_hint: Option<String>,
+    /// The server's URL.
+    pub server: Option<String>,
+    /// The server's version, if the command has asked for its health.
+    pub server_version: Option<String>,
+    pub rehearsal: bool,
+    pub started_at: SystemTime,
+    pub duration: Duration,
 }
 
-impl PauseReason {
-    /// These calls wait for approval.
-    pub const fn on(pending_tool_calls: Vec<ToolCall>) -> Self {
-        Self { r#type: Reason::ToolApprovalRequired, pending_tool_calls }
-    }
-}
-
-impl Record {
-    /// The record of an end of which nothing else is known.
+impl Report {
+    /// Creates the report of a command that started no run.
     pub fn new(end: End) -> Self {
-        let exit = end.exit();
-        let (outcome, reason, retryable, error, pause_reason) = match end {
-            End::Completed => ("completed", None, false, None, None),
-            End::Paused(calls) => {
-                ("paused", Some(Reason::ToolApprovalRequired), false, None, Some(PauseReason::on(calls)))
-            }
-            End::Failed(failure) => {
-                ("failed", Some(failure.reason), failure.retryable, Some(failure.message), None)
-            }
-        };
         Self {
+            end,
+            fate: Fate::NeverRan,
+            cancel_tried: false,
+            session_id: None,
+            run: RunSummary::default(),
+            left_waiting: None,
+            resume_hint: None,
+            server: None,
+            server_version: None,
+            rehearsal: false,
+            started_at: SystemTime::now(),
+            duration: Duration::ZERO,
+        }
+    }
+
+    /// Notes a failure after the end. An earlier failure stays.
+    pub fn fail(&mut self, failure: Failure) {
+        if let End::Paused(waiting) = &mut self.end {
+            self.left_waiting = Some(std::mem::take(waiting));
+        }
+        if !matches!(self.end, End::Failed(_)) {
+            self.end = End::Failed(failure);
+        }
+    }
+
+    pub const fn failure(&self) -> Option<&Failure> {
+        match &self.end {
+            End::Failed(failure) => Some(failure),
+            End::Completed | End::Paused(_) => None,
+        }
+    }
+
+    /// Returns whether the same command may succeed later and does not do the work twice: see [`Fate`].
+    pub fn retryable(&self) -> bool {
+        let passes = self.failure().is_some_and(|failure| failure.passes);
+        passes && self.fate.may_be_repeated() && self.run.background_tasks.is_empty()
+    }
+
+    /// Returns whether the run has stopped after the cancel, or `None` if none was tried.
+    pub fn cancel_confirmed(&self) -> Option<bool> {
+        self.cancel_tried.then(|| !self.fate.is_open())
+    }
+
+    /// Returns the failure's message for the record and the closing line.
+    pub fn error(&self) -> Option<String> {
+        let failure = self.failure()?;
+        let completed = self.fate.stop_reason() == Some(COMPLETED) && failure.reason != Reason::ToolError;
+        let suffix = if completed { "; it completed all the same" } else { "" };
+        Some(format!("{failure}{suffix}"))
+    }
+
+    /// Returns the calls that wait for approval now.
+    pub const fn waiting(&self) -> Option<&Waiting> {
+        match &self.end {
+            End::Paused(waiting) => Some(waiting),
+            End::Completed | End::Failed(_) => self.left_waiting.as_ref(),
+        }
+    }
+
+    pub fn record(&self) -> Record<'_> {
+        let exit = self.end.exit();
+        let reason = match &self.end {
+            End::Completed => None,
+            End::Paused(_) => Some(Reason::ToolApprovalRequired),
+            End::Failed(failure) => Some(failure.reason),
+        };
+        Record {
             r#type: "result",
-            outcome,
+            outcome: exit.name(),
             exit_code: exit.code(),
             reason,
-            retryable,
-            error,
-            session_id: None,
-            run_id: None,
-            agent_message: None,
-            text: None,
-            turns: 0,
-            stop_reason: None,
-            usage: None,
-            tool_calls: ToolCounts::default(),
-            timed_out: matches!(reason, Some(Reason::Timeout | Reason::IdleTimeout)),
+            retryable: self.retryable(),
+            error: self.error(),
+            session_id: self.session_id.as_deref(),
+            run_id: self.run.run_id.as_deref(),
+            agent_message: self.run.agent_message.as_deref(),
+            text: self.run.text.as_deref(),
+            turns: self.run.turns,
+            stop_reason: self.fate.stop_reason(),
+            finish_reason: self.run.finish_reason.as_deref(),
+            usage: self.run.usage,
+            tool_calls: self.run.tool_calls,
+            decisions: &self.run.decisions,
+            background_tasks: &self.run.background_tasks,
+            timed_out: reason.is_some_and(Reason::is_timeout),
             paused: exit == Exit::Paused,
-            pause_reason,
-            resume_hint: None,
-            cancel_confirmed: None,
-            last_event_id: None,
-            duration_ms: 0,
+            pause_reason: self.waiting().map(PauseReason::on),
+            resume_hint: self.resume_hint.as_deref(),
+            cancel_confirmed: self.cancel_confirmed(),
+            last_event_id: self.run.last_event_id,
+            started_at: humantime::format_rfc3339_seconds(self.started_at).to_string(),
+            server: self.server.as_deref(),
+            server_version: self.server_version.as_deref(),
+            sortie_version: env!("SORTIE_VERSION"),
+            rehearsal: self.rehearsal,
+            duration_ms: u64::try_from(self.duration.as_millis()).unwrap_or(u64::MAX),
         }
     }
+}
 
-    /// A failure after the end. The first cause wins: it changes only an end that was none.
-    pub fn fail(&mut self, failure: Failure) {
-        if self.reason.is_none() || self.paused {
-            let failed = Self::new(End::Failed(failure));
-            self.outcome = failed.outcome;
-            self.exit_code = failed.exit_code;
-            self.reason = failed.reason;
-            self.retryable = failed.retryable;
-            self.error = failed.error;
-            self.timed_out = failed.timed_out;
-            self.paused = false;
-        }
-    }
+/// The result record, for `-o json`, `-o stream-json` and `--result-file`. A key without a value is `null`, never
+/// missing.
+#[derive(Debug, Serialize)]
+pub struct Record<'a> {
+    r#type: &'static str,
+    outcome: &'static str,
+    exit_code: u8,
+    reason: Option<Reason>,
+    retryable: bool,
+    error: Option<String>,
+    session_id: Option<&'a str>,
+    run_id: Option<&'a str>,
+    agent_message: Option<&'a str>,
+    text: Option<&'a str>,
+    turns: u64,
+    stop_reason: Option<&'a str>,
+    finish_reason: Option<&'a str>,
+    usage: Option<Usage>,
+    tool_calls: ToolCounts,
+    decisions: &'a [Decided],
+    background_tasks: &'a [BackgroundTask],
+    timed_out: bool,
+    paused: bool,
+    pause_reason: Option<PauseReason<'a>>,
+    resume_hint: Option<&'a str>,
+    cancel_confirmed: Option<bool>,
+    last_event_id: Option<u64>,
+    started_at: String,
+    duration_ms: u64,
+    server: Option<&'a str>,
+    server_version: Option<&'a str>,
+    sortie_version: &'static str,
+    rehearsal: bool,
+}
 
-    /// What the run did after all, which a failure of ours does not undo: one that completed is not to be repeated.
-    pub fn stopped(&mut self, stop_reason: Option<String>) {
-        let completed = stop_reason.as_deref() == Some("completed");
-        self.stop_reason = stop_reason;
-        if let Some(error) = self.error.as_mut().filter(|_| completed && self.retryable) {
-            error.push_str("; it completed all the same");
-        }
-        self.retryable &= !completed;
-    }
+#[derive(Debug, Serialize)]
+struct PauseReason<'a> {
+    r#type: Reason,
+    batch: Option<&'a str>,
+    pending_tool_calls: &'a [ToolCall],
+}
 
-    /// The exit code that goes with it.
-    pub const fn exit(&self) -> Exit {
-        match self.reason {
-            None => Exit::Completed,
-            Some(_) if self.paused => Exit::Paused,
-            Some(_) => Exit::Failed,
-        }
+impl<'a> PauseReason<'a> {
+    fn on(waiting: &'a Waiting) -> Self {
+        let batch = waiting.batch.as_deref();
+        Self { r#type: Reason::ToolApprovalRequired, batch, pending_tool_calls: &waiting.calls }
     }
 }
 
@@ -311,7 +489,8 @@ mod tests {
     use super::*;
 
     fn paused() -> End {
-        End::Paused(vec![ToolCall { id: "a".into(), name: "p__t".into(), arguments: Default::default() }])
+        let calls = vec![ToolCall { id: "a".into(), name: "p__t".into(), arguments: Default::default() }];
+        End::Paused(Waiting { batch: None, calls })
     }
 
     fn failed(reason: Reason) -> End {
@@ -319,7 +498,7 @@ mod tests {
     }
 
     #[test]
-    fn each_end_has_its_code_and_its_record() {
+    fn each_end_has_its_exit_code_and_its_record() {
         // end → code, outcome, reason, retryable, error, timed out
         let rows = [
             (End::Completed, 0, "completed", None, false, None, false),
@@ -329,49 +508,81 @@ mod tests {
             (failed(Reason::IdleTimeout), 1, "failed", Some(Reason::IdleTimeout), true, Some("why"), true),
             (failed(Reason::Interrupted), 1, "failed", Some(Reason::Interrupted), true, Some("why"), false),
             (failed(Reason::Connection), 1, "failed", Some(Reason::Connection), true, Some("why"), false),
-            (failed(Reason::Lost), 1, "failed", Some(Reason::Lost), true, Some("why"), false),
+            (failed(Reason::Lost), 1, "failed", Some(Reason::Lost), false, Some("why"), false),
             (failed(Reason::Usage), 1, "failed", Some(Reason::Usage), false, Some("why"), false),
         ];
         for (end, code, outcome, reason, retryable, error, timed_out) in rows {
-            assert_eq!(end.exit().code(), code, "{end:?}");
             assert_eq!(ExitCode::from(end.exit()), ExitCode::from(code), "{end:?}");
-            let record = Record::new(end.clone());
-            assert_eq!((record.exit_code, record.exit().code()), (code, code), "{end:?}");
-            let told = (record.outcome, record.reason, record.retryable, record.error.as_deref(), record.timed_out);
-            assert_eq!(told, (outcome, reason, retryable, error, timed_out), "{end:?}");
+            let report = Report::new(end.clone());
+            let record = report.record();
+            let told = (record.exit_code, record.outcome, record.reason, record.retryable);
+            assert_eq!(told, (code, outcome, reason, retryable), "{end:?}");
+            assert_eq!((record.error.as_deref(), record.timed_out), (error, timed_out), "{end:?}");
             assert_eq!((record.paused, record.pause_reason.is_some()), (code == 10, code == 10), "{end:?}");
         }
         assert_eq!(Reason::ToolApprovalRequired.to_string(), "tool_approval_required");
     }
 
+    /// The table of [`Fate`].
     #[test]
-    fn a_later_failure_changes_only_an_end_that_was_none() {
+    fn the_fate_decides_retryable_cancel_confirmed_and_stop_reason() {
+        let completed = |word: &str| Fate::Completed(word.into());
+        // fate → retryable, cancel_confirmed, stop_reason
+        let rows = [
+            (Fate::NeverRan, true, true, None),
+            (Fate::Open, false, false, None),
+            (completed("cancelled"), true, true, Some("cancelled")),
+            (completed("completed"), false, true, Some("completed")),
+            (Fate::Errored, true, true, None),
+            (Fate::StateFailed { tools: false }, true, true, None),
+            (Fate::StateFailed { tools: true }, false, true, None),
+            (Fate::Stopped, false, true, None),
+            (Fate::Restarted { answered: false }, true, true, None),
+            (Fate::Restarted { answered: true }, false, true, None),
+        ];
+        for (fate, retryable, confirmed, stop_reason) in rows {
+            for passes in [true, false] {
+                for tasks in [false, true] {
+                    let failure = Failure::new(Reason::Timeout, "late").passing(passes);
+                    let mut report = Report { fate: fate.clone(), ..Report::new(failure.into()) };
+                    if tasks {
+                        let task = BackgroundTask { tool_call_id: "a".into(), name: "p__t".into() };
+                        report.run.background_tasks.push(task);
+                    }
+                    assert_eq!(report.record().cancel_confirmed, None, "{fate:?}: none was tried");
+                    report.cancel_tried = true;
+                    let record = report.record();
+                    let told = (record.retryable, record.cancel_confirmed, record.stop_reason);
+                    let expected = (retryable && passes && !tasks, Some(confirmed), stop_reason);
+                    assert_eq!(told, expected, "{fate:?} {passes} {tasks}");
+                    let says_so = record.error.is_some_and(|error| error.contains("it completed all the same"));
+                    assert_eq!(says_so, stop_reason == Some("completed"), "{fate:?}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_later_failure_does_not_replace_an_earlier_one() {
         for (end, code, reason) in [
             (End::Completed, 1, Reason::Output),
             (paused(), 1, Reason::Output),
             (failed(Reason::Lost), 1, Reason::Lost),
         ] {
-            let mut record = Record::new(end);
-            record.fail(Failure::new(Reason::Output, "full"));
-            assert_eq!((record.exit_code, record.exit().code(), record.reason), (code, code, Some(reason)));
-            assert!(!record.paused);
+            let mut report = Report::new(end.clone());
+            report.fail(Failure::new(Reason::Output, "full"));
+            let record = report.record();
+            assert_eq!((record.exit_code, record.reason, record.paused), (code, Some(reason), false));
+            assert_eq!(record.pause_reason.is_some(), end == paused(), "the pending calls stay in the record");
         }
     }
 
     #[test]
-    fn a_failures_line_has_an_end() {
+    fn a_failures_message_is_cut_at_its_bound() {
         let long = Failure::new(Reason::RunError, "é".repeat(MAX_MESSAGE + 1));
         assert_eq!(long.message, format!("{}…", "é".repeat(MAX_MESSAGE)));
         let just = Failure::new(Reason::RunError, "é".repeat(MAX_MESSAGE));
         assert_eq!(just.message.chars().count(), MAX_MESSAGE);
         assert_eq!(just.to_string(), just.message);
-    }
-
-    #[test]
-    fn usage_adds_up_and_does_not_overflow() {
-        let mut usage = Usage::default();
-        usage.add(Usage { prompt_tokens: 1, completion_tokens: 2, total_tokens: 3 });
-        usage.add(Usage { prompt_tokens: 10, completion_tokens: 20, total_tokens: u64::MAX });
-        assert_eq!(usage, Usage { prompt_tokens: 11, completion_tokens: 22, total_tokens: u64::MAX });
     }
 }

@@ -1,50 +1,47 @@
-//! What is said: the agent's answer on stdout in one of four formats, progress on stderr, and at the end one line for
-//! people and one record for machines.
+//! Writes stdout in its four formats, progress and the closing line on stderr, the result file and the recording.
 
-use crate::agent::events::{Event, ToolCall};
+use crate::agent::events::{Envelope, Event, ToolCall};
 use crate::agent::sse::Frame;
+use crate::agent::tools::bare_name;
 use crate::cli::Format;
-use crate::console::{Console, Pipe, acts, visible_lines, visible_start};
-use crate::outcome::{Exit, Failure, Reason, Record};
+use crate::console::{Console, acts, visible_lines, visible_start};
+use crate::descriptor::Pipe;
+use crate::outcome::{End, Exit, Failure, Reason, Report, Waiting};
+use crate::recording::Recording;
 use crate::result_file::ResultFile;
-use crate::run::policy::bare_name;
-use crate::run::transcript::Keep;
+use crate::run::transcript::{Healed, Keep};
 use crate::watchdog::Watch;
-use anyhow::{Context, ensure};
 use serde::Serialize;
-use serde_json::value::RawValue;
-use std::fs::{File, Permissions};
-use std::io::{self, BufWriter, Write};
-use std::os::fd::AsFd;
-use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
-use std::path::{Path, PathBuf};
+use serde::de::IgnoredAny;
+use std::io::{self, Write};
+use std::path::Path;
 use std::time::{Duration, Instant};
 
-/// Written out when so much has come together; a read from the server is written out in any case.
+/// The size of the buffer before it is written out, in bytes. It is also written out after each read from the server.
 const ENOUGH: usize = 64 * 1024;
-/// As much of the last text as the status line tells, in bytes.
+/// The most of the agent's last text in the status line, in bytes.
 const LAST_WORDS: usize = 60;
-/// As much of a call's arguments as is shown on stderr, in characters.
+/// The longest text from the server on a progress line, in characters.
 const MAX_ARGUMENTS: usize = 200;
 
-/// stdout in its format, and the result file.
 pub struct Output {
     format: Format,
+    /// `None` once a write has failed.
     stdout: Option<Pipe>,
     buffer: Vec<u8>,
-    /// The last character was no newline.
+    /// The last character on stdout was no newline.
     mid_line: bool,
-    /// A turn has begun since.
+    /// A turn has begun since that character.
     turn_begun: bool,
     result_file: Option<ResultFile>,
-    recording: Option<(PathBuf, BufWriter<File>)>,
+    recording: Option<Recording>,
     console: Console,
     watch: Watch,
-    /// Only where a person watches.
+    /// Only if a person watches.
     status: Option<Status>,
 }
 
-/// What the status line tells.
+/// The content of the status line.
 struct Status {
     began: Instant,
     turn: u64,
@@ -52,24 +49,11 @@ struct Status {
     words: String,
 }
 
-/// A line of `stream-json`.
-#[derive(Serialize)]
-struct EventLine<'a> {
-    r#type: &'static str,
-    id: Option<u64>,
-    event: &'a str,
-    data: &'a RawValue,
-}
-
 impl Output {
-    /// An output that has said nothing.
-    ///
-    /// # Errors
-    /// When stdout cannot be had.
-    pub fn new(format: Format, watch: Watch, console: Console) -> io::Result<Self> {
-        let stdout = Some(Pipe::new(io::stdout().as_fd(), watch.clone())?);
+    pub fn new(format: Format, watch: Watch, console: Console) -> Self {
+        let stdout = Some(Pipe::new(io::stdout(), Some(watch.clone())));
         let status = || Status { began: Instant::now(), turn: 0, tool: String::new(), words: String::new() };
-        Ok(Self {
+        Self {
             format,
             stdout,
             buffer: Vec::new(),
@@ -80,36 +64,22 @@ impl Output {
             status: console.is_live().then(status),
             console,
             watch,
-        })
+        }
     }
 
-    /// Names the file that the record goes to as well.
-    ///
-    /// # Errors
-    /// When it could not be written there.
+    /// Checks that the result file can be written, and writes the record there at the end.
     pub fn set_result_file(&mut self, path: &Path) -> anyhow::Result<()> {
         self.result_file = Some(ResultFile::prepare(path, self.watch.clone())?);
         Ok(())
     }
 
-    /// Names the file that the events are recorded in. It is readable by its owner alone.
-    ///
-    /// # Errors
-    /// When it cannot be created.
+    /// Checks that the recording can be written, and writes the events there.
     pub fn set_recording(&mut self, path: &Path) -> anyhow::Result<()> {
-        // A FIFO would hold us until somebody reads it.
-        let is_file = path.metadata().map_or(true, |there| there.is_file());
-        ensure!(is_file, "--record {}: it is not a regular file", path.display());
-        let file = File::options().write(true).create(true).truncate(true).mode(0o600).open(path);
-        let doing = || format!("--record {}", path.display());
-        let file = file.with_context(doing)?;
-        // An older file keeps its permissions when it is opened.
-        file.set_permissions(Permissions::from_mode(0o600)).with_context(doing)?;
-        self.recording = Some((path.to_owned(), BufWriter::new(file)));
+        self.recording = Some(Recording::prepare(path, &self.watch)?);
         Ok(())
     }
 
-    /// How much of the text must be kept for the end.
+    /// Returns how much of the agent's text is needed at the end.
     pub fn keep(&self) -> Keep {
         match self.format {
             Format::Json | Format::StreamJson => Keep::Everything,
@@ -119,65 +89,68 @@ impl Output {
         }
     }
 
-    /// An event of the run, and the text of it that may go out.
-    ///
-    /// # Errors
-    /// `Output` when stdout cannot be written.
+    /// Writes an event of the run. `text` is the agent's text to show.
     pub fn event(
         &mut self,
         id: Option<u64>,
         frame: &Frame<'_>,
-        event: &Event<'_>,
+        envelope: &Envelope<'_>,
         text: &str,
     ) -> Result<(), Failure> {
+        let event = &envelope.event;
         if self.is_terminal() {
-            // What people read in one place must come in order.
+            // On a terminal, stdout and stderr are read in one place and must be in order.
             self.flush()?;
         }
         self.progress(event);
         if let Some(status) = &mut self.status {
             status.note(event);
         }
-        self.record(frame)?;
+        if let Some(recording) = &mut self.recording {
+            recording.write(frame)?;
+        }
         if matches!(event, Event::TurnStarted(_)) {
             self.turn_begun = true;
         }
         match self.format {
             Format::Text => self.write_text(text),
-            Format::StreamJson => self.event_line(id, frame),
+            Format::StreamJson if envelope.is_json || is_json(frame.data) => self.event_line(id, frame),
             _ => Ok(()),
         }
     }
 
-    /// As it came, but for the comments between the events.
-    fn record(&mut self, frame: &Frame<'_>) -> Result<(), Failure> {
-        let Some((path, file)) = &mut self.recording else { return Ok(()) };
-        let id = frame.id.map(|id| format!("id: {id}\n")).unwrap_or_default();
-        let written = writeln!(file, "{id}event: {}", frame.event)
-            .and_then(|()| frame.data.split('\n').try_for_each(|line| writeln!(file, "data: {line}")))
-            .and_then(|()| file.write_all(b"\n"));
-        written.map_err(|error| unrecorded(path, &error))
+    fn event_line(&mut self, id: Option<u64>, frame: &Frame<'_>) -> Result<(), Failure> {
+        self.write_event(id, frame).map_err(|error| unwritten(&error))?;
+        self.end_line()
     }
 
-    fn event_line(&mut self, id: Option<u64>, frame: &Frame<'_>) -> Result<(), Failure> {
-        // Line breaks between tokens are white space, and inside strings JSON allows none.
-        let broken = frame.data.contains('\n').then(|| frame.data.replace('\n', " "));
-        if let Ok(data) = serde_json::from_str(broken.as_deref().unwrap_or(frame.data)) {
-            self.line(&EventLine { r#type: "event", id, event: frame.event, data })?;
+    /// Writes the event as JSON. The frame's data is JSON already and is copied.
+    fn write_event(&mut self, id: Option<u64>, frame: &Frame<'_>) -> io::Result<()> {
+        let mut json = Json(self);
+        json.write_all(br#"{"type":"event","id":"#)?;
+        serde_json::to_writer(&mut json, &id)?;
+        json.write_all(br#","event":"#)?;
+        serde_json::to_writer(&mut json, frame.event)?;
+        json.write_all(br#","data":"#)?;
+        // A line break in JSON is always between two tokens, where a space means the same.
+        for (nth, line) in frame.data.trim_ascii().split('\n').enumerate() {
+            json.write_all(if nth > 0 { b" " } else { b"" })?;
+            json.write_all(line.as_bytes())?;
         }
-        Ok(())
+        json.write_all(b"}")
     }
 
     fn line(&mut self, value: &impl Serialize) -> Result<(), Failure> {
         serde_json::to_writer(Json(self), value).map_err(|error| unwritten(&error.into()))?;
+        self.end_line()
+    }
+
+    fn end_line(&mut self) -> Result<(), Failure> {
         self.buffer.push(b'\n');
         if self.buffer.len() < ENOUGH { Ok(()) } else { self.flush() }
     }
 
-    /// A line of JSON on stdout, at once.
-    ///
-    /// # Errors
-    /// `Output` when stdout cannot be written.
+    /// Writes a line of JSON to stdout at once.
     pub fn json(&mut self, value: &impl Serialize) -> Result<(), Failure> {
         self.line(value)?;
         self.flush()
@@ -187,21 +160,13 @@ impl Output {
         self.stdout.as_ref().is_some_and(Pipe::is_terminal)
     }
 
-    /// Whether a newline is owed; on a terminal a line on stderr may have paid it.
+    /// Returns whether the line on stdout must still be ended. On a terminal, a line on stderr may have ended it.
     fn is_mid_line(&self) -> bool {
         self.mid_line && (!self.is_terminal() || !self.buffer.is_empty() || self.console.is_mid_line())
     }
 
-    /// Whether what comes is of a turn that begins: that starts on a line of its own.
-    pub fn set_turn_begun(&mut self, begun: bool) {
-        self.turn_begun = begun;
-    }
-
-    /// Text of the agent, as it comes: only one format shows it.
-    ///
-    /// # Errors
-    /// `Output` when stdout cannot be written.
-    pub fn text(&mut self, text: &str) -> Result<(), Failure> {
+    /// Writes the agent's text if the format shows it as it comes.
+    fn text(&mut self, text: &str) -> Result<(), Failure> {
         if self.format == Format::Text { self.write_text(text) } else { Ok(()) }
     }
 
@@ -229,27 +194,39 @@ impl Output {
         Ok(())
     }
 
-    /// A line of ours on stdout: a session's id, the calls that wait.
-    ///
-    /// # Errors
-    /// `Output` when stdout cannot be written.
+    /// Writes text that was held back while events were missing.
+    pub fn healed(&mut self, healed: Healed) -> Result<(), Failure> {
+        if healed.continues {
+            self.turn_begun = false;
+        }
+        for text in healed.pieces {
+            self.text(&text)?;
+            self.turn_begun = true;
+        }
+        self.flush()
+    }
+
+    /// Writes a line to stdout that is not the agent's, such as a session's ID.
     pub fn answer(&mut self, line: &str) -> Result<(), Failure> {
         self.buffer.extend_from_slice(line.as_bytes());
         self.buffer.push(b'\n');
         self.flush()
     }
 
-    /// Renews the status line, if there is one, and if the cursor does not stand behind text of the agent.
+    /// Like [`answer`](Self::answer), but a closed pipe is a failure too.
+    pub fn deliver(&mut self, line: &str) -> Result<(), Failure> {
+        self.answer(line)?;
+        if self.stdout.is_some() { Ok(()) } else { Err(unwritten(&io::ErrorKind::BrokenPipe.into())) }
+    }
+
+    /// Renews the status line, unless it would overwrite an unfinished line of the agent's text.
     pub fn renew_status(&self) {
-        if let Some(status) = self.status.as_ref().filter(|_| !(self.is_terminal() && self.mid_line)) {
+        if let Some(status) = self.status.as_ref().filter(|_| !(self.is_terminal() && self.is_mid_line())) {
             self.console.status(&status.line());
         }
     }
 
-    /// Writes out what has come together. A closed pipe is no failure: the run is followed on, in silence.
-    ///
-    /// # Errors
-    /// `Output` when stdout cannot be written for another reason.
+    /// Writes the buffer to stdout. A closed pipe is no failure: the run is followed to its end without output.
     pub fn flush(&mut self) -> Result<(), Failure> {
         self.drain().map_err(|error| unwritten(&error))
     }
@@ -274,75 +251,103 @@ impl Output {
         })
     }
 
-    /// The end: the rest of stdout, the result file, the closing line. Gives back the exit code, which is 1 where any
-    /// of these could not be written.
-    pub fn finish(&mut self, mut record: Record) -> Exit {
-        if self.format == Format::Final
-            && let Some(text) = &record.agent_message
-            && let Err(failure) = self.write_text(text)
+    /// Writes the rest of stdout, the result file and the closing line. Returns the exit code: 1 if a write has failed.
+    pub fn finish(&mut self, mut report: Report) -> Exit {
+        let written = self.finish_text(&report);
+        fail_with(&mut report, written);
+        let recorded = self.finish_recording();
+        fail_with(&mut report, recorded);
+        let kept = self.write_result_file(&report);
+        fail_with(&mut report, kept);
+        if matches!(self.format, Format::Json | Format::StreamJson)
+            && let Err(failure) = self.line(&report.record()).and_then(|()| self.flush())
         {
-            record.fail(failure);
+            report.fail(failure);
+            let kept = self.write_result_file(&report);
+            fail_with(&mut report, kept);
+        }
+        self.close(&report);
+        report.end.exit()
+    }
+
+    fn finish_text(&mut self, report: &Report) -> Result<(), Failure> {
+        if self.format == Format::Final
+            && let Some(text) = &report.run.agent_message
+        {
+            self.write_text(text)?;
         }
         if self.is_mid_line() {
             self.buffer.push(b'\n');
             self.mid_line = false;
         }
-        if let Err(failure) = self.flush() {
-            record.fail(failure);
-        }
-        if let Some((path, mut file)) = self.recording.take()
-            && let Err(error) = file.flush()
-        {
-            record.fail(unrecorded(&path, &error));
-        }
-        self.write_result_file(&mut record);
-        if matches!(self.format, Format::Json | Format::StreamJson)
-            && let Err(failure) = self.line(&record).and_then(|()| self.flush())
-        {
-            record.fail(failure);
-            self.write_result_file(&mut record);
-        }
-        self.close(&record);
-        record.exit()
+        self.flush()
     }
 
-    fn write_result_file(&mut self, record: &mut Record) {
-        if let Some(file) = &self.result_file
-            && let Err(error) = file.write(record)
-        {
-            record.fail(Failure::new(Reason::Output, format!("{error:#}")));
-        }
+    fn finish_recording(&mut self) -> Result<(), Failure> {
+        self.recording.take().map_or(Ok(()), Recording::finish)
     }
 
-    /// The closing line.
-    fn close(&self, record: &Record) {
-        let time = seconds(Duration::from_millis(record.duration_ms));
-        if let Some(error) = &record.error {
-            let reason = record.reason.map(|reason| format!(" ({reason})")).unwrap_or_default();
-            // A mistake on the command line took no time that anybody would want to know.
-            let after = if record.reason == Some(Reason::Usage) { String::new() } else { format!(" after {time}") };
-            self.console.error(&format!("failed{reason}{after}: {error}"));
-            for call in record.pause_reason.iter().flat_map(|pause| &pause.pending_tool_calls) {
-                self.console.error(&format!("still waiting for approval: {}", describe(call)));
-            }
-        } else if let Some(pause) = &record.pause_reason {
-            let calls = &pause.pending_tool_calls;
-            let waiting = if calls.len() == 1 { "tool call waits" } else { "tool calls wait" };
-            self.console.error(&format!("paused after {time}: {} {waiting} for approval", calls.len()));
-            for call in calls {
-                self.console.progress(&describe(call));
-            }
-            if let Some(hint) = &record.resume_hint {
-                self.console.progress(&format!("to go on: {hint}"));
-            }
-        } else if record.run_id.is_some() {
-            let tokens = record.usage.map(|usage| format!(", {} tokens", usage.total_tokens)).unwrap_or_default();
-            let turns = if record.turns == 1 { "turn" } else { "turns" };
-            self.console.progress(&format!("completed after {time}: {} {turns}{tokens}", record.turns));
+    fn write_result_file(&self, report: &Report) -> Result<(), Failure> {
+        let Some(file) = &self.result_file else { return Ok(()) };
+        file.write(&report.record()).map_err(|error| Failure::new(Reason::Output, format!("{error:#}")))
+    }
+
+    fn warn(&self, report: &Report) {
+        let run = &report.run;
+        if run.finish_reason.as_deref() == Some("max_output_tokens") {
+            self.console.error("the answer is cut: the model reached its output limit (max_output_tokens)");
+        }
+        let tasks: Vec<_> =
+            run.background_tasks.iter().map(|task| format!("{} ({})", task.name, task.tool_call_id)).collect();
+        if !tasks.is_empty() {
+            let tasks = shorten(&tasks.join(", "));
+            self.console.error(&format!("background tasks may still be running on the server: {tasks}"));
         }
     }
 
-    /// What people want to know of an event while they wait.
+    /// Writes the closing line.
+    fn close(&self, report: &Report) {
+        self.warn(report);
+        let time = seconds(report.duration);
+        match &report.end {
+            End::Failed(failure) => {
+                // The duration of a usage error is not interesting.
+                let is_usage = failure.reason == Reason::Usage;
+                let after = if is_usage { String::new() } else { format!(" after {time}") };
+                let error = report.error().unwrap_or_default();
+                self.console.error(&format!("failed ({}){after}: {error}", failure.reason));
+                for call in report.waiting().iter().flat_map(|waiting| &waiting.calls) {
+                    self.console.error(&format!("still waiting for approval: {}", describe(call)));
+                }
+            }
+            // `pending` has written the calls to stdout, and its duration is not that of the run.
+            End::Paused(Waiting { calls, .. }) if report.run.run_id.is_none() => {
+                let waiting = if calls.len() == 1 { "tool call waits" } else { "tool calls wait" };
+                self.console.error(&format!("{} {waiting} for approval", calls.len()));
+                if let Some(hint) = &report.resume_hint {
+                    self.console.progress(&format!("to approve: {hint}"));
+                }
+            }
+            End::Paused(Waiting { calls, .. }) => {
+                let waiting = if calls.len() == 1 { "tool call waits" } else { "tool calls wait" };
+                self.console.error(&format!("paused after {time}: {} {waiting} for approval", calls.len()));
+                for call in calls {
+                    self.console.progress(&describe(call));
+                }
+                if let Some(hint) = &report.resume_hint {
+                    self.console.progress(&format!("to go on: {hint}"));
+                }
+            }
+            End::Completed if report.run.run_id.is_some() => {
+                let run = &report.run;
+                let tokens = run.usage.map(|usage| format!(", {} tokens", usage.total_tokens)).unwrap_or_default();
+                let turns = if run.turns == 1 { "turn" } else { "turns" };
+                self.console.progress(&format!("completed after {time}: {} {turns}{tokens}", run.turns));
+            }
+            End::Completed => {}
+        }
+    }
+
     fn progress(&self, event: &Event<'_>) {
         let say = |line: String| self.console.progress(&line);
         match event {
@@ -360,12 +365,29 @@ impl Output {
                 say(format!("tool {name} ({id}) rejected: {reason}"));
             }
             Event::RetryAttempt(retry) => say(format!(
-                "the server tries its model again in {} ms (attempt {}): {}",
+                "the server retries its model in {} ms (attempt {}): {}",
                 retry.delay_ms,
                 retry.attempt,
                 shorten(&retry.reason)
             )),
-            _ => {}
+            Event::CompactionStarted(compaction) => {
+                say(format!("the server compacts the conversation: {}", shorten(&compaction.reason)));
+            }
+            Event::RunStarted
+            | Event::TurnStarted(_)
+            | Event::TurnCompleted(_)
+            | Event::TextDelta(_)
+            | Event::ThinkingDelta
+            | Event::TextComplete(_)
+            | Event::ToolCallsProposed(_)
+            | Event::WaitingForToolApproval
+            | Event::ToolExecutionProgress(_)
+            | Event::ToolExecutionCompleted(_)
+            | Event::CompactionCompleted(_)
+            | Event::UsageReport(_)
+            | Event::RunCompleted(_)
+            | Event::RunError(_)
+            | Event::Unknown => {}
         }
     }
 }
@@ -402,7 +424,7 @@ impl Status {
     }
 }
 
-/// A call on one line, its arguments shortened.
+/// Returns a call on one line, with its arguments shortened.
 pub fn describe(call: &ToolCall) -> String {
     let [id, name, arguments] = [&call.id, &call.name, call.arguments.get()].map(shorten);
     format!("{id} {name} {arguments}")
@@ -412,12 +434,16 @@ fn shorten(text: &str) -> String {
     visible_start(text, MAX_ARGUMENTS)
 }
 
-/// The first place from this one on where a character begins, or the end.
+/// Returns the first character boundary at or after `from`.
 fn piece_end(text: &str, from: usize) -> usize {
     (from..text.len()).find(|at| text.is_char_boundary(*at)).unwrap_or(text.len())
 }
 
-/// JSON on its way to stdout. It goes out in pieces, however large it is.
+fn is_json(data: &str) -> bool {
+    serde_json::from_str::<IgnoredAny>(data).is_ok()
+}
+
+/// Writes JSON to stdout in pieces, so that large JSON needs no large buffer.
 struct Json<'a>(&'a mut Output);
 
 impl Write for Json<'_> {
@@ -426,7 +452,7 @@ impl Write for Json<'_> {
         if self.0.is_terminal() {
             let text = piece.utf8_chunks().next().map_or("", |chunk| chunk.valid());
             self.0.buffer.extend_from_slice(harmless_json(text).as_bytes());
-            // It may end within a character.
+            // The piece may end within a character.
             piece = text.as_bytes();
         } else {
             self.0.buffer.extend_from_slice(piece);
@@ -442,7 +468,7 @@ impl Write for Json<'_> {
     }
 }
 
-/// JSON for a terminal: what would act on it is escaped, which JSON allows within strings, where alone it can be.
+/// Escapes the characters that would act on a terminal. In JSON they can only occur within strings.
 fn harmless_json(json: &str) -> String {
     let mut harmless = String::with_capacity(json.len());
     for c in json.chars() {
@@ -457,7 +483,7 @@ fn harmless_json(json: &str) -> String {
     harmless
 }
 
-/// A time for people: 0.3s, 12.0s, 3m 20s.
+/// Formats a duration: 0.3s, 12.0s, 3m 20s.
 pub fn seconds(time: Duration) -> String {
     if time < Duration::from_secs(60) {
         format!("{:.1}s", time.as_secs_f64())
@@ -466,10 +492,12 @@ pub fn seconds(time: Duration) -> String {
     }
 }
 
-fn unwritten(error: &io::Error) -> Failure {
-    Failure::new(Reason::Output, format!("write to stdout: {error}"))
+fn fail_with(report: &mut Report, result: Result<(), Failure>) {
+    if let Err(failure) = result {
+        report.fail(failure);
+    }
 }
 
-fn unrecorded(path: &Path, error: &io::Error) -> Failure {
-    Failure::new(Reason::Output, format!("write the recording to {}: {error}", path.display()))
+fn unwritten(error: &io::Error) -> Failure {
+    Failure::new(Reason::Output, format!("cannot write to stdout: {error}"))
 }

@@ -1,69 +1,153 @@
-//! `--result-file`: proven writable before anything is sent, written all at once at the end, private to the user.
+//! `--result-file`: checked before anything is sent, and written at the end.
+//!
+//! The record is written to a temporary file in the same folder, which is then renamed, so that a reader never finds
+//! half a record. If that is impossible (a bind mount, a read-only or sticky folder), the file is written in place.
 
 use crate::outcome::Record;
 use crate::watchdog::Watch;
-use anyhow::{Context, Result, ensure};
-use std::io::{BufWriter, ErrorKind, Write};
+use anyhow::{Context, Error, Result, bail, ensure};
+use rustix::fs::OFlags;
+use std::fs::{File, FileType, Metadata};
+use std::io::{self, BufWriter, ErrorKind, Write};
+use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use tempfile::NamedTempFile;
 
-/// Where the record goes.
+/// The sticky bit of a folder's mode: a file in it can be renamed or removed only by its owner or the folder's.
+const STICKY: u32 = 0o1000;
+
 pub struct ResultFile {
-    /// As it was given.
+    /// The path that was given.
     name: PathBuf,
-    /// Where that leads.
+    /// The path without symbolic links.
     path: PathBuf,
     watch: Watch,
 }
 
 impl ResultFile {
-    /// Checks the path, and that a file can be made beside it; none stays there until the end. A symbolic link is
-    /// followed, so that the file it leads to is written and the link stays; what is there must be a regular file.
-    ///
-    /// # Errors
-    /// Why the record could not be written there.
+    /// Checks that the record can be written in one of the two ways. No new file stays behind. A symbolic link is
+    /// followed, and stays. An existing file must be a regular file.
     pub fn prepare(name: &Path, watch: Watch) -> Result<Self> {
         let doing = || format!("--result-file {}", name.display());
-        let path = match std::fs::symlink_metadata(name) {
-            Ok(_) => {
-                // A rename would put a file in the place of a FIFO or a device.
-                let path = name.canonicalize().with_context(doing)?;
-                ensure!(path.metadata().with_context(doing)?.is_file(), "{}: it is not a regular file", doing());
-                path
-            }
-            Err(error) if error.kind() == ErrorKind::NotFound => name.to_owned(),
+        ensure!(!name.as_os_str().as_encoded_bytes().ends_with(b"/"), "{}: it names a folder", doing());
+        let there = match std::fs::symlink_metadata(name) {
+            Ok(_) => Some(name.metadata().with_context(doing)?),
+            Err(error) if error.kind() == ErrorKind::NotFound => None,
             Err(error) => return Err(error).with_context(doing),
         };
-        ensure!(!name.as_os_str().as_encoded_bytes().ends_with(b"/"), "{}: it names a folder", doing());
+        if let Some(there) = &there {
+            // A rename would replace a FIFO or a device with a file.
+            ensure!(!there.is_dir(), "{}: it is a folder", doing());
+            let kind = kind(there.file_type());
+            ensure!(there.is_file(), "{}: it is {kind}, not a regular file; -o json writes to stdout", doing());
+        }
+        let path = if there.is_some() { name.canonicalize().with_context(doing)? } else { name.to_owned() };
         let file = Self { name: name.to_owned(), path, watch };
-        file.make_temporary().with_context(doing)?;
+        file.prove(there.as_ref()).with_context(doing)?;
         Ok(file)
     }
 
-    /// Beside it, so that the rename stays on one file system; gone when it is dropped.
+    fn prove(&self, there: Option<&Metadata>) -> Result<()> {
+        let temporary = self.make_temporary();
+        let Some(there) = there else { return temporary.map(drop) };
+        match (temporary, self.open(false)) {
+            (_, Ok(_)) => Ok(()),
+            // The file cannot be written, but it can be replaced.
+            (Ok(_), Err(error)) if self.may_replace(there, &error) => Ok(()),
+            (_, Err(error)) => Err(error.into()),
+        }
+    }
+
+    /// Returns whether a rename may replace a file that cannot be opened for writing. It cannot if the file is
+    /// immutable or on a read-only file system, or if the folder is sticky and both belong to others.
+    fn may_replace(&self, there: &Metadata, error: &io::Error) -> bool {
+        let user = rustix::process::geteuid();
+        let is_ours = |file: &Metadata| user.is_root() || file.uid() == user.as_raw();
+        let folder = self.folder().metadata();
+        let is_held =
+            folder.is_ok_and(|folder| folder.mode() & STICKY != 0 && !is_ours(&folder) && !is_ours(there));
+        error.raw_os_error() == Some(rustix::io::Errno::ACCESS.raw_os_error()) && !is_held
+    }
+
+    fn folder(&self) -> &Path {
+        self.path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."))
+    }
+
+    /// Creates the temporary file, in the same folder so that the rename stays on one file system.
     fn make_temporary(&self) -> Result<NamedTempFile> {
-        ensure!(self.path.file_name().is_some(), "it names no file");
-        let folder = self.path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
-        let made = tempfile::Builder::new().prefix(".sortie-").tempfile_in(folder);
-        let made = made.with_context(|| format!("write in {}", folder.display()))?;
+        ensure!(self.path.file_name().is_some(), "this is not a file name");
+        let made = tempfile::Builder::new().prefix(".sortie-").tempfile_in(self.folder());
+        let made = made.with_context(|| format!("cannot create a file in {}", self.folder().display()))?;
         self.watch.remove_on_leaving(made.path());
         Ok(made)
     }
 
-    /// Writes the record; may be called again with a later one.
+    /// Opens the file to write it in place, but not a link or a FIFO that has replaced it meanwhile.
+    fn open(&self, empty: bool) -> io::Result<File> {
+        let flags = i32::try_from((OFlags::NOFOLLOW | OFlags::NONBLOCK).bits()).unwrap_or_default();
+        let file = File::options().write(true).custom_flags(flags).open(&self.path)?;
+        if !file.metadata()?.is_file() {
+            return Err(io::Error::other("it is not a regular file"));
+        }
+        if empty {
+            file.set_len(0)?;
+        }
+        Ok(file)
+    }
+
+    /// Writes the record. It may be called again with a later record.
     ///
     /// # Errors
-    /// Why it could not be written; what was there before is untouched then.
-    pub fn write(&self, record: &Record) -> Result<()> {
-        let doing = || format!("write the result to {}", self.name.display());
-        let temporary = self.make_temporary().with_context(doing)?;
-        // In pieces: the record may be large.
-        let mut json = BufWriter::new(temporary.as_file());
-        serde_json::to_writer(&mut json, record).with_context(doing)?;
-        json.write_all(b"\n").and_then(|()| json.flush()).with_context(doing)?;
-        drop(json);
-        temporary.as_file().sync_all().with_context(doing)?;
-        temporary.persist(&self.path).map_err(|failed| failed.error).with_context(doing)?;
-        Ok(())
+    /// The record could not be written. The old content is unchanged, unless the file was written in place.
+    pub fn write(&self, record: &Record<'_>) -> Result<()> {
+        self.replace(record)
+            .or_else(|failed| match failed {
+                Refused::Replacing(error) => {
+                    self.open(true).map_err(|_| error).and_then(|file| fill(&file, record))
+                }
+                Refused::Writing(error) => Err(error),
+            })
+            .with_context(|| format!("cannot write the result to {}", self.name.display()))
+    }
+
+    fn replace(&self, record: &Record<'_>) -> Result<(), Refused> {
+        let temporary = self.make_temporary().map_err(Refused::Replacing)?;
+        fill(temporary.as_file(), record).map_err(Refused::Writing)?;
+        match temporary.persist(&self.path) {
+            Ok(_) => Ok(()),
+            Err(failed) => Err(Refused::Replacing(failed.error.into())),
+        }
+    }
+}
+
+/// Why the file was not replaced.
+enum Refused {
+    /// The temporary file could not be made or renamed.
+    Replacing(Error),
+    /// The temporary file could not be written, for example on a full disk. Then the file is not written in place
+    /// either.
+    Writing(Error),
+}
+
+fn fill(file: &File, record: &Record<'_>) -> Result<()> {
+    // The record may be large, so it is written in pieces.
+    let mut json = BufWriter::new(file);
+    serde_json::to_writer(&mut json, record)?;
+    json.write_all(b"\n")?;
+    json.flush()?;
+    drop(json);
+    match file.sync_all() {
+        Err(error) if error.kind() != ErrorKind::InvalidInput => bail!(error),
+        _ => Ok(()),
+    }
+}
+
+fn kind(kind: FileType) -> &'static str {
+    if kind.is_fifo() {
+        "a pipe"
+    } else if kind.is_socket() {
+        "a socket"
+    } else {
+        "a device"
     }
 }

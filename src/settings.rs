@@ -1,64 +1,103 @@
-//! Flags + environment → validated settings. Every limit of the protocol is checked here, before the first request; each
-//! error names the flag and the limit.
+//! Flags + environment → validated settings. The environment is all that is read here, and nothing is started: input.rs
+//! reads the files that the settings name. Each error names the flag or the variable that is at fault.
 
-use crate::agent::calls::{Context as ContextEntry, NewMessage, Overrides, Priority, UserMessage};
-use crate::cli::{self, Format, PendingFormat};
-use crate::client::{self, Server};
-use crate::rehearsal::{Outcome, Rehearsal};
-use crate::run::policy::{Choices, OnApproval, Policy, bare_name};
-use crate::watchdog::Watch;
-use anyhow::{Context, Result, anyhow, bail, ensure};
+use crate::agent::calls::Priority;
+use crate::agent::tools::{bare_name, is_slack_tool, is_subagent_tool};
+use crate::cli::{self, Format, ListState, PlainFormat};
+use crate::client::{Address, Token};
+use crate::rehearsal::Outcome;
+use crate::run::choices::Choices;
+use crate::run::policy::{OnApproval, Policy, SCOPE, names};
+use anyhow::{Context as _, Result, anyhow, bail, ensure};
 use std::collections::BTreeSet;
-use std::io::Read;
+use std::fmt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 use uuid::Uuid;
 
 const DEFAULT_SERVER: &str = "http://127.0.0.1:4096";
-const MAX_SYSTEM_PROMPT: usize = 32_768;
 const MAX_TURNS: u32 = 256;
-const MAX_CONTEXTS: usize = 32;
-const MAX_CONTEXT_NAME: usize = 256;
-const MAX_CONTEXT: usize = 50_000;
-const MAX_CONTEXT_TOTAL: usize = 500_000;
-/// More is no token.
-const MAX_TOKEN: usize = 16 * 1024;
-
-/// Something that must not be shown: its Debug shows nothing.
-#[derive(Clone, PartialEq, Eq)]
-pub struct Secret(String);
-
-impl Secret {
-    /// The thing itself, for the one header that it belongs in.
-    pub fn reveal(&self) -> &str {
-        &self.0
-    }
-}
-
-impl std::fmt::Debug for Secret {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("Secret(…)")
-    }
-}
 
 /// What a command is to do, and with which server.
+#[derive(Debug)]
 pub struct Settings {
-    /// The server.
-    pub client: client::Options,
-    /// The practice server, kept for as long as the command lasts.
-    pub rehearsal: Option<Rehearsal>,
-    /// The command.
+    pub server: Server,
+    /// Bound on the look-up of the server's name, and on the connect.
+    pub connect_timeout: Duration,
+    /// Longest time without contact; zero tries once.
+    pub retry_timeout: Duration,
     pub command: Command,
 }
 
+/// The server to ask.
+#[derive(Debug)]
+pub enum Server {
+    /// A practice server. The path is an outcome's name, or a recording.
+    Practice(Source),
+    /// An agent server.
+    Real(Box<RealServer>),
+}
+
+/// An agent server, and what opens it.
+#[derive(Debug)]
+pub struct RealServer {
+    pub address: Address,
+    pub token: Option<TokenSource>,
+    pub headers: Option<Source>,
+    /// The certificates to trust.
+    pub cacert: Option<Source>,
+    /// A client certificate, and its private key.
+    pub identity: Option<(Source, Source)>,
+}
+
+/// Where the token is.
+#[derive(Debug)]
+pub enum TokenSource {
+    Variable(Token),
+    File(Source),
+}
+
+/// A file to be read, and the flag or the variable that names it. The path `-` is stdin, where that is allowed.
+#[derive(Clone, Debug)]
+pub struct Source {
+    pub name: &'static str,
+    pub path: PathBuf,
+}
+
+impl Source {
+    fn new(name: &'static str, path: impl Into<PathBuf>) -> Self {
+        Self { name, path: path.into() }
+    }
+
+    /// Returns whether stdin is meant.
+    pub fn is_stdin(&self) -> bool {
+        self.path == Path::new("-")
+    }
+}
+
+impl fmt::Display for Source {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {}", self.name, self.path.display())
+    }
+}
+
+/// A text, or where it is.
+#[derive(Clone, Debug)]
+pub enum Text {
+    Given(String),
+    In(Source),
+}
+
 /// The commands.
+#[derive(Debug)]
 pub enum Command {
     Run(Box<Run>),
     Resume { session: Uuid, choices: Choices, follow: Follow },
-    Attach { session: Uuid, follow: Follow },
+    Attach { session: Uuid, run: Option<Uuid>, follow: Follow },
     Cancel { session: Uuid, timeout: Duration },
-    Pending { session: Uuid, format: PendingFormat },
-    Ping { wait: Option<Duration> },
+    Pending { session: Option<Uuid>, format: PlainFormat },
+    List { state: Option<ListState>, format: PlainFormat },
+    Ping { wait: Option<Duration>, format: PlainFormat },
 }
 
 impl Command {
@@ -66,11 +105,11 @@ impl Command {
     pub fn session(&self) -> Option<Uuid> {
         match self {
             Self::Run(run) => run.session,
-            Self::Resume { session, .. }
-            | Self::Attach { session, .. }
-            | Self::Cancel { session, .. }
-            | Self::Pending { session, .. } => Some(*session),
-            Self::Ping { .. } => None,
+            Self::Resume { session, .. } | Self::Attach { session, .. } | Self::Cancel { session, .. } => {
+                Some(*session)
+            }
+            Self::Pending { session, .. } => *session,
+            Self::List { .. } | Self::Ping { .. } => None,
         }
     }
 }
@@ -81,112 +120,181 @@ pub struct Run {
     pub session: Option<Uuid>,
     pub title: String,
     pub workdir: Option<String>,
-    pub message: NewMessage,
-    pub detach: bool,
+    pub message: Message,
+    /// Do not follow the run; with `-o json`, say so in JSON.
+    pub detach: Option<PlainFormat>,
+    pub max_tokens: Option<u64>,
+    pub max_tool_calls: Option<u64>,
+    /// `--pause-on-approval` alone: where the server approves every call, nothing will pause.
+    pub only_pauses: bool,
     pub follow: Follow,
 }
 
+/// The message that starts a run, before the files are read.
+#[derive(Debug)]
+pub struct Message {
+    pub prompt: Text,
+    pub images: Vec<Source>,
+    pub contexts: Vec<Context>,
+    pub system_prompt: Option<Source>,
+    pub model: Option<String>,
+    pub sandbox: bool,
+    pub max_turns: Option<u32>,
+    pub approval: Approval,
+}
+
+/// A text beside the prompt.
+#[derive(Debug)]
+pub struct Context {
+    /// The flag that it came from.
+    pub flag: &'static str,
+    pub name: String,
+    pub priority: Option<Priority>,
+    pub text: Text,
+}
+
+/// Who approves the run's tool calls on the server.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Approval {
+    /// The server's own policy.
+    Servers,
+    /// Nobody: each call is asked about.
+    Ask,
+    /// This list: other calls are asked about.
+    List(Vec<String>),
+}
+
 /// How a run is followed.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct Follow {
     pub timeout: Duration,
     pub idle_timeout: Option<Duration>,
     pub cancel: bool,
+    /// Zero is never.
     pub heartbeat: Duration,
     pub policy: Policy,
     pub program: Option<String>,
     pub fail_on_tool_error: bool,
     /// The flags that resume must be given to go on under the same policy.
     pub policy_flags: Vec<String>,
-    /// Likewise for the server.
+    /// The flags that a later command must be given to reach the same server in the same way.
     pub server_flags: Vec<String>,
 }
 
-/// Validates the command line. Reads the files that it names, and stdin if it says so.
+/// Validates the command line; `help` has no settings.
 ///
 /// # Errors
-/// What is wrong, with the flag's name.
-pub fn resolve(cli: &cli::Cli, watch: &Watch) -> Result<Settings> {
-    let common = cli.command.common();
-    let (client, rehearsal, outcome) = server(common, watch)?;
-    let server_flags = server_flags(common);
-    // A rehearsed pause is to be seen: with the default policy of run the practice call would simply be accepted, and a
-    // recorded one, which nobody can decide any more, would wait for ever.
-    let may_pause = matches!(outcome, Some(Outcome::Paused | Outcome::Recorded(_)));
-    let run_default = if may_pause { OnApproval::Pause } else { OnApproval::Accept };
-    let follow = |cli: &cli::Follow, default| follow(cli, default, server_flags.clone());
+/// What is wrong, with the name of the flag or the variable.
+pub fn resolve(cli: &cli::Cli) -> Result<Settings> {
+    let common = &cli.common;
+    ensure!(!common.quiet || common.verbose == 0, "--quiet does not go with --verbose");
     let command = match &cli.command {
-        cli::Command::Run(run) => Command::Run(Box::new(Run {
-            session: run.session.as_deref().map(|id| session(id).context("--session")).transpose()?,
-            title: run.title.clone().unwrap_or_else(|| format!("autopilot: {}", run.profile)),
-            workdir: run.workdir.clone(),
-            message: message(run, watch)?,
-            detach: detach(run)?,
-            follow: {
-                deny_alone(&run.follow)?;
-                follow(&run.follow, run_default)?
-            },
-        })),
+        cli::Command::Run(run) => Command::Run(Box::new(resolve_run(run, common)?)),
         cli::Command::Resume(resume) => Command::Resume {
             session: session(&resume.session)?,
             choices: choices(resume)?,
-            follow: follow(&resume.follow, OnApproval::Pause)?,
+            follow: later_follow(&resume.follow, common)?,
         },
         cli::Command::Attach(attach) => Command::Attach {
             session: session(&attach.session)?,
-            follow: follow(&attach.follow, OnApproval::Pause)?,
+            run: attach.run.as_deref().map(|id| uuid("--run", id)).transpose()?,
+            follow: later_follow(&attach.follow, common)?,
         },
         cli::Command::Cancel(cancel) => {
             Command::Cancel { session: session(&cancel.session)?, timeout: cancel.timeout }
         }
-        cli::Command::Pending(pending) => {
-            Command::Pending { session: session(&pending.session)?, format: pending.output }
-        }
-        cli::Command::Ping(ping) => Command::Ping { wait: ping.wait },
+        cli::Command::Pending(pending) => Command::Pending {
+            session: pending.session.as_deref().map(session).transpose()?,
+            format: pending.output,
+        },
+        cli::Command::List(list) => Command::List { state: list.state, format: list.output },
+        cli::Command::Ping(ping) => Command::Ping { wait: ping.wait, format: ping.output },
+        cli::Command::Help(_) => bail!("help asks no server"),
     };
-    Ok(Settings { client, rehearsal, command })
+    let (connect_timeout, retry_timeout) = (common.connect_timeout, common.retry_timeout);
+    Ok(Settings { server: server(common)?, connect_timeout, retry_timeout, command })
 }
 
-fn server(common: &cli::Common, watch: &Watch) -> Result<(client::Options, Option<Rehearsal>, Option<Outcome>)> {
-    let options = |server, token| client::Options {
-        server,
-        token,
-        connect_timeout: common.connect_timeout,
-        retry_timeout: common.retry_timeout,
-    };
+fn server(common: &cli::Common) -> Result<Server> {
     if let Some(outcome) = given(common.rehearse.as_deref()) {
-        let outcome = rehearsed(outcome, watch)?;
-        let rehearsal = Rehearsal::start(outcome.clone()).context("start the practice server")?;
-        let server = Server::parse(rehearsal.url())?;
-        return Ok((options(server, None), Some(rehearsal), Some(outcome)));
+        let name = origin("--rehearse", "SORTIE_REHEARSE", Some(outcome));
+        return Ok(Server::Practice(Source::new(name, outcome)));
     }
-    let server = Server::parse(given(common.server.as_deref()).unwrap_or(DEFAULT_SERVER));
-    let mut server = server.context("--server or SORTIE_SERVER")?;
-    if let Some(path) = common.cacert.as_deref().filter(|path| !path.as_os_str().is_empty()) {
-        // It may be a FIFO that nobody writes to.
-        let path = path.to_owned();
-        server = watch.run(move || server.trust(&path).map(|()| server))??;
+    let url = common.server.as_deref().map(|url| url.trim_end_matches(['\r', '\n']));
+    let url = given(url).unwrap_or(DEFAULT_SERVER);
+    let mut address =
+        Address::parse(url).with_context(|| origin("--server", "SORTIE_SERVER", common.server.as_deref()))?;
+    address.use_proxy()?;
+    let token = token(common.token_file.as_deref())?;
+    let headers = source("--header-file", "SORTIE_HEADER_FILE", common.header_file.as_deref());
+    let secret = token.as_ref().map(|_| "token").or(headers.as_ref().map(|_| "header file"));
+    if let Some(secret) = secret.filter(|_| !common.allow_http && address.is_exposed()) {
+        bail!(
+            "the {secret} would go over plain http to {}, where it can be read on the way; https avoids that, and \
+             --allow-http allows it",
+            address.url()
+        );
     }
-    server.use_proxy()?;
-    let token = token(common.token_file.as_deref(), watch)?;
-    ensure!(
-        token.is_none() || common.allow_http || !server.is_exposed(),
-        "the token would go over plain http to {}, where it can be read on the way; use https, or say --allow-http",
-        server.url()
-    );
-    Ok((options(server, token), None, None))
+    let cacert = source("--cacert", "SORTIE_CACERT", common.cacert.as_deref());
+    let (cert, key) = (file("--cert", common.cert.as_deref()), file("--key", common.key.as_deref()));
+    ensure!(cert.is_some() || key.is_none(), "--key is the key of a client certificate: --cert is missing");
+    let identity = cert.map(|cert| {
+        let key = key.unwrap_or_else(|| cert.clone());
+        (cert, key)
+    });
+    Ok(Server::Real(Box::new(RealServer { address, token, headers, cacert, identity })))
+}
+
+/// An empty value counts as none: a variable cannot always be unset.
+fn given(value: Option<&str>) -> Option<&str> {
+    value.filter(|value| !value.is_empty())
+}
+
+fn file(name: &'static str, path: Option<&Path>) -> Option<Source> {
+    path.filter(|path| !path.as_os_str().is_empty()).map(|path| Source::new(name, path))
+}
+
+fn source(flag: &'static str, variable: &'static str, path: Option<&Path>) -> Option<Source> {
+    let path = path?;
+    file(origin(flag, variable, Some(path)), Some(path))
+}
+
+/// Returns which of the two a value came from. clap fills in a variable's value where the flag is not given.
+fn origin(flag: &'static str, variable: &'static str, value: Option<impl AsRef<std::ffi::OsStr>>) -> &'static str {
+    let in_environment = std::env::var_os(variable);
+    let is_variable = value.is_some_and(|value| in_environment.as_deref() == Some(value.as_ref()));
+    if is_variable { variable } else { flag }
+}
+
+fn token(flag: Option<&Path>) -> Result<Option<TokenSource>> {
+    let variable = |name| std::env::var_os(name).filter(|value| !value.is_empty());
+    if let Some(path) = flag {
+        return Ok(Some(TokenSource::File(Source::new("--token-file", path))));
+    }
+    if let Some(token) = variable("SORTIE_TOKEN") {
+        let token = Token::parse(token.as_encoded_bytes(), None).context("the token in SORTIE_TOKEN")?;
+        return Ok(Some(TokenSource::Variable(token)));
+    }
+    let path = variable("SORTIE_TOKEN_FILE").map(|path| Source::new("SORTIE_TOKEN_FILE", PathBuf::from(path)));
+    Ok(path.map(TokenSource::File))
 }
 
 /// What a later command must be given to reach the same server in the same way.
-fn server_flags(common: &cli::Common) -> Vec<String> {
+pub fn server_flags(common: &cli::Common) -> Vec<String> {
     let mut flags = Vec::new();
     let mut flag = |name: &str, value: &str| flags.extend([name.to_owned(), value.to_owned()]);
     if let Some(outcome) = given(common.rehearse.as_deref()) {
         flag("--rehearse", outcome);
         return flags;
     }
-    let paths = [("--token-file", &common.token_file), ("--cacert", &common.cacert)];
-    if let Some(url) = given(common.server.as_deref()).filter(|url| *url != DEFAULT_SERVER) {
+    let paths = [
+        ("--token-file", &common.token_file),
+        ("--header-file", &common.header_file),
+        ("--cacert", &common.cacert),
+        ("--cert", &common.cert),
+        ("--key", &common.key),
+    ];
+    if let Some(url) = given(common.server.as_deref().map(str::trim_end)).filter(|url| *url != DEFAULT_SERVER) {
         flag("--server", url);
     }
     for (name, path) in paths {
@@ -198,101 +306,245 @@ fn server_flags(common: &cli::Common) -> Vec<String> {
     flags
 }
 
-/// One of the five outcomes, or a recording.
-fn rehearsed(outcome: &str, watch: &Watch) -> Result<Outcome> {
-    outcome.parse().or_else(|error: String| {
-        let path = PathBuf::from(outcome);
-        ensure!(path.exists(), "--rehearse {outcome}: it is {error}, and no file");
-        // Likewise.
-        let recording = watch.run(move || std::fs::read_to_string(path))?;
-        let recording = recording.with_context(|| format!("--rehearse {outcome}"))?;
-        Ok(Outcome::Recorded(recording))
+fn session(id: &str) -> Result<Uuid> {
+    uuid("the session", id)
+}
+
+fn uuid(what: &str, id: &str) -> Result<Uuid> {
+    Uuid::parse_str(id).map_err(|error| anyhow!("{what} {id:?} is not a UUID: {error}"))
+}
+
+fn resolve_run(run: &cli::Run, common: &cli::Common) -> Result<Run> {
+    let session = run.session.as_deref().map(|id| uuid("--session", id)).transpose()?;
+    ensure!(
+        session.is_none() || run.system_prompt_file.is_none(),
+        "--system-prompt-file does not go with --session: a session keeps the system prompt of its first run"
+    );
+    if let Some(workdir) = &run.workdir {
+        ensure!(
+            workdir.starts_with('/') && !workdir.contains(['\n', '\r', '\0']),
+            "--workdir {workdir}: it must be an absolute path on the server"
+        );
+    }
+    let detach = detach(run)?;
+    deny_alone(&run.follow)?;
+    // A rehearsed pause is to be seen: with the default policy of run the practice call would simply be accepted, and a
+    // recorded one, which nobody can decide any more, would wait for ever.
+    let rehearsed = given(common.rehearse.as_deref());
+    let may_pause = rehearsed.is_some_and(|outcome| matches!(outcome.parse(), Ok(Outcome::Paused) | Err(_)));
+    let default = if may_pause { OnApproval::Pause } else { OnApproval::Accept };
+    let follow = follow(&run.follow, default, common, detach.is_some())?;
+    let approval = approval(&follow.policy);
+    Ok(Run {
+        session,
+        title: run.title.clone().unwrap_or_else(|| format!("autopilot: {}", run.profile)),
+        workdir: run.workdir.clone(),
+        only_pauses: rehearsed.is_none()
+            && follow.policy.on_approval == OnApproval::Pause
+            && approval == Approval::Servers
+            && detach.is_none(),
+        message: message(run, approval)?,
+        detach,
+        max_tokens: budget("--max-tokens", run.max_tokens.as_deref())?,
+        max_tool_calls: budget("--max-tool-calls", run.max_tool_calls.as_deref())?,
+        follow,
     })
 }
 
-/// An empty value counts as none: a variable cannot always be unset.
-fn given(value: Option<&str>) -> Option<&str> {
-    value.filter(|value| !value.is_empty())
+fn budget(flag: &str, number: Option<&str>) -> Result<Option<u64>> {
+    let parse = |text: &str| {
+        let number = text.parse().ok().filter(|number| *number > 0);
+        number.ok_or_else(|| anyhow!("{flag} {text}: it must be a number greater than zero"))
+    };
+    number.map(parse).transpose()
 }
 
-fn token(file: Option<&Path>, watch: &Watch) -> Result<Option<Secret>> {
-    let variable = |name| std::env::var_os(name).filter(|value| !value.is_empty());
-    if let Some(path) = file {
-        return token_file(path, "--token-file", watch).map(Some);
+fn message(run: &cli::Run, approval: Approval) -> Result<Message> {
+    let prompt = match (&run.prompt, &run.prompt_file) {
+        (Some(prompt), None) if prompt == "-" => Text::In(Source::new("the prompt", "-")),
+        (Some(prompt), None) => Text::Given(prompt.clone()),
+        (None, Some(path)) => Text::In(Source::new("--prompt-file", path)),
+        _ => bail!("no prompt: it is an argument, or in the file of --prompt-file, or - reads it from stdin"),
+    };
+    let max_turns = run.max_turns.as_deref().map(|turns| {
+        let number = turns.parse().ok().filter(|number| (1..=MAX_TURNS).contains(number));
+        number.ok_or_else(|| anyhow!("--max-turns {turns}: it must be a number from 1 to {MAX_TURNS}"))
+    });
+    Ok(Message {
+        prompt,
+        images: run.images.iter().map(|path| Source::new("--image", path)).collect(),
+        contexts: contexts(run)?,
+        system_prompt: run.system_prompt_file.as_ref().map(|path| Source::new("--system-prompt-file", path)),
+        model: run.model.clone(),
+        sandbox: run.sandbox,
+        max_turns: max_turns.transpose()?,
+        approval,
+    })
+}
+
+/// The entry for the working directory goes first: the server keeps the entries of high priority in their order.
+fn contexts(run: &cli::Run) -> Result<Vec<Context>> {
+    let mut contexts = Vec::new();
+    contexts.extend(run.workdir.as_deref().map(working_directory));
+    for argument in &run.context {
+        let (name, priority, text) = context_argument(argument, "--context", "TEXT")?;
+        contexts.push(Context { flag: "--context", name, priority, text: Text::Given(text.to_owned()) });
     }
-    if let Some(token) = variable("SORTIE_TOKEN") {
-        return checked_token(token.as_encoded_bytes()).context("the token in SORTIE_TOKEN").map(Some);
+    for argument in &run.context_file {
+        let (name, priority, path) = context_argument(argument, "--context-file", "PATH")?;
+        let text = Text::In(Source::new("--context-file", path));
+        contexts.push(Context { flag: "--context-file", name, priority, text });
     }
-    if let Some(path) = variable("SORTIE_TOKEN_FILE") {
-        return token_file(Path::new(&path), "SORTIE_TOKEN_FILE", watch).map(Some);
+    Ok(contexts)
+}
+
+/// The server gives the working directory to the model and to nothing else (protocol trap 16).
+fn working_directory(workdir: &str) -> Context {
+    let text = format!(
+        "Work in the directory {workdir}. Your tools may start in another directory: use absolute paths, and begin \
+         shell commands with cd {workdir}."
+    );
+    Context {
+        flag: "--workdir",
+        name: "working directory".into(),
+        priority: Some(Priority::High),
+        text: Text::Given(text),
     }
-    Ok(None)
 }
 
-fn token_file(path: &Path, source: &str, watch: &Watch) -> Result<Secret> {
-    let doing = || format!("read the token in {} ({source})", path.display());
-    let opened = path.to_owned();
-    // It may be a FIFO that nobody writes to.
-    let read = watch.run(move || {
-        let mut token = Vec::new();
-        let file = std::fs::File::open(opened)?;
-        file.take(MAX_TOKEN as u64 + 1).read_to_end(&mut token).map(|_| token)
-    })?;
-    let token = read.with_context(doing)?;
-    checked_token(&token).with_context(doing)
+/// `NAME=VALUE`, `NAME:high=VALUE` or `NAME:normal=VALUE`.
+fn context_argument<'a>(
+    argument: &'a str,
+    flag: &str,
+    value_name: &str,
+) -> Result<(String, Option<Priority>, &'a str)> {
+    let (name, value) =
+        argument.split_once('=').ok_or_else(|| anyhow!("{flag} {argument:?}: it must be NAME={value_name}"))?;
+    let (name, priority) = match name.rsplit_once(':') {
+        Some((name, "high")) => (name, Some(Priority::High)),
+        Some((name, "normal")) => (name, Some(Priority::Normal)),
+        Some((_, word)) if word.chars().all(|c| c.is_ascii_alphabetic()) => {
+            bail!("{flag} {name}: the priority behind the colon must be high or normal")
+        }
+        _ => (name, None),
+    };
+    ensure!(!name.trim().is_empty(), "{flag} {argument:?}: the name is empty");
+    Ok((name.to_owned(), priority, value))
 }
 
-/// What a header may hold, without a newline at the end. What is odd is refused without being repeated.
-fn checked_token(token: &[u8]) -> Result<Secret> {
-    let token = token.strip_suffix(b"\n").map_or(token, |token| token.strip_suffix(b"\r").unwrap_or(token));
-    ensure!(!token.is_empty(), "it is empty");
-    ensure!(token.len() <= MAX_TOKEN, "it is longer than {MAX_TOKEN} bytes, and so no token");
-    ensure!(token.iter().all(u8::is_ascii_graphic), "it has a space, a line break or another odd character in it");
-    Ok(Secret(String::from_utf8_lossy(token).into_owned()))
+/// How `resume` and `attach` follow: the run's overrides are not theirs to set.
+fn later_follow(cli: &cli::Follow, common: &cli::Common) -> Result<Follow> {
+    if let Some(scope) = cli.allow_tools.iter().find(|tool| tool.contains(SCOPE)) {
+        bail!("--allow-tool {scope}: only run can send a list with command scopes to the server");
+    }
+    follow(cli, OnApproval::Pause, common, false)
 }
 
-fn session(id: &str) -> Result<Uuid> {
-    Uuid::parse_str(id).map_err(|error| anyhow!("the session {id:?} is not a UUID: {error}"))
-}
-
-fn follow(cli: &cli::Follow, default: OnApproval, server_flags: Vec<String>) -> Result<Follow> {
+fn follow(cli: &cli::Follow, default: OnApproval, common: &cli::Common, detached: bool) -> Result<Follow> {
     let on_approval = if cli.pause_on_approval { Some(OnApproval::Pause) } else { cli.on_approval };
     let program = cli.approve_with.clone();
     ensure!(program.as_deref().is_none_or(|program| !program.trim().is_empty()), "--approve-with names no program");
+    let allow = tools(&cli.allow_tools, "--allow-tool")?;
+    let scope = allow.iter().find(|tool| tool.contains(SCOPE));
     let policy = Policy {
         on_approval: on_approval.unwrap_or(default),
-        allow: tools(&cli.allow_tools, "--allow-tool")?,
+        list_is_sent: scope.is_some() || detached && !allow.is_empty(),
         deny: tools(&cli.deny_tools, "--deny-tool")?,
         program: program.is_some(),
         subagents: cli.enable_subagents,
         slack: cli.enable_slack_tools,
+        allow: allow.clone(),
     };
-    let mut policy_flags = Vec::new();
-    let mut flag = |name: &str, value: &str| policy_flags.extend([name.to_owned(), value.to_owned()]);
-    policy.allow.iter().for_each(|tool| flag("--allow-tool", tool));
-    policy.deny.iter().for_each(|tool| flag("--deny-tool", tool));
-    program.iter().for_each(|program| flag("--approve-with", program));
-    policy_flags.extend(policy.subagents.then(|| "--enable-subagents".into()));
-    policy_flags.extend(policy.slack.then(|| "--enable-slack-tools".into()));
+    if let Some(scope) = scope {
+        ensure!(
+            policy.deny.is_empty() && !policy.program,
+            "--allow-tool {scope}: a list with command scopes goes to the server, and does not go with --deny-tool or \
+             --approve-with"
+        );
+    }
+    if policy.list_is_sent {
+        policy.allow.iter().try_for_each(|entry| sendable(entry))?;
+    }
+    if let Some(both) = policy.deny.iter().find(|deny| policy.allow.iter().any(|allow| overlap(allow, deny))) {
+        bail!("the tool {both} is given to both --allow-tool and --deny-tool");
+    }
     Ok(Follow {
         timeout: cli.timeout,
         idle_timeout: cli.idle_timeout,
         cancel: !cli.no_cancel,
         heartbeat: cli.heartbeat,
+        policy_flags: policy_flags(&policy, program.as_deref()),
         policy,
         program,
         fail_on_tool_error: cli.fail_on_tool_error,
-        policy_flags,
-        server_flags,
+        server_flags: server_flags(common),
     })
+}
+
+/// A list that went to the server stays with the run.
+fn policy_flags(policy: &Policy, program: Option<&str>) -> Vec<String> {
+    let mut flags = Vec::new();
+    let mut flag = |name: &str, value: &str| flags.extend([name.to_owned(), value.to_owned()]);
+    let allow = policy.allow.iter().filter(|_| !policy.list_is_sent);
+    allow.for_each(|tool| flag("--allow-tool", tool));
+    policy.deny.iter().for_each(|tool| flag("--deny-tool", tool));
+    program.iter().for_each(|program| flag("--approve-with", program));
+    flags.extend(policy.subagents.then(|| "--enable-subagents".into()));
+    flags.extend(policy.slack.then(|| "--enable-slack-tools".into()));
+    flags
 }
 
 fn tools(names: &[String], flag: &str) -> Result<BTreeSet<String>> {
     let names = names.iter().map(|name| match name.trim() {
         trimmed if bare_name(trimmed).is_empty() => bail!("{flag} {name:?} names no tool"),
+        trimmed if flag != "--allow-tool" && trimmed.contains(SCOPE) => {
+            bail!("{flag} {name}: a command scope can only be allowed (--allow-tool)")
+        }
         trimmed => Ok(trimmed.to_owned()),
     });
     names.collect()
+}
+
+/// Whether one tool can be meant by both.
+fn overlap(one: &str, other: &str) -> bool {
+    names(one, other) || names(other, one)
+}
+
+/// Checks an entry of a list that goes to the server. The server cuts each entry behind its first `__`, matches the
+/// command of a scope literally, and trims nothing inside.
+fn sendable(entry: &str) -> Result<()> {
+    let (tool, scope) = entry.split_once(SCOPE).unwrap_or((entry, ""));
+    ensure!(
+        !bare_name(tool).contains("__") && !scope.contains("__"),
+        "--allow-tool {entry}: the server would cut this entry at the two underscores"
+    );
+    if !entry.contains(SCOPE) {
+        return Ok(());
+    }
+    let parts = || scope.split(SCOPE);
+    ensure!(
+        !bare_name(tool).is_empty() && parts().all(|part| !part.is_empty() && part.trim() == part),
+        "--allow-tool {entry}: a command scope is TOOL::COMMAND or TOOL::COMMAND::ARGUMENT, without blanks around ::"
+    );
+    ensure!(
+        !parts().next().is_some_and(|command| command.contains(['*', '?'])),
+        "--allow-tool {entry}: the command of a scope is no pattern, and would match nothing"
+    );
+    Ok(())
+}
+
+/// Subagent and Slack tools go into a list only with their flags: the server would approve them by itself.
+fn approval(policy: &Policy) -> Approval {
+    if policy.list_is_sent {
+        let enabled = |tool: &&String| {
+            (policy.subagents || !is_subagent_tool(tool)) && (policy.slack || !is_slack_tool(tool))
+        };
+        Approval::List(policy.allow.iter().filter(enabled).cloned().collect())
+    } else if policy.replaces_servers() {
+        Approval::Ask
+    } else {
+        Approval::Servers
+    }
 }
 
 fn choices(cli: &cli::Resume) -> Result<Choices> {
@@ -301,6 +553,7 @@ fn choices(cli: &cli::Resume) -> Result<Choices> {
         reject: cli.reject.iter().cloned().collect(),
         approve_all: cli.approve_all,
         reject_all: cli.reject_all,
+        batch: cli.batch.clone(),
     };
     if let Some(both) = choices.approve.intersection(&choices.reject).next() {
         bail!("the call {both:?} is given to both --approve and --reject");
@@ -322,152 +575,29 @@ fn deny_alone(follow: &cli::Follow) -> Result<()> {
     Ok(())
 }
 
-/// A detached run has nobody to decide its calls or to tell how it ended.
-fn detach(cli: &cli::Run) -> Result<bool> {
+/// A detached run has nobody to decide its calls or to tell how it ended, but the server can approve by a list.
+fn detach(cli: &cli::Run) -> Result<Option<PlainFormat>> {
+    if !cli.detach {
+        return Ok(None);
+    }
     let follow = &cli.follow;
-    let decides = !follow.allow_tools.is_empty()
-        || !follow.deny_tools.is_empty()
+    let decides = !follow.deny_tools.is_empty()
         || follow.approve_with.is_some()
         || matches!(follow.on_approval, Some(OnApproval::Accept | OnApproval::Reject));
     ensure!(
-        !cli.detach || !decides,
-        "--detach leaves nobody to decide tool calls; leave out --on-approval, --allow-tool, --deny-tool and \
-         --approve-with here, and give them to sortie attach"
+        !decides,
+        "--detach leaves nobody to decide tool calls: it does not go with --on-approval, --deny-tool and \
+         --approve-with, which sortie attach takes; --allow-tool goes to the server"
     );
-    ensure!(
-        !cli.detach || (follow.output == Format::Text && follow.result_file.is_none()),
-        "--detach prints the session's id and cannot tell how the run ends; give --output and --result-file to \
-         sortie attach"
-    );
-    Ok(cli.detach)
-}
-
-fn message(cli: &cli::Run, watch: &Watch) -> Result<NewMessage> {
-    let mut stdin = Stdin { taken_by: None, watch };
-    let content = match (&cli.prompt, &cli.prompt_file) {
-        (Some(prompt), None) if prompt == "-" => stdin.take("the prompt -")?,
-        (Some(prompt), None) => prompt.clone(),
-        (None, Some(path)) => stdin.file(path, "--prompt-file")?,
-        _ => bail!("no prompt: give it as an argument, with --prompt-file, or - for stdin"),
+    let format = match follow.output {
+        Format::Text => Some(PlainFormat::Text),
+        Format::Json => Some(PlainFormat::Json),
+        Format::Final | Format::StreamJson => None,
     };
-    ensure!(!content.trim().is_empty(), "the prompt is empty");
-    let max_turns = cli.max_turns.as_deref().map(|turns| {
-        let number = turns.parse().ok().filter(|number| (1..=MAX_TURNS).contains(number));
-        number.ok_or_else(|| anyhow!("--max-turns {turns}: it must be a number from 1 to {MAX_TURNS}"))
-    });
-    let replaces = !cli.follow.allow_tools.is_empty()
-        || !cli.follow.deny_tools.is_empty()
-        || cli.follow.approve_with.is_some();
-    Ok(NewMessage {
-        message: UserMessage { role: "user", content },
-        r#type: "message",
-        model: cli.model.clone(),
-        sandbox: cli.sandbox,
-        overrides: Overrides {
-            auto_approve: replaces.then_some("none"),
-            system_prompt: system_prompt(cli, &mut stdin)?,
-            max_turns: max_turns.transpose()?,
-        },
-        context: contexts(cli, &mut stdin)?,
-    })
-}
-
-fn system_prompt(cli: &cli::Run, stdin: &mut Stdin<'_>) -> Result<Option<String>> {
-    let Some(path) = &cli.system_prompt_file else { return Ok(None) };
-    let text = stdin.file(path, "--system-prompt-file")?;
-    let length = text.chars().count();
     ensure!(
-        length <= MAX_SYSTEM_PROMPT,
-        "--system-prompt-file {}: {length} characters, and {MAX_SYSTEM_PROMPT} are the most",
-        path.display()
+        format.is_some() && follow.result_file.is_none(),
+        "--detach prints the session's ID and cannot tell how the run ends: it goes with --output text or json, and \
+         not with --result-file, which sortie attach takes"
     );
-    Ok(Some(text))
-}
-
-fn contexts(cli: &cli::Run, stdin: &mut Stdin<'_>) -> Result<Vec<ContextEntry>> {
-    let mut entries = Vec::new();
-    for argument in &cli.context {
-        let (name, priority, text) = context_argument(argument, "--context", "TEXT")?;
-        entries.push(("--context", ContextEntry { name, content: text.to_owned(), priority }));
-    }
-    for argument in &cli.context_file {
-        let (name, priority, path) = context_argument(argument, "--context-file", "PATH")?;
-        let content = stdin.file(Path::new(path), "--context-file")?;
-        entries.push(("--context-file", ContextEntry { name, content, priority }));
-    }
-    let count = entries.len();
-    ensure!(
-        count <= MAX_CONTEXTS,
-        "--context and --context-file: {count} entries, and {MAX_CONTEXTS} are the most"
-    );
-    let mut total = 0;
-    for (flag, entry) in &entries {
-        let (name, length) = (entry.name.chars().count(), entry.content.chars().count());
-        total += length;
-        ensure!(
-            name <= MAX_CONTEXT_NAME,
-            "{flag}: a name of {name} characters, and {MAX_CONTEXT_NAME} are the most"
-        );
-        ensure!(
-            length <= MAX_CONTEXT,
-            "{flag} {}: {length} characters, and {MAX_CONTEXT} are the most",
-            entry.name
-        );
-    }
-    ensure!(
-        total <= MAX_CONTEXT_TOTAL,
-        "--context and --context-file: {total} characters in all, and {MAX_CONTEXT_TOTAL} are the most"
-    );
-    Ok(entries.into_iter().map(|(_, entry)| entry).collect())
-}
-
-/// `NAME=VALUE`, `NAME:high=VALUE` or `NAME:normal=VALUE`.
-fn context_argument<'a>(
-    argument: &'a str,
-    flag: &str,
-    value_name: &str,
-) -> Result<(String, Option<Priority>, &'a str)> {
-    let (name, value) =
-        argument.split_once('=').ok_or_else(|| anyhow!("{flag} {argument:?}: it must be NAME={value_name}"))?;
-    let (name, priority) = if let Some(name) = name.strip_suffix(":high") {
-        (name, Some(Priority::High))
-    } else if let Some(name) = name.strip_suffix(":normal") {
-        (name, Some(Priority::Normal))
-    } else {
-        (name, None)
-    };
-    ensure!(!name.trim().is_empty(), "{flag} {argument:?}: the name is empty");
-    Ok((name.to_owned(), priority, value))
-}
-
-/// stdin is read only when asked, and can be read only once.
-struct Stdin<'a> {
-    taken_by: Option<String>,
-    watch: &'a Watch,
-}
-
-impl Stdin<'_> {
-    fn take(&mut self, user: &str) -> Result<String> {
-        if let Some(first) = self.taken_by.replace(user.to_owned()) {
-            bail!("{user} and {first} both take stdin, which can be read only once");
-        }
-        // On a thread of its own: whoever holds the other end may never close it.
-        let read = self.watch.run(|| {
-            let mut bytes = Vec::new();
-            std::io::stdin().lock().read_to_end(&mut bytes).map(|_| bytes)
-        })?;
-        let bytes = read.with_context(|| format!("read stdin for {user}"))?;
-        String::from_utf8(bytes).map_err(|_| anyhow!("{user}: stdin is not UTF-8 text"))
-    }
-
-    fn file(&mut self, path: &Path, flag: &str) -> Result<String> {
-        if path == Path::new("-") {
-            return self.take(flag);
-        }
-        let path: PathBuf = path.into();
-        let doing = format!("{flag} {}", path.display());
-        // It may be a FIFO that nobody writes to.
-        let bytes = self.watch.run(move || std::fs::read(path))?.with_context(|| doing.clone())?;
-        String::from_utf8(bytes).map_err(|_| anyhow!("{doing}: it is not UTF-8 text"))
-    }
+    Ok(format)
 }

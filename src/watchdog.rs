@@ -1,33 +1,52 @@
-//! The deadline and the signals become one cause, the first that comes; whoever blocks is woken. A thread waits for
-//! both, so that the main thread may block. It is also the last resort: a second signal, or a main thread that does not
-//! come to its end after a cause, ends the process here, with 1. Signals that come close together count as one.
+//! Watches for the deadline and for signals. The first of them is the [`Cause`] that ends the command. From then on
+//! [`Watch::fd`] is readable, so that every blocking call returns from its `poll`.
+//!
+//! The watchdog thread waits for both while the main thread blocks. When a signal arrives, the thread prints at once
+//! what the signal does. It ends the process only if the main thread is still stuck 10 s after the cause.
 
 use crate::outcome::{Exit, Failure, Reason};
-use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
-use std::io::{self, Read, Write};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::Errno;
+use signal_hook::consts::{SIGALRM, SIGHUP, SIGQUIT, SIGTERM, SIGUSR1, SIGUSR2, SIGVTALRM, SIGXCPU, SIGXFSZ};
+use signal_hook::iterator::backend::SignalDelivery;
+use signal_hook::iterator::exfiltrator::SignalOnly;
+use std::io::{self, ErrorKind, Read, Write};
+use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, mpsc};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
-/// How long the main thread may take from a cause to its end: 5 s for a cancel, and some for the rest.
-const LAST_RESORT: Duration = Duration::from_secs(10);
-/// Signals that arrive this soon after the first one are part of it: `timeout(1)`, a closing terminal, make and GNU
+/// How many ticks the main thread has from the cause to its end: 5 s for a cancel, and some time for the rest. They are
+/// ticks because a process that is stopped (SIGSTOP) then loses only one of them.
+const LAST_RESORT: u32 = 10;
+const TICK: Duration = Duration::from_secs(1);
+/// Signals that arrive this soon after the first count as one: `timeout(1)`, a closing terminal, make and GNU
 /// parallel send two.
 const SAME_SIGNAL: Duration = Duration::from_secs(2);
-/// How soon a cause is noticed while the main thread waits for a call to be answered.
-const GLANCE: Duration = Duration::from_millis(50);
 
-/// Why everything must come to an end.
+/// The signals that end the run, except SIGINT.
+const SIGNALS: [(i32, &str); 8] = [
+    (SIGTERM, "SIGTERM"),
+    (SIGHUP, "SIGHUP"),
+    (SIGQUIT, "SIGQUIT"),
+    (SIGALRM, "SIGALRM"),
+    (SIGVTALRM, "SIGVTALRM"),
+    (SIGXCPU, "SIGXCPU"),
+    (SIGUSR1, "SIGUSR1"),
+    (SIGUSR2, "SIGUSR2"),
+];
+/// The ctrlc crate handles this one.
+const INTERRUPT: &str = "SIGINT";
+
+/// Why the command must end early.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Cause {
-    /// The time is over: its length, and the flag that set it.
+    /// The deadline has passed. The length, and the flag that set it.
     Deadline(Duration, &'static str),
-    /// No event came for so long (`--idle-timeout`).
-    Idle(Duration),
-    /// A signal, by name.
+    /// A signal has arrived. Its name.
     Signal(&'static str),
 }
 
@@ -38,244 +57,456 @@ impl From<Cause> for Failure {
                 let limit = humantime::format_duration(limit);
                 Self::new(Reason::Timeout, format!("not done within {limit} ({flag})"))
             }
-            Cause::Idle(limit) => {
-                let limit = humantime::format_duration(limit);
-                Self::new(Reason::IdleTimeout, format!("no event for {limit} (--idle-timeout)"))
-            }
             Cause::Signal(name) => Self::new(Reason::Interrupted, format!("interrupted by {name}")),
         }
     }
 }
 
-/// Called, on the watchdog's thread, when a cause comes.
-type Waker = Box<dyn Fn() + Send>;
+/// What a signal does at this moment, for the line that is printed when it arrives.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum OnSignal {
+    /// The command has started no run, or the run has ended.
+    #[default]
+    NothingToCancel,
+    CancelRun,
+    /// `--no-cancel`.
+    LeaveRun,
+    /// `sortie cancel` stops waiting for the end of the run.
+    StopWaiting,
+}
+
+impl OnSignal {
+    /// Returns the line about the first signal. `ending`: the command was already ending, because of the deadline.
+    fn first(self, name: &str, ending: bool) -> String {
+        let what = match (self, ending) {
+            (Self::NothingToCancel, _) => "no run to cancel; ending",
+            (Self::CancelRun, false) => "cancelling the run, 5 s at most; again to leave it",
+            (Self::CancelRun, true) => "the run is being cancelled; again to leave it",
+            (Self::LeaveRun, _) => "ending; the run is left going (--no-cancel)",
+            (Self::StopWaiting, _) => "no longer waiting for the cancelled run to stop",
+        };
+        format!("{name}: {what}")
+    }
+
+    /// Returns the line about a later signal.
+    fn later(self, name: &str) -> String {
+        match self {
+            Self::CancelRun => format!("{name} again: ending without waiting for the cancel"),
+            _ => format!("{name} again: ending"),
+        }
+    }
+}
+
+/// What ended a wait.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ready {
+    /// The descriptor is ready.
+    Descriptor,
+    /// The deadline has passed or a signal has arrived.
+    Cause,
+    /// The time limit of the wait is over.
+    Time,
+}
+
+/// Prints a line on stderr.
+type Speaker = Arc<dyn Fn(&str) + Send + Sync>;
 
 #[derive(Default)]
 struct State {
     deadline: Option<(Instant, Cause)>,
-    idle: Option<(Instant, Cause)>,
-    /// When the thread looks next by itself.
-    alarm: Option<Instant>,
     cause: Option<Cause>,
-    wakers: Vec<Waker>,
-    /// Half written files, removed by whoever leaves at once.
+    /// Counts down from [`LAST_RESORT`] once the cause's descriptor is readable.
+    ticks_left: Option<u32>,
+    on_signal: OnSignal,
+    first_signal: Option<Instant>,
+    later_signal: Option<&'static str>,
+    /// The deadline of the last calls, until it has passed.
+    last_calls: Option<Instant>,
+    /// The descriptor of the last calls is readable.
+    last_calls_are_over: bool,
+    /// Temporary files to delete if the process exits early.
     unfinished: Vec<PathBuf>,
+    speaker: Option<Speaker>,
+    /// A line that came before there was a speaker.
+    unsaid: Option<String>,
 }
 
 impl State {
-    /// What comes first, if nothing else does.
-    fn next(&self) -> Option<(Instant, Cause)> {
-        [self.deadline, self.idle].into_iter().flatten().min_by_key(|(at, _)| *at)
+    fn cause_at(&mut self, now: Instant) -> Option<Cause> {
+        if self.cause.is_none() {
+            self.cause = self.deadline.filter(|(at, _)| now >= *at).map(|(_, cause)| cause);
+        }
+        self.cause
+    }
+
+    /// Notes a signal and returns the line to print about it, if any.
+    fn hear(&mut self, name: &'static str, now: Instant) -> Option<String> {
+        match self.first_signal {
+            None => {
+                self.first_signal = Some(now);
+                let ending = self.cause_at(now).is_some();
+                self.cause.get_or_insert(Cause::Signal(name));
+                Some(self.on_signal.first(name, ending))
+            }
+            Some(first) if now.saturating_duration_since(first) < SAME_SIGNAL => None,
+            Some(_) if self.later_signal.is_some() => None,
+            Some(_) => {
+                self.later_signal = Some(name);
+                Some(self.on_signal.later(name))
+            }
+        }
     }
 }
 
 struct Shared {
     state: Mutex<State>,
-    changed: Condvar,
+    /// Held from the moment when a signal becomes the cause until the line about it is printed.
+    saying: Mutex<()>,
+    /// A byte written here wakes the thread. It is readable once there is a cause.
+    bell: UnixStream,
+    /// Readable once the last calls must end.
+    last_calls: UnixStream,
 }
 
-/// A handle on the cause. Clones share it.
+/// The thread's ends of the two pairs of sockets.
+struct Thread {
+    signals: SignalDelivery<UnixStream, SignalOnly>,
+    interrupted: Arc<AtomicBool>,
+    last_calls: UnixStream,
+    /// The thread may end the process if the main thread is stuck.
+    ends_process: bool,
+}
+
+/// A handle on the watchdog. Clones share it.
 #[derive(Clone)]
 pub struct Watch {
     shared: Arc<Shared>,
-    /// Wakes the thread when the deadline changes; `None` where there is no thread.
-    bell: Option<Arc<UnixStream>>,
+    /// Only for the last calls, after a cause: their own deadline, and its length.
+    last_calls: Option<(Option<Instant>, Duration)>,
 }
 
 impl Watch {
-    /// Takes the signals and starts the thread. A signal that is ignored at the start stays so: SIGHUP under nohup,
-    /// SIGINT in a shell's background job.
-    ///
-    /// # Errors
-    /// When the system denies a socket pair, a signal handler or a thread.
-    pub fn start() -> io::Result<Self> {
+    /// Installs the signal handlers and starts the thread. SIGINT and SIGHUP stay ignored if they were ignored at the
+    /// start: in a shell's background job, and under nohup.
+    pub fn start() -> Result<Self, Failure> {
+        let is_ignored = |number: i32| number == SIGHUP && ignored_signals() & (1 << (number - 1)) != 0;
+        let taken: Vec<_> =
+            SIGNALS.iter().map(|(number, _)| *number).filter(|number| !is_ignored(*number)).collect();
+        let (watch, thread) = Self::new(&taken).map_err(|error| missing("handle the signals", &error))?;
+        watch.take_interrupt(&thread.interrupted)?;
+        watch.spawn(thread)
+    }
+
+    /// Starts a watchdog for tests: it handles no signals and never ends the process.
+    pub fn without_signals() -> Result<Self, Failure> {
+        let (watch, thread) = Self::new(&[]).map_err(|error| missing("create a pair of sockets", &error))?;
+        watch.spawn(thread)
+    }
+
+    fn new(taken: &[i32]) -> io::Result<(Self, Thread)> {
         let (ear, bell) = UnixStream::pair()?;
-        let signal = Arc::new(AtomicUsize::new(0));
-        let ignored = ignored_signals();
-        for (number, _) in SIGNALS {
-            if ignored & (1 << (number - 1)) == 0 {
-                // In this order: the number is known when the bell rings.
-                signal_hook::flag::register_usize(number, Arc::clone(&signal), number.unsigned_abs() as usize)?;
-                signal_hook::low_level::pipe::register(number, bell.try_clone()?)?;
-            }
+        let (far, last_calls) = UnixStream::pair()?;
+        for end in [&ear, &bell, &far, &last_calls] {
+            end.set_nonblocking(true)?;
         }
-        let watch = Self { bell: Some(Arc::new(bell)), ..Self::quiet() };
-        let thread = watch.clone();
-        thread::Builder::new().name("watchdog".into()).spawn(move || thread.keep(&ear, &signal))?;
-        Ok(watch)
+        let shared = Shared { state: Mutex::default(), saying: Mutex::default(), bell, last_calls };
+        let signals = SignalDelivery::with_pipe(ear, shared.bell.try_clone()?, SignalOnly, taken)?;
+        if !taken.is_empty() {
+            // Safe Rust cannot ignore a signal. A handler has the same effect: the write fails with EFBIG.
+            signal_hook::flag::register(SIGXFSZ, Arc::default())?;
+        }
+        let ends_process = !taken.is_empty();
+        let thread = Thread { signals, interrupted: Arc::default(), last_calls: far, ends_process };
+        Ok((Self { shared: Arc::new(shared), last_calls: None }, thread))
     }
 
-    /// No signals and no thread: the deadline is seen when somebody looks. For the short time after a cause.
-    pub fn quiet() -> Self {
-        let shared = Shared { state: Mutex::default(), changed: Condvar::new() };
-        Self { shared: Arc::new(shared), bell: None }
+    fn take_interrupt(&self, interrupted: &Arc<AtomicBool>) -> Result<(), Failure> {
+        let (watch, interrupted) = (self.clone(), Arc::clone(interrupted));
+        let taken = ctrlc::try_set_handler(move || {
+            // Store the flag before the wake-up byte is written.
+            interrupted.store(true, Ordering::Release);
+            watch.ring();
+        });
+        match taken {
+            // With MultipleHandlers, SIGINT was ignored at the start, and stays ignored.
+            Ok(()) | Err(ctrlc::Error::MultipleHandlers) => Ok(()),
+            Err(ctrlc::Error::System(error)) => Err(missing("handle SIGINT", &error)),
+            Err(error) => Err(Failure::new(Reason::Internal, format!("cannot handle SIGINT: {error}"))),
+        }
     }
 
-    /// A quiet watch with a deadline, and what it is for.
-    pub fn until(limit: Duration, what: &'static str) -> Self {
-        let watch = Self::quiet();
-        watch.arm(limit, what);
-        watch
+    fn spawn(self, mut thread: Thread) -> Result<Self, Failure> {
+        let watch = self.clone();
+        thread::Builder::new()
+            .name("watchdog".into())
+            .spawn(move || watch.keep(&mut thread))
+            .map_err(|error| missing("cannot start the watchdog thread", &error))?;
+        Ok(self)
     }
 
-    /// Sets the deadline, from now, and the flag that it comes from.
+    /// Sets the function that prints the lines about signals. It must not block for long, and not call
+    /// [`Watch::cause`].
+    pub fn speak_through(&self, speaker: impl Fn(&str) + Send + Sync + 'static) {
+        let speaker: Speaker = Arc::new(speaker);
+        let unsaid = {
+            let mut state = self.state();
+            state.speaker = Some(Arc::clone(&speaker));
+            state.unsaid.take()
+        };
+        if let Some(line) = unsaid {
+            speaker(&line);
+        }
+    }
+
+    pub fn on_signal_say(&self, what: OnSignal) {
+        self.state().on_signal = what;
+    }
+
+    /// Sets the deadline, which comes from this flag.
     pub fn arm(&self, limit: Duration, flag: &'static str) {
-        // A deadline too far away to be a point in time is none.
+        // A deadline beyond the range of `Instant` never comes.
         self.state().deadline = Instant::now().checked_add(limit).map(|at| (at, Cause::Deadline(limit, flag)));
         self.ring();
     }
 
-    /// Sets when the run has been silent for too long: `limit` after `since`; `None` while nobody listens to it.
-    pub fn arm_idle(&self, idle: Option<(Instant, Duration)>) {
-        let at = idle.and_then(|(since, limit)| Some((since.checked_add(limit)?, Cause::Idle(limit))));
+    /// Returns the watch for the last calls, which cancel a run or read lost text. It ends after `limit`, or at a later
+    /// signal: one that comes 2 s or more after the first. Only one such watch works at a time: the newest.
+    #[must_use]
+    pub fn last_calls(&self, limit: Duration) -> Self {
+        let until = Instant::now().checked_add(limit);
         let mut state = self.state();
-        let too_late = at.is_some_and(|(at, _)| state.alarm.is_none_or(|alarm| at < alarm));
-        state.idle = at;
+        state.last_calls = until;
+        if state.last_calls_are_over && state.later_signal.is_none() {
+            state.last_calls_are_over = false;
+            // Remove the byte that ended the earlier last calls.
+            let _ = (&self.shared.last_calls).read(&mut [0; 8]);
+        }
         drop(state);
-        if too_late {
-            self.ring();
-        }
+        self.ring();
+        Self { shared: Arc::clone(&self.shared), last_calls: Some((until, limit)) }
     }
 
-    /// Has the thread look at its times anew.
+    /// Returns the signal that came 2 s or more after the first.
+    pub fn later_signal(&self) -> Option<&'static str> {
+        self.state().later_signal
+    }
+
+    /// Returns a descriptor for `poll` that becomes readable with the cause, and stays readable.
+    pub fn fd(&self) -> BorrowedFd<'_> {
+        if self.last_calls.is_some() { self.shared.last_calls.as_fd() } else { self.shared.bell.as_fd() }
+    }
+
+    /// Wakes the thread. If the pipe is full, a wake-up is already pending.
     fn ring(&self) {
-        if let Some(bell) = &self.bell {
-            // A full pipe rings too.
-            let _ = (&**bell).write(&[0]);
-        }
+        let _ = (&self.shared.bell).write(&[0]);
     }
 
-    /// Has `waker` called when a cause comes.
-    pub fn on_cause(&self, waker: impl Fn() + Send + 'static) {
-        self.state().wakers.push(Box::new(waker));
-    }
-
-    /// Names a file that nobody wants unless we come to our end.
+    /// Registers a temporary file to delete if the process exits early.
     pub fn remove_on_leaving(&self, path: &Path) {
         self.state().unfinished.push(path.to_owned());
     }
 
-    /// The cause, if there is one.
+    /// Returns the cause. If it is a signal, waits until the line about it is printed.
     pub fn cause(&self) -> Option<Cause> {
-        let mut state = self.state();
-        if state.cause.is_none() {
-            state.cause = state.next().filter(|(at, _)| Instant::now() >= *at).map(|(_, cause)| cause);
+        let cause = self.peek();
+        if matches!(cause, Some(Cause::Signal(_))) {
+            drop(self.shared.saying.lock().unwrap_or_else(PoisonError::into_inner));
         }
-        state.cause
+        cause
     }
 
-    /// An error once there is a cause.
-    ///
-    /// # Errors
-    /// The cause.
+    /// Returns the cause without that wait, because printing the line itself asks for the cause.
+    fn peek(&self) -> Option<Cause> {
+        let mut state = self.state();
+        let now = Instant::now();
+        match self.last_calls {
+            None => state.cause_at(now),
+            Some((until, limit)) => {
+                let is_over = until.is_some_and(|until| now >= until);
+                let over = is_over.then_some(Cause::Deadline(limit, "the limit of the last calls"));
+                state.later_signal.map(Cause::Signal).or(over)
+            }
+        }
+    }
+
+    /// Fails once there is a cause.
     pub fn check(&self) -> Result<(), Failure> {
         self.cause().map_or(Ok(()), |cause| Err(cause.into()))
     }
 
-    /// Sleeps, unless there is a cause.
-    ///
-    /// # Errors
-    /// The cause.
+    /// Sleeps. Fails as soon as there is a cause.
     pub fn sleep(&self, time: Duration) -> Result<(), Failure> {
         let end = Instant::now() + time;
         loop {
             self.check()?;
-            let now = Instant::now();
-            if now >= end {
+            let left = end.saturating_duration_since(Instant::now());
+            if left.is_zero() {
                 return Ok(());
             }
-            let state = self.state();
-            let until = state.next().map_or(end, |(at, _)| at.min(end));
-            let left = until.saturating_duration_since(now);
-            drop(self.shared.changed.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner));
+            poll_for(&mut [PollFd::from_borrowed_fd(self.fd(), PollFlags::IN)], Some(self.cut(left)));
         }
     }
 
-    /// Runs what may block without end (a name look-up, a connect) on a thread of its own, and leaves it there when a
-    /// cause comes.
-    ///
-    /// # Errors
-    /// The cause; `Internal` if no thread could be had or it panicked.
-    pub fn run<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> Result<T, Failure> {
-        let (sender, receiver) = mpsc::channel();
-        let internal = |what: &str| Failure::new(Reason::Internal, format!("wait for the server: {what}"));
-        thread::Builder::new()
-            .name("call".into())
-            .spawn(move || {
-                // Nobody may be waiting any more.
-                let _ = sender.send(work());
-            })
-            .map_err(|error| internal(&error.to_string()))?;
+    /// Waits until `descriptor` is ready for `flags`, at most for `limit`, and at most until there is a cause.
+    pub fn wait_for(&self, descriptor: BorrowedFd<'_>, flags: PollFlags, limit: Option<Duration>) -> Ready {
+        let end = limit.and_then(|limit| Instant::now().checked_add(limit));
         loop {
-            match receiver.recv_timeout(GLANCE) {
-                Ok(done) => return Ok(done),
-                Err(mpsc::RecvTimeoutError::Timeout) => self.check()?,
-                Err(mpsc::RecvTimeoutError::Disconnected) => return Err(internal("the thread panicked")),
+            if self.peek().is_some() {
+                return Ready::Cause;
+            }
+            let left = end.map(|end| end.saturating_duration_since(Instant::now()));
+            let mut both =
+                [PollFd::from_borrowed_fd(descriptor, flags), PollFd::from_borrowed_fd(self.fd(), PollFlags::IN)];
+            poll_for(&mut both, Some(self.cut(left.unwrap_or(Duration::MAX))));
+            if !both[0].revents().is_empty() {
+                return Ready::Descriptor;
+            }
+            if left.is_some_and(|left| left.is_zero()) {
+                return Ready::Time;
             }
         }
+    }
+
+    /// Cuts a time at the watch's deadline, so that the wait ends even if the thread is late.
+    fn cut(&self, time: Duration) -> Duration {
+        let at = match self.last_calls {
+            Some((until, _)) => until,
+            None => self.state().deadline.map(|(at, _)| at),
+        };
+        at.map_or(time, |at| time.min(at.saturating_duration_since(Instant::now())))
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
         self.shared.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn next_alarm(&self) -> Option<Instant> {
-        let mut state = self.state();
-        state.alarm = state.next().map(|(at, _)| at);
-        state.alarm
-    }
-
-    /// The thread.
-    fn keep(&self, mut ear: &UnixStream, signal: &AtomicUsize) {
-        let mut leave_at: Option<Instant> = None;
-        let mut first_signal: Option<Instant> = None;
+    /// The watchdog thread's loop.
+    fn keep(&self, thread: &mut Thread) {
         loop {
-            let wait = leave_at
-                .or_else(|| self.next_alarm())
-                .map(|at| at.saturating_duration_since(Instant::now()).max(Duration::from_millis(1)));
-            // Without a bound on the read we would still hear the bell.
-            let _ = ear.set_read_timeout(wait);
-            let _ = ear.read(&mut [0]);
-            let number = signal.swap(0, Ordering::Relaxed);
-            let name = SIGNALS.iter().find(|(known, _)| known.unsigned_abs() as usize == number);
-            let cause = name.map(|(_, name)| Cause::Signal(name));
-            let is_later = cause.is_some() && first_signal.is_some_and(|first| first.elapsed() >= SAME_SIGNAL);
-            if cause.is_some() {
-                first_signal.get_or_insert_with(Instant::now);
+            let wait = self.next_wait();
+            let woken = poll_for(&mut [PollFd::new(thread.signals.get_read(), PollFlags::IN)], wait);
+            let is_tick = !woken && wait == Some(TICK);
+            let mut signal = thread.interrupted.swap(false, Ordering::Acquire).then_some(INTERRUPT);
+            for number in thread.signals.pending() {
+                let name = SIGNALS.iter().find(|(known, _)| *known == number).map(|(_, name)| *name);
+                signal = signal.or(name);
             }
-            if let Some(at) = leave_at {
-                if is_later || Instant::now() >= at {
-                    self.leave();
-                }
-            } else if let Some(cause) = cause.or_else(|| self.cause()) {
-                leave_at = Some(Instant::now() + LAST_RESORT);
-                let wakers = {
-                    let mut state = self.state();
-                    state.cause.get_or_insert(cause);
-                    std::mem::take(&mut state.wakers)
-                };
-                self.shared.changed.notify_all();
-                for wake in wakers {
-                    wake();
-                }
+            if let Some(name) = signal {
+                self.announce(name);
+            }
+            self.wake(thread);
+            if is_tick {
+                self.count_down(thread.ends_process);
             }
         }
     }
 
-    /// The one place, beside the end of main, where the process ends.
+    /// Returns how long the thread may sleep.
+    fn next_wait(&self) -> Option<Duration> {
+        let state = self.state();
+        let now = Instant::now();
+        let next = match (state.cause, state.ticks_left) {
+            (None, _) => state.deadline.map(|(at, _)| at),
+            // The main thread has noticed the deadline first.
+            (Some(_), None) => Some(now),
+            (Some(_), Some(_)) => Some(now + TICK),
+        };
+        let alarm = [next, state.last_calls].into_iter().flatten().min();
+        alarm.map(|at| at.saturating_duration_since(now))
+    }
+
+    /// Takes a signal and prints the line about it.
+    fn announce(&self, name: &'static str) {
+        let saying = self.shared.saying.lock().unwrap_or_else(PoisonError::into_inner);
+        let line = self.state().hear(name, Instant::now());
+        if let Some(line) = line {
+            self.say(line);
+        }
+        drop(saying);
+    }
+
+    fn say(&self, line: String) {
+        let mut state = self.state();
+        let Some(speaker) = state.speaker.clone() else {
+            state.unsaid = Some(line);
+            return;
+        };
+        // The speaker locks the state too.
+        drop(state);
+        speaker(&line);
+    }
+
+    /// Makes the descriptors readable whose time has come.
+    fn wake(&self, thread: &Thread) {
+        let now = Instant::now();
+        let mut state = self.state();
+        if state.cause_at(now).is_some() && state.ticks_left.is_none() {
+            state.ticks_left = Some(LAST_RESORT);
+            let _ = thread.signals.get_read().write(&[0]);
+        }
+        let is_over = state.later_signal.is_some() || state.last_calls.is_some_and(|at| now >= at);
+        if is_over && !state.last_calls_are_over {
+            state.last_calls_are_over = true;
+            let _ = (&thread.last_calls).write(&[0]);
+        }
+        if is_over {
+            state.last_calls = None;
+        }
+    }
+
+    fn count_down(&self, ends_process: bool) {
+        let mut state = self.state();
+        let Some(left) = &mut state.ticks_left else { return };
+        *left = left.saturating_sub(1);
+        if *left == 0 && ends_process {
+            drop(state);
+            self.leave();
+        }
+    }
+
+    /// Ends the process. Only this function does so, apart from the end of `main`.
     fn leave(&self) -> ! {
-        for path in &self.state().unfinished {
+        let unfinished = std::mem::take(&mut self.state().unfinished);
+        for path in unfinished {
             let _ = std::fs::remove_file(path);
         }
+        let what = match self.state().on_signal {
+            OnSignal::NothingToCancel => "",
+            _ => "; the run may still be going on",
+        };
+        self.say(format!("failed (internal): sortie is stuck, and exits{what}"));
         std::process::exit(Exit::Failed.code().into())
     }
 }
 
-const SIGNALS: [(i32, &str); 3] = [(SIGINT, "SIGINT"), (SIGTERM, "SIGTERM"), (SIGHUP, "SIGHUP")];
+/// Waits until one of the descriptors is ready. Returns false after `limit`, or if a signal has interrupted the wait.
+pub fn poll_for(descriptors: &mut [PollFd<'_>], limit: Option<Duration>) -> bool {
+    // A limit beyond the range of `Timespec` is no limit.
+    let limit = limit.and_then(|limit| Timespec::try_from(limit).ok());
+    let ready = poll(descriptors, limit.as_ref()).is_ok_and(|ready| ready > 0);
+    if !ready {
+        // After an error, the returned events mean nothing.
+        descriptors.iter_mut().for_each(PollFd::clear_revents);
+    }
+    ready
+}
 
-/// The mask of the signals that this process was started with ignored; 0 where the system does not tell.
+/// Makes the failure for something that the system denied.
+fn missing(doing: &str, error: &io::Error) -> Failure {
+    let advice = match error.raw_os_error().map(Errno::from_raw_os_error) {
+        Some(Errno::MFILE | Errno::NFILE) => "; allow more open files (ulimit -n)",
+        _ if error.kind() == ErrorKind::WouldBlock => "; allow more processes and threads (ulimit -u)",
+        _ => "",
+    };
+    Failure::new(Reason::Internal, format!("cannot {doing}: {error}{advice}"))
+}
+
+/// Returns the mask of the signals that are ignored; 0 if the system does not tell.
 fn ignored_signals() -> u64 {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
     let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
     mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).unwrap_or(0)
 }
+
+#[cfg(test)]
+mod tests;

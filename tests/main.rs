@@ -10,8 +10,13 @@ mod suite {
     mod approvals;
     mod decide;
     mod exits;
+    mod files;
+    mod gateways;
+    mod knowledge;
     mod model;
+    mod network;
     mod output;
+    mod overview;
     mod ping;
     mod program;
     mod prompt;
@@ -19,7 +24,9 @@ mod suite {
     mod request;
     mod resume;
     mod signals;
+    mod status;
     mod stopping;
     mod stream;
     mod usage;
+    mod words;
 }

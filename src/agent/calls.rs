@@ -1,12 +1,54 @@
-//! The wire's types, both directions (`/v1`, server 0.3.88). Answers are read leniently: what we do not use is not there.
+//! The bodies of the calls, in both directions (`/v1`, server 0.3.88). In answers, fields that we do not use are ignored.
 
-use crate::agent::events::{MAX_LIST, ToolCall, few};
-use crate::run::policy::Verdict;
-use serde::de::{Deserializer, Error as _, SeqAccess, Visitor};
+use crate::agent::events::{ToolCall, few};
+use serde::de::{Deserializer, Error as _};
 use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
 use std::collections::BTreeMap;
-use std::fmt;
 use uuid::Uuid;
+
+/// `GET /v1/health`.
+#[derive(Debug, PartialEq, Eq, Deserialize)]
+pub struct Health {
+    /// `ok`.
+    pub status: String,
+    #[serde(default)]
+    pub version: Option<String>,
+    /// Whole seconds since the server started.
+    #[serde(default)]
+    pub uptime_seconds: Option<u64>,
+    /// Only with a persistent sandbox.
+    #[serde(default)]
+    pub sandbox: Option<Sandbox>,
+}
+
+/// The state of the server's sandbox.
+#[derive(Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(default)]
+pub struct Sandbox {
+    pub mode: Option<String>,
+    pub healthy: Option<bool>,
+    pub last_error: Option<String>,
+}
+
+/// `GET /v1/config`.
+#[derive(Debug, PartialEq, Eq, Deserialize)]
+pub struct Config {
+    pub auto_approve_mode: AutoApprove,
+}
+
+/// Which tool calls the server's configuration approves.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(field_identifier, rename_all = "lowercase")]
+pub enum AutoApprove {
+    /// None: the server asks about every call.
+    None,
+    /// All: the server asks about no call.
+    All,
+    /// Some: `custom`, or a word of a newer server.
+    #[serde(other)]
+    Custom,
+}
 
 /// `POST /v1/sessions`.
 #[derive(Debug, Serialize)]
@@ -20,6 +62,94 @@ pub struct NewSession<'a> {
 #[derive(Debug, Deserialize)]
 pub struct Created {
     pub id: Uuid,
+}
+
+/// `GET /v1/sessions`: one page, the session that changed last first.
+#[derive(Debug, PartialEq, Eq, Deserialize)]
+pub struct Sessions {
+    #[serde(deserialize_with = "few")]
+    pub sessions: Vec<ListedSession>,
+}
+
+/// A session of the list. The times are in RFC 3339.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+pub struct ListedSession {
+    pub id: Uuid,
+    #[serde(default)]
+    pub title: Option<String>,
+    #[serde(default)]
+    pub cwd: Option<String>,
+    #[serde(default)]
+    pub created_at: Option<String>,
+    #[serde(default)]
+    pub updated_at: Option<String>,
+    #[serde(rename = "run_status")]
+    pub state: SessionState,
+}
+
+/// `GET /v1/sessions/{id}`.
+#[derive(Debug, Deserialize)]
+pub struct SessionDetail {
+    pub session: Session,
+}
+
+#[derive(Debug, Deserialize)]
+pub struct Session {
+    #[serde(rename = "run_status")]
+    state: SessionState,
+}
+
+/// What a session does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(from = "RunStatus")]
+pub enum SessionState {
+    /// It runs this run, or starts it.
+    Active(Uuid),
+    Idle,
+    /// Its last run failed. The server does not say which run that was (protocol trap 21).
+    Failed,
+    /// A word of a newer server, without a run.
+    Unknown,
+}
+
+#[derive(Deserialize)]
+struct RunStatus {
+    state: String,
+    #[serde(default)]
+    run_id: Option<Uuid>,
+}
+
+impl From<RunStatus> for SessionState {
+    fn from(status: RunStatus) -> Self {
+        match (status.state.as_str(), status.run_id) {
+            ("idle", _) => Self::Idle,
+            ("failed", _) => Self::Failed,
+            // A state that we do not know may be that of a run, too, where it names one.
+            (_, Some(run)) => Self::Active(run),
+            (_, None) => Self::Unknown,
+        }
+    }
+}
+
+impl SessionState {
+    /// Returns the run that the session runs.
+    pub const fn run(self) -> Option<Uuid> {
+        match self {
+            Self::Active(run) => Some(run),
+            Self::Idle | Self::Failed | Self::Unknown => None,
+        }
+    }
+}
+
+impl Session {
+    pub const fn state(&self) -> SessionState {
+        self.state
+    }
+
+    /// Returns the run that the session runs.
+    pub const fn active_run(&self) -> Option<Uuid> {
+        self.state.run()
+    }
 }
 
 /// `POST /v1/sessions/{id}/messages`.
@@ -40,10 +170,36 @@ pub struct NewMessage {
 #[derive(Clone, Debug, Serialize)]
 pub struct UserMessage {
     pub role: &'static str,
-    pub content: String,
+    pub content: UserContent,
 }
 
-/// A file or text that goes with the prompt.
+/// The prompt: a text, or texts and images.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(untagged)]
+pub enum UserContent {
+    Text(String),
+    Parts(Vec<UserPart>),
+}
+
+impl From<String> for UserContent {
+    fn from(text: String) -> Self {
+        Self::Text(text)
+    }
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(tag = "type", rename_all = "lowercase")]
+pub enum UserPart {
+    Text {
+        text: String,
+    },
+    /// An image as a `data:` URL.
+    Image {
+        url: String,
+    },
+}
+
+/// A file or text that is sent with the prompt.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Context {
     pub name: String,
@@ -52,7 +208,7 @@ pub struct Context {
     pub priority: Option<Priority>,
 }
 
-/// How much a context entry matters when the model's window is short.
+/// How important a context entry is when the model's context window is short.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Priority {
@@ -60,15 +216,26 @@ pub enum Priority {
     Normal,
 }
 
-/// What this run does otherwise than the server's configuration says.
+/// What replaces the server's configuration in this run.
 #[derive(Clone, Debug, Default, Serialize)]
 pub struct Overrides {
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub auto_approve: Option<&'static str>,
+    pub auto_approve: Option<ApproveOverride>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub system_prompt: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub max_turns: Option<u32>,
+}
+
+/// Which tool calls the server approves in this run, in place of its configuration, denials included.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ApproveOverride {
+    None,
+    All,
+    /// The calls of these tools or command scopes (`run_command::git::status`); the server asks about all others.
+    #[serde(untagged)]
+    Tools(Vec<String>),
 }
 
 impl Overrides {
@@ -83,138 +250,124 @@ pub struct Sent {
     pub run_id: Uuid,
 }
 
-/// `GET /v1/sessions/{id}`.
-#[derive(Debug, Deserialize)]
-pub struct SessionDetail {
-    pub session: Session,
-}
-
-#[derive(Debug, Deserialize)]
-pub struct Session {
-    pub run_status: RunStatus,
-}
-
-#[derive(Debug, Deserialize)]
-pub struct RunStatus {
-    pub state: String,
-    #[serde(default)]
-    pub run_id: Option<Uuid>,
-}
-
-impl Session {
-    /// Whether the server says that the session's last run failed. It does not name the run (protocol trap 21).
-    pub fn has_failed(&self) -> bool {
-        self.run_status.state == "failed"
-    }
-
-    /// The run that the session is busy with.
-    pub fn active_run(&self) -> Option<String> {
-        let status = &self.run_status;
-        let active = matches!(status.state.as_str(), "starting" | "running");
-        status.run_id.filter(|_| active).map(|id| id.to_string())
-    }
-}
-
-/// `GET /v1/health`.
-#[derive(Debug, Deserialize)]
-pub struct Health {
-    /// `ok`.
-    pub status: String,
-}
-
-/// The answer to decisions and to a cancel: the run that took them.
-#[derive(Debug, Deserialize)]
-pub struct Taken {
-    /// Its id.
-    pub run_id: Uuid,
-}
-
-/// `GET /v1/config`.
-#[derive(Debug, Deserialize)]
-pub struct Config {
-    pub auto_approve_mode: String,
-}
-
-/// `GET /v1/sessions/{id}/messages`.
+/// `GET /v1/sessions/{id}/messages`: one page, the oldest message first.
 #[derive(Debug, Deserialize)]
 pub struct Messages {
     #[serde(deserialize_with = "few")]
     pub messages: Vec<Message>,
+    /// The number of messages in the session.
     pub total: usize,
 }
 
 #[derive(Debug, Deserialize)]
 pub struct Message {
-    pub role: String,
-    pub content: Content,
+    /// `user`, `assistant` or `tool`.
+    role: String,
+    content: Content,
 }
 
-/// What of a message's content is of use: a string, or the parts of a list.
+/// What we use of a message's content.
 #[derive(Debug, Default)]
 pub struct Content {
-    /// The text, that of its parts joined.
-    pub text: String,
-    /// The calls whose results are among the parts.
+    text: String,
+    /// The IDs of the tool calls.
+    calls: Vec<String>,
+    /// The IDs of the tool calls whose results these are.
     results: Vec<String>,
 }
 
-/// A part: text has `text`, a tool's result has `tool_call_id`.
-#[derive(Deserialize)]
+/// A part of a message's content. `type` is `text` (with `text`), `image`, `tool_call` (with `id`) or `tool_result` (with
+/// `tool_call_id`).
+#[derive(Default, Deserialize)]
+#[serde(default)]
 struct Part {
-    #[serde(default)]
-    text: Option<String>,
-    #[serde(default)]
+    r#type: String,
+    text: String,
+    id: String,
     tool_call_id: Option<String>,
 }
 
-/// By hand, since serde's untagged enums first make a tree of whatever comes.
+/// By hand: serde's untagged and tagged enums first build a tree of all values, which takes many times the memory.
 impl<'de> Deserialize<'de> for Content {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct ContentVisitor;
+        let json = <&RawValue>::deserialize(deserializer)?.get();
+        let content = if json.starts_with('[') {
+            few(&mut serde_json::Deserializer::from_str(json)).map(Self::of)
+        } else {
+            serde_json::from_str(json).map(|text| Self { text, ..Self::default() })
+        };
+        content.map_err(D::Error::custom)
+    }
+}
 
-        impl<'de> Visitor<'de> for ContentVisitor {
-            type Value = Content;
-
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("a text or a list of parts")
-            }
-
-            fn visit_str<E>(self, text: &str) -> Result<Content, E> {
-                Ok(Content { text: text.to_owned(), results: Vec::new() })
-            }
-
-            fn visit_seq<A: SeqAccess<'de>>(self, mut parts: A) -> Result<Content, A::Error> {
-                let mut content = Content::default();
-                while let Some(part) = parts.next_element::<Part>()? {
-                    content.text.push_str(part.text.as_deref().unwrap_or_default());
-                    content.results.extend(part.tool_call_id);
-                    if content.results.len() > MAX_LIST {
-                        return Err(A::Error::invalid_length(content.results.len(), &"at most 1024 results"));
-                    }
-                }
-                Ok(content)
+impl Content {
+    fn of(parts: Vec<Part>) -> Self {
+        let mut content = Self::default();
+        for part in parts {
+            content.text.push_str(&part.text);
+            content.results.extend(part.tool_call_id);
+            if part.r#type == "tool_call" {
+                content.calls.push(part.id);
             }
         }
-
-        deserializer.deserialize_any(ContentVisitor)
+        content
     }
 }
 
 impl Message {
-    /// The calls whose results the message holds.
+    pub fn is_user(&self) -> bool {
+        self.role == "user"
+    }
+
+    pub fn is_assistant(&self) -> bool {
+        self.role == "assistant"
+    }
+
+    /// Returns the text, or the joined texts of the parts.
+    pub fn text(&self) -> &str {
+        &self.content.text
+    }
+
+    /// Returns whether the message contains a tool call.
+    pub const fn calls_tools(&self) -> bool {
+        !self.content.calls.is_empty()
+    }
+
+    /// Returns the IDs of the tool calls whose results the message contains.
     pub fn results(&self) -> impl Iterator<Item = &str> {
         let results = if self.role == "tool" { self.content.results.as_slice() } else { &[] };
         results.iter().map(String::as_str)
     }
 
-    /// About the memory that it takes, in bytes.
+    /// Returns about how much memory the message takes, in bytes.
     pub fn size(&self) -> usize {
-        let results = self.content.results.iter().map(|id| id.len() + 32).sum::<usize>();
-        256 + self.role.len() + self.content.text.len() + results
+        let ids = self.content.results.iter().chain(&self.content.calls);
+        256 + self.role.len() + self.content.text.len() + ids.map(|id| id.len() + 32).sum::<usize>()
     }
 }
 
-/// `GET /v1/sessions/{id}/tools/pending`: every call of the current batch, decided or not.
+/// Returns whether the messages end with a finished answer of the assistant.
+pub fn end_with_answer(messages: &[Message]) -> bool {
+    messages.last().is_some_and(|message| message.is_assistant() && !message.calls_tools())
+}
+
+/// Returns whether the messages end with tool calls of which at least one has no result.
+pub fn end_with_open_call(messages: &[Message]) -> bool {
+    let Some(at) = messages.iter().rposition(|message| message.role != "tool") else { return false };
+    let results: Vec<_> = messages[at..].iter().flat_map(Message::results).collect();
+    messages[at].content.calls.iter().any(|call| !results.contains(&call.as_str()))
+}
+
+/// Returns whether there is a tool call after the last message of the user.
+pub fn have_call_after_prompt(messages: &[Message]) -> bool {
+    messages
+        .iter()
+        .rev()
+        .take_while(|message| message.role != "user")
+        .any(|message| !message.content.calls.is_empty())
+}
+
+/// `GET /v1/sessions/{id}/tools/pending`: every call of the current batch, whether decided or not.
 #[derive(Debug, Deserialize)]
 pub struct Pending {
     pub run_id: Option<Uuid>,
@@ -222,35 +375,23 @@ pub struct Pending {
     pub tool_calls: Vec<ToolCall>,
 }
 
-/// `POST /v1/sessions/{id}/tools/decisions`. An empty one wakes a run that waits (protocol trap 5).
+/// `POST /v1/sessions/{id}/tools/decisions`. Without a decision in it, it wakes a run that waits (protocol trap 5).
 #[derive(Debug, Serialize)]
 pub struct Decisions<'a> {
     pub run_id: &'a str,
     pub decisions: BTreeMap<&'a str, Decision>,
 }
 
-/// One decision.
 #[derive(Debug, PartialEq, Eq, Serialize)]
 #[serde(tag = "action", rename_all = "snake_case")]
 pub enum Decision {
     Accept,
+    /// The model is told only that the user rejected the call (protocol trap 9).
     Reject,
-    CustomResult { content: String },
-}
-
-impl Decision {
-    /// What a verdict says to the server; a pause says nothing. A reason goes as the call's result, since the server
-    /// drops the content of a plain rejection (protocol trap 9).
-    pub fn of(verdict: &Verdict) -> Option<Self> {
-        match verdict {
-            Verdict::Accept => Some(Self::Accept),
-            Verdict::Reject(None) => Some(Self::Reject),
-            Verdict::Reject(Some(reason)) => {
-                Some(Self::CustomResult { content: format!("Tool call rejected: {reason}") })
-            }
-            Verdict::Pause => None,
-        }
-    }
+    /// The model gets this content as the call's result.
+    CustomResult {
+        content: String,
+    },
 }
 
 /// `POST /v1/sessions/{id}/cancel`.
@@ -259,10 +400,20 @@ pub struct Cancel<'a> {
     pub run_id: &'a str,
 }
 
-/// The body of most errors; some are plain text.
-#[derive(Debug, Default, Deserialize)]
+/// The answer to decisions and to a cancel. An answer without a run's ID is not the server's.
+#[derive(Debug, Deserialize)]
+pub struct Taken {
+    #[serde(rename = "run_id")]
+    _run_id: Uuid,
+}
+
+/// The body of most errors. Some errors are plain text instead.
+#[derive(Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(default)]
 pub struct Error {
     pub error: String,
     pub code: String,
 }
+
+#[cfg(test)]
+mod tests;

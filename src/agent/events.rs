@@ -1,9 +1,9 @@
-//! A frame of the stream → one event of the protocol. Strings are borrowed from the frame wherever JSON allows it, since
-//! most events are text that goes straight out again.
+//! Reads a frame of the stream as an event of the protocol. Texts are borrowed from the frame where JSON allows it, since
+//! most events are text that is written straight out again.
 
+use crate::agent::json::{self, without_long_texts};
 use crate::agent::sse::Frame;
-use crate::outcome::Usage;
-use serde::de::{DeserializeSeed, Deserializer, Error, IgnoredAny, MapAccess, SeqAccess, Visitor};
+use serde::de::{Deserializer, Error, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde::ser::{self, Serializer};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
@@ -12,13 +12,13 @@ use std::fmt;
 use std::marker::PhantomData;
 use std::sync::Arc;
 
-/// The most entries of a list: the calls of a turn, the messages of a page. What takes three bytes to say may take a
-/// hundred to keep.
-pub const MAX_LIST: usize = 1024;
-/// The longest id or name of a tool call, in bytes: it is kept and passed on, more than once.
-pub const MAX_NAME: usize = 1024;
+/// The most entries of a list: the tool calls of a turn, the messages of a page. An entry of three bytes may take a
+/// hundred bytes of memory.
+pub(crate) const MAX_LIST: usize = 1024;
+/// The longest ID or name of a tool call, in bytes. Both are kept and passed on several times.
+pub(crate) const MAX_NAME: usize = 1024;
 
-/// A JSON string, borrowed where it holds no escapes.
+/// A JSON string, borrowed if it contains no escapes.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(transparent)]
 pub struct Text<'a>(#[serde(borrow)] pub Cow<'a, str>);
@@ -30,16 +30,7 @@ impl std::ops::Deref for Text<'_> {
     }
 }
 
-/// What a frame turned out to be.
-#[derive(Debug, PartialEq)]
-pub enum Item<'a> {
-    /// An event of some run of the session.
-    Event(Envelope<'a>),
-    /// The asked-for id has left the server's ring; nothing is replayed.
-    Gap(Gap),
-}
-
-/// The wrapper that the server puts round each event.
+/// The object that contains each event.
 #[derive(Debug, PartialEq, Deserialize)]
 pub struct Envelope<'a> {
     /// The run that the event belongs to.
@@ -48,22 +39,66 @@ pub struct Envelope<'a> {
     /// The event itself.
     #[serde(borrow)]
     pub event: Event<'a>,
+    /// All of the frame's data was parsed, so that it is known to be JSON.
+    #[serde(skip, default = "yes")]
+    pub is_json: bool,
 }
 
-/// `gap_detected`, the one event without an envelope.
-#[derive(Debug, PartialEq, Eq, Deserialize)]
+const fn yes() -> bool {
+    true
+}
+
+/// `gap_detected`, the only event without an envelope.
+#[derive(Debug, Default, PartialEq, Eq, Deserialize)]
 pub struct Gap {
-    /// The oldest id that the server still has; ask for what follows the one before it.
+    /// The oldest event ID that the server still has. To replay from it, ask for the events after the ID before it.
     pub oldest_available_id: u64,
+    /// The newest event ID at this time: with this event a replay is over.
+    #[serde(default)]
+    pub newest_available_id: Option<u64>,
 }
 
-/// The events of protocol 0.3.88, with the fields that we use. A variant that we do not know is [`Event::Unknown`]. The
-/// largest, which are rare, are boxed: text deltas are moved a few times each.
-#[derive(Debug, PartialEq)]
-pub enum Event<'a> {
+/// Declares the protocol's events from one list: the variants of [`Event`] with their payloads, the variant names in the
+/// JSON, and the `event:` names of the frames, which are the same names in snake case.
+macro_rules! events {
+    ($($variant:ident $(($payload:ty))?,)*) => {
+        /// One event of a run, with the fields that we use.
+        #[derive(Debug, PartialEq)]
+        pub enum Event<'a> {
+            $($variant $(($payload))?,)*
+            /// A variant that this version does not know.
+            Unknown,
+        }
+
+        const VARIANTS: &[&str] = &[$(stringify!($variant)),*];
+
+        #[derive(Deserialize)]
+        #[serde(field_identifier)]
+        enum Variant {
+            $($variant,)*
+            #[serde(other)]
+            Unknown,
+        }
+
+        impl Variant {
+            /// Reads the payload of this variant.
+            fn read<'a, A: MapAccess<'a>>(self, map: &mut A) -> Result<Event<'a>, A::Error> {
+                match self {
+                    $(Self::$variant => events!(@read map $variant $($payload)?),)*
+                    Self::Unknown => events!(@read map Unknown),
+                }
+            }
+        }
+    };
+    (@read $map:ident $variant:ident $payload:ty) => { $map.next_value().map(Event::$variant) };
+    (@read $map:ident $variant:ident) => { $map.next_value().map(|IgnoredAny| Event::$variant) };
+}
+
+// The events of protocol 0.3.88. The large payloads are rare and boxed, since text deltas are moved a few times each.
+events! {
     RunStarted,
     TurnStarted(Turn),
-    TurnCompleted(Turn),
+    TurnCompleted(TurnEnd<'a>),
     TextDelta(Delta<'a>),
     ThinkingDelta,
     TextComplete(Complete<'a>),
@@ -74,17 +109,24 @@ pub enum Event<'a> {
     ToolExecutionCompleted(Box<Tool<'a>>),
     ToolRejected(Box<Tool<'a>>),
     RetryAttempt(Retry<'a>),
-    CompactionStarted,
-    CompactionCompleted,
+    CompactionStarted(Compaction<'a>),
+    CompactionCompleted(Compacted),
     UsageReport(Report),
     RunCompleted(Completion<'a>),
     RunError(RunFailure<'a>),
-    Unknown,
 }
 
 #[derive(Debug, PartialEq, Eq, Deserialize)]
 pub struct Turn {
+    /// The number of the turn, from 1.
     pub turn: u64,
+}
+
+#[derive(Debug, PartialEq, Eq, Deserialize)]
+pub struct TurnEnd<'a> {
+    /// `stop`, `tool_calls`, `max_output_tokens` (the answer is cut), `cancelled` or `error`.
+    #[serde(borrow, default)]
+    pub finish_reason: Option<Text<'a>>,
 }
 
 #[derive(Debug, PartialEq, Eq, Deserialize)]
@@ -105,26 +147,27 @@ pub struct Proposal {
     pub tool_calls: Vec<ToolCall>,
 }
 
-/// A tool call as the record, the policy program and the wire have it.
+/// A tool call, as in the protocol, in the record and in the input of the policy program.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct ToolCall {
-    /// The server's id of the call.
+    /// The server's ID of the call.
     #[serde(deserialize_with = "name")]
     pub id: String,
-    /// The name, with the server's prefix (`stakpak__view`; protocol trap 14).
+    /// The tool's name, with the server's prefix (`stakpak__view`; protocol trap 14).
     #[serde(deserialize_with = "name")]
     pub name: String,
-    /// The arguments as the model gave them.
+    /// The arguments that the model gave.
     #[serde(default)]
     pub arguments: Arguments,
 }
 
-/// A call's arguments: JSON that is passed on and never looked into, and so kept as text, on one line.
+/// The arguments of a tool call: JSON on one line. They are passed on and never read, so they are kept as text, which
+/// takes much less memory than a tree of values.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Arguments(Arc<str>);
 
 impl Arguments {
-    /// The JSON.
+    /// Returns the JSON.
     pub fn get(&self) -> &str {
         &self.0
     }
@@ -146,7 +189,7 @@ impl Serialize for Arguments {
 impl<'de> Deserialize<'de> for Arguments {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let raw = <&RawValue>::deserialize(deserializer)?.get();
-        // Line breaks between tokens are white space, and inside strings JSON allows none.
+        // A line break in JSON is always between two tokens, where a space means the same.
         let is_one_line = !raw.contains(['\n', '\r']);
         Ok(Self(if is_one_line { raw.into() } else { raw.replace(['\n', '\r'], " ").into() }))
     }
@@ -160,8 +203,8 @@ fn name<'de, D: Deserializer<'de>>(deserializer: D) -> Result<String, D::Error> 
     Ok(name.0.into_owned())
 }
 
-/// A list of at most [`MAX_LIST`] entries.
-pub fn few<'de, D: Deserializer<'de>, T: Deserialize<'de>>(deserializer: D) -> Result<Vec<T>, D::Error> {
+/// Reads a list of at most [`MAX_LIST`] entries.
+pub(crate) fn few<'de, D: Deserializer<'de>, T: Deserialize<'de>>(deserializer: D) -> Result<Vec<T>, D::Error> {
     struct Few<T>(PhantomData<T>);
 
     impl<'de, T: Deserialize<'de>> Visitor<'de> for Few<T> {
@@ -186,8 +229,8 @@ pub fn few<'de, D: Deserializer<'de>, T: Deserialize<'de>>(deserializer: D) -> R
     deserializer.deserialize_seq(Few(PhantomData))
 }
 
-/// What happened to a call. `result` comes with the end of an execution, `message` with its progress, `reason` with a
-/// rejection.
+/// What happened to a tool call. An execution that has ended has a `result`, its progress a `message`, and a rejection a
+/// `reason`.
 #[derive(Debug, PartialEq, Eq, Deserialize)]
 pub struct Tool<'a> {
     #[serde(borrow)]
@@ -214,8 +257,42 @@ pub struct Retry<'a> {
 }
 
 #[derive(Debug, PartialEq, Eq, Deserialize)]
+pub struct Compaction<'a> {
+    /// Why the server shortens the conversation; often the model provider's error.
+    #[serde(borrow, default)]
+    pub reason: Text<'a>,
+}
+
+#[derive(Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(default)]
+pub struct Compacted {
+    pub tokens_before: Option<u64>,
+    pub tokens_after: Option<u64>,
+    /// Messages were dropped, not summarized.
+    pub truncated: bool,
+}
+
+#[derive(Debug, PartialEq, Eq, Deserialize)]
 pub struct Report {
     pub usage: Usage,
+}
+
+/// Token counts, as the server reports them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Usage {
+    pub prompt_tokens: u64,
+    pub completion_tokens: u64,
+    pub total_tokens: u64,
+}
+
+impl Usage {
+    /// Adds the counts of another turn. A sum that would overflow stays at the maximum.
+    pub fn add(&mut self, turn: Self) {
+        self.prompt_tokens = self.prompt_tokens.saturating_add(turn.prompt_tokens);
+        self.completion_tokens = self.completion_tokens.saturating_add(turn.completion_tokens);
+        self.total_tokens = self.total_tokens.saturating_add(turn.total_tokens);
+    }
 }
 
 #[derive(Debug, PartialEq, Eq, Deserialize)]
@@ -236,193 +313,57 @@ pub struct RunFailure<'a> {
     pub retryable: bool,
 }
 
-/// The frame was one of the protocol's events, but not of its shape; the string says how.
+/// An event of the protocol does not have the protocol's shape. The string says what is wrong.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Malformed(pub String);
 
-/// Reads a frame.
+/// Reads a frame that is not a gap: see [`gap`].
 ///
 /// # Errors
-/// [`Malformed`] for an event of the protocol whose data is not what the protocol says. Frames of other names are never
-/// an error, and at worst an unknown event of no run: a newer server may send them.
-pub fn decode<'a>(frame: &Frame<'a>) -> Result<Item<'a>, Malformed> {
-    let decoded = place_texts(frame.data.as_bytes()).and_then(|()| {
-        if frame.event == "gap_detected" {
-            serde_json::from_str(frame.data).map(Item::Gap)
-        } else {
-            serde_json::from_str(frame.data).map(Item::Event)
-        }
-    });
-    match decoded {
-        Ok(item) => Ok(item),
-        Err(_) if !NAMES.contains(&frame.event) => {
-            Ok(Item::Event(Envelope { run_id: None, event: Event::Unknown }))
-        }
+/// [`Malformed`] for an event of the protocol whose data does not have the protocol's shape. A frame of another name is
+/// never an error, since newer servers may send one: it is an unknown event, without a run if its data cannot be read.
+pub fn decode<'a>(frame: &Frame<'a>) -> Result<Envelope<'a>, Malformed> {
+    match read(frame.data) {
+        Ok(envelope) => Ok(envelope),
+        Err(_) if !is_known(frame.event) => Ok(Envelope { run_id: None, event: Event::Unknown, is_json: false }),
         Err(error) => Err(Malformed(format!("the {} event: {error}", frame.event))),
     }
 }
 
-/// Refuses a long text where the protocol has something else. Serde would quote it whole in its error, which takes up to
-/// six times its length.
+/// Reads the gap that a frame reports; `None` for every other frame.
 ///
 /// # Errors
-/// How long it is.
-pub fn place_texts(json: &[u8]) -> serde_json::Result<()> {
-    if json.len() <= LONG {
-        return Ok(());
-    }
-    match (Place { key: "", depth: 0 }).deserialize(&mut serde_json::Deserializer::from_slice(json)) {
-        // Whatever else is wrong is told as usual.
-        Err(error) if !error.is_data() => Ok(()),
-        placed => placed,
-    }
+/// [`Malformed`] if its data does not have the protocol's shape.
+pub fn gap(frame: &Frame<'_>) -> Option<Result<Gap, Malformed>> {
+    let malformed = |error| Malformed(format!("the {} event: {error}", frame.event));
+    (frame.event == "gap_detected").then(|| json::object(frame.data.as_bytes()).map_err(malformed))
 }
 
-/// A text of more bytes must be in its place.
-const LONG: usize = 64 * 1024;
-/// What the protocol has no text for; a call's, an entry's, an event's place has no name.
-const NO_TEXTS: [&str; 18] = [
-    "",
-    "event",
-    "turn",
-    "usage",
-    "prompt_tokens",
-    "completion_tokens",
-    "total_tokens",
-    "tool_calls",
-    "is_error",
-    "attempt",
-    "delay_ms",
-    "total_turns",
-    "total_usage",
-    "retryable",
-    "oldest_available_id",
-    "messages",
-    "session",
-    "run_status",
-];
-/// What may be long, and need not be unescaped to be passed over.
-const TEXTS: [&str; 7] = ["arguments", "delta", "text", "result", "message", "reason", "error"];
-/// Deeper than this the protocol has nothing that is read.
-const DEEPEST: u8 = 8;
-
-/// A value, by the key that it stands at.
-#[derive(Clone, Copy)]
-struct Place<'k> {
-    key: &'k str,
-    depth: u8,
+fn read(data: &str) -> serde_json::Result<Envelope<'_>> {
+    if let Some(short) = without_long_texts(data) {
+        serde_json::from_str::<Envelope<'_>>(&short)?;
+    }
+    serde_json::from_str(data)
 }
 
-impl<'de> DeserializeSeed<'de> for Place<'_> {
-    type Value = ();
+/// Returns whether the frame's name is one of the protocol's, so that its data must have the protocol's shape.
+fn is_known(name: &str) -> bool {
+    ["message", "gap_detected"].contains(&name) || VARIANTS.iter().any(|variant| snake_case(variant) == name)
+}
 
-    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
-        if self.depth > DEEPEST || TEXTS.contains(&self.key) {
-            return IgnoredAny::deserialize(deserializer).map(drop);
+/// Returns `TextDelta` as `text_delta`.
+fn snake_case(variant: &str) -> String {
+    let mut name = String::new();
+    for c in variant.chars() {
+        if c.is_ascii_uppercase() && !name.is_empty() {
+            name.push('_');
         }
-        deserializer.deserialize_any(self)
+        name.push(c.to_ascii_lowercase());
     }
+    name
 }
 
-impl<'de> Visitor<'de> for Place<'_> {
-    type Value = ();
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("anything")
-    }
-
-    fn visit_bool<E>(self, _: bool) -> Result<(), E> {
-        Ok(())
-    }
-
-    fn visit_i64<E>(self, _: i64) -> Result<(), E> {
-        Ok(())
-    }
-
-    fn visit_u64<E>(self, _: u64) -> Result<(), E> {
-        Ok(())
-    }
-
-    fn visit_f64<E>(self, _: f64) -> Result<(), E> {
-        Ok(())
-    }
-
-    fn visit_unit<E>(self) -> Result<(), E> {
-        Ok(())
-    }
-
-    fn visit_str<E: Error>(self, text: &str) -> Result<(), E> {
-        if text.len() > LONG && NO_TEXTS.contains(&self.key) {
-            return Err(E::custom(format_args!("a text of {} bytes where none belongs", text.len())));
-        }
-        Ok(())
-    }
-
-    fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<(), A::Error> {
-        let key = if ["tool_calls", "messages", "content"].contains(&self.key) { "" } else { "any" };
-        while list.next_element_seed(Place { key, depth: self.depth + 1 })?.is_some() {}
-        Ok(())
-    }
-
-    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<(), A::Error> {
-        while let Some(key) = map.next_key::<Text<'_>>()? {
-            let key = if self.key == "event" { "" } else { &*key };
-            map.next_value_seed(Place { key, depth: self.depth + 1 })?;
-        }
-        Ok(())
-    }
-}
-
-/// The `event:` names of the frames that must have the protocol's shape.
-const NAMES: [&str; 20] = [
-    "message",
-    "gap_detected",
-    "run_started",
-    "turn_started",
-    "turn_completed",
-    "text_delta",
-    "thinking_delta",
-    "text_complete",
-    "tool_calls_proposed",
-    "waiting_for_tool_approval",
-    "tool_execution_started",
-    "tool_execution_progress",
-    "tool_execution_completed",
-    "tool_rejected",
-    "retry_attempt",
-    "compaction_started",
-    "compaction_completed",
-    "usage_report",
-    "run_completed",
-    "run_error",
-];
-
-#[derive(Deserialize)]
-#[serde(field_identifier)]
-enum Variant {
-    RunStarted,
-    TurnStarted,
-    TurnCompleted,
-    TextDelta,
-    ThinkingDelta,
-    TextComplete,
-    ToolCallsProposed,
-    WaitingForToolApproval,
-    ToolExecutionStarted,
-    ToolExecutionProgress,
-    ToolExecutionCompleted,
-    ToolRejected,
-    RetryAttempt,
-    CompactionStarted,
-    CompactionCompleted,
-    UsageReport,
-    RunCompleted,
-    RunError,
-    #[serde(other)]
-    Unknown,
-}
-
-/// By hand, since serde's derive makes an unknown variant an error.
+/// By hand: serde's derive makes an unknown variant an error, and newer servers may send one.
 impl<'de: 'a, 'a> Deserialize<'de> for Event<'a> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         struct EventVisitor;
@@ -434,39 +375,14 @@ impl<'de: 'a, 'a> Deserialize<'de> for Event<'a> {
                 f.write_str("an event: {\"Variant\":{…}}")
             }
 
-            /// A variant without a payload is a bare string; none that we use is.
+            /// A variant without a payload is a string. All variants that we know have a payload.
             fn visit_str<E>(self, _: &str) -> Result<Self::Value, E> {
                 Ok(Event::Unknown)
             }
 
             fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
                 let Some(variant) = map.next_key::<Variant>()? else { return Ok(Event::Unknown) };
-                let event = match variant {
-                    Variant::TextDelta => Event::TextDelta(map.next_value()?),
-                    Variant::TextComplete => Event::TextComplete(map.next_value()?),
-                    Variant::TurnStarted => Event::TurnStarted(map.next_value()?),
-                    Variant::TurnCompleted => Event::TurnCompleted(map.next_value()?),
-                    Variant::ToolCallsProposed => Event::ToolCallsProposed(map.next_value()?),
-                    Variant::ToolExecutionStarted => Event::ToolExecutionStarted(map.next_value()?),
-                    Variant::ToolExecutionProgress => Event::ToolExecutionProgress(map.next_value()?),
-                    Variant::ToolExecutionCompleted => Event::ToolExecutionCompleted(map.next_value()?),
-                    Variant::ToolRejected => Event::ToolRejected(map.next_value()?),
-                    Variant::RetryAttempt => Event::RetryAttempt(map.next_value()?),
-                    Variant::UsageReport => Event::UsageReport(map.next_value()?),
-                    Variant::RunCompleted => Event::RunCompleted(map.next_value()?),
-                    Variant::RunError => Event::RunError(map.next_value()?),
-                    bare => {
-                        map.next_value::<IgnoredAny>()?;
-                        match bare {
-                            Variant::RunStarted => Event::RunStarted,
-                            Variant::ThinkingDelta => Event::ThinkingDelta,
-                            Variant::WaitingForToolApproval => Event::WaitingForToolApproval,
-                            Variant::CompactionStarted => Event::CompactionStarted,
-                            Variant::CompactionCompleted => Event::CompactionCompleted,
-                            _ => Event::Unknown,
-                        }
-                    }
-                };
+                let event = variant.read(&mut map)?;
                 while map.next_entry::<IgnoredAny, IgnoredAny>()?.is_some() {}
                 Ok(event)
             }

@@ -1,5 +1,7 @@
-//! What the agent server says and is told: the one folder with the protocol's words.
+//! The agent server's protocol. Only this folder knows the names that the server uses.
 
-pub mod calls;
+pub(crate) mod calls;
 pub mod events;
+pub(crate) mod json;
 pub mod sse;
+pub(crate) mod tools;

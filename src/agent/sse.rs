@@ -172,15 +172,6 @@ impl Parser {
         }
     }
 
-    /// [`advance`](Self::advance) and [`frame`](Self::frame) in one call; `None` when the input is empty.
-    ///
-    /// # Errors
-    ///
-    /// [`TooLarge`], as `advance`.
-    pub fn next<'a>(&'a mut self, input: &mut &[u8]) -> Result<Option<Frame<'a>>, TooLarge> {
-        Ok(if self.advance(input)? { Some(self.frame()) } else { None })
-    }
-
     /// Returns whether the stream is between two events: no part of the next event has been read.
     #[must_use]
     pub fn is_between_events(&self) -> bool {

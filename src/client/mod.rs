@@ -1,43 +1,46 @@
 //! The agent server's calls, with their retries. This folder is the only place that knows the HTTP crate.
 
+mod address;
+mod calls;
+mod connection;
+mod exchange;
+mod fault;
+mod headers;
+mod place;
 mod proxy;
-mod server;
-mod transport;
+mod quote;
+mod race;
+mod retry;
+mod secret;
+mod stream;
+mod tls;
+mod token;
+mod wait;
+mod word;
 
-pub use server::Server;
-pub use transport::{Body, Chunk, TICK};
+pub use address::Address;
+pub use calls::new_key;
+pub use headers::{Headers, MAX_HEADERS};
+pub use secret::Secret;
+pub use stream::{EventStream, Heard, Silence};
+pub use token::{MAX_TOKEN, Token};
+pub use word::{Between, CallError, Refusal, Word};
 
-use crate::agent::calls as api;
-use crate::agent::events::{ToolCall, place_texts};
-use crate::console::{Console, visible_start};
-use crate::outcome::{Failure, Reason};
-use crate::run::policy::Verdict;
-use crate::settings::Secret;
+use crate::console::Console;
 use crate::watchdog::Watch;
-use serde::Serialize;
-use serde::de::{DeserializeOwned, Error};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant, SystemTime};
-use ureq::http::HeaderValue;
-use uuid::Uuid;
-
-/// The time for the last try, when the retry time-out is over.
-const LAST_TRY: Duration = Duration::from_secs(1);
-/// The largest answer to a call, in bytes.
-const MAX_ANSWER: usize = 8 * 1024 * 1024;
-/// As much of an error's body as is looked at, in bytes.
-const MAX_ERROR: usize = 64 * 1024;
-/// As much of what a server said as is quoted, in characters.
-const MAX_QUOTE: usize = 300;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 /// What a client is made from.
 #[derive(Clone, Debug)]
 pub struct Options {
     /// Where the server is.
-    pub server: Server,
+    pub server: Address,
     /// Sent with every call, if there is one.
-    pub token: Option<Secret>,
+    pub token: Option<Token>,
+    /// Sent with every call, for a gateway in front.
+    pub headers: Headers,
     /// Bound on the look-up of the name, and on the connect.
     pub connect_timeout: Duration,
     /// Longest time without contact.
@@ -50,34 +53,57 @@ pub struct Client {
     agent: ureq::Agent,
     watch: Watch,
     console: Console,
-    /// Whether the server itself has answered a call of this command.
-    spoke: Arc<AtomicBool>,
+    shared: Arc<Shared>,
 }
 
-/// One call: what it is for, in the words of an error, and what is sent.
-struct Call<'a> {
-    doing: &'a str,
-    path: String,
-    /// A GET without, a POST with.
-    body: Option<Vec<u8>>,
-    /// One for each POST that is a step of its own; its retries keep it.
-    key: Option<&'a str>,
+/// What all clients of one command have in common.
+struct Shared {
+    /// The server itself has answered a call.
+    heard: AtomicBool,
+    /// When it last did.
+    contact: Mutex<Instant>,
+    credentials: Mutex<Credentials>,
+    /// As `/v1/health` told it.
+    server_version: Mutex<Option<String>>,
+}
+
+/// What opens the server, and a gateway in front of it.
+#[derive(Clone, PartialEq, Eq)]
+struct Credentials {
+    token: Option<Token>,
+    headers: Headers,
 }
 
 impl Client {
     /// A client whose waiting ends with `watch`, and which tells of its retries on `console`.
     pub fn new(options: Options, watch: Watch, console: Console) -> Self {
-        let agent = transport::agent(&options.server);
-        let waker = agent.clone();
-        watch.on_cause(move || waker.clone().shutdown());
-        Self { options, agent, watch, console, spoke: Arc::default() }
+        let credentials = Credentials { token: options.token.clone(), headers: options.headers.clone() };
+        let shared = Shared {
+            heard: AtomicBool::new(false),
+            contact: Mutex::new(Instant::now()),
+            credentials: Mutex::new(credentials),
+            server_version: Mutex::default(),
+        };
+        Self::sharing(options, watch, console, Arc::new(shared))
     }
 
-    /// Another client of the same server, under another watch: the first is dead once its watch has a cause.
-    pub fn again(&self, watch: Watch) -> Self {
-        let connect_timeout = self.options.connect_timeout.min(Duration::from_secs(2));
-        let again = Self::new(Options { connect_timeout, ..self.options.clone() }, watch, self.console.clone());
-        Self { spoke: Arc::clone(&self.spoke), ..again }
+    fn sharing(options: Options, watch: Watch, console: Console, shared: Arc<Shared>) -> Self {
+        let agent = connection::agent(&options.server, !options.retry_timeout.is_zero(), connection::TICK, &watch);
+        Self { options, agent, watch, console, shared }
+    }
+
+    /// Another client of the same server, for the last calls: their retries end with `watch` and not with the retry
+    /// timeout. It knows what this one has learnt.
+    pub fn with_watch(&self, watch: Watch) -> Self {
+        let options = Options { retry_timeout: Duration::MAX, ..self.options.clone() };
+        Self::sharing(options, watch, self.console.clone(), Arc::clone(&self.shared))
+    }
+
+    /// Another client of the same server, for looks at many streams: a read that finds nothing returns at once.
+    pub fn for_glances(&self) -> Self {
+        let (options, watch) = (self.options.clone(), self.watch.clone());
+        let agent = connection::agent(&options.server, false, connection::GLANCE_TICK, &watch);
+        Self { options, agent, watch, console: self.console.clone(), shared: Arc::clone(&self.shared) }
     }
 
     /// The server's URL.
@@ -85,461 +111,90 @@ impl Client {
         self.options.server.url()
     }
 
+    /// The server's version, where it was asked for its health.
+    pub fn server_version(&self) -> Option<String> {
+        lock(&self.shared.server_version).clone()
+    }
+
+    fn set_server_version(&self, version: Option<String>) {
+        *lock(&self.shared.server_version) = version;
+    }
+
+    /// What ends the client's waiting.
+    pub const fn watch(&self) -> &Watch {
+        &self.watch
+    }
+
     /// The longest time without contact.
     pub const fn retry_timeout(&self) -> Duration {
         self.options.retry_timeout
     }
 
-    /// `GET /v1/health`.
-    ///
-    /// # Errors
-    /// As every call: see the table of reasons in the README.
-    pub fn health(&self) -> Result<(), Failure> {
-        self.get("ask for the server's health", "/v1/health".into()).map(|_: api::Health| ())
+    /// Whether the token came from a file, so that it may change.
+    pub fn has_token_file(&self) -> bool {
+        self.credentials().token.is_some_and(|token| token.has_file())
     }
 
-    /// `GET /v1/config`.
-    ///
-    /// # Errors
-    /// As every call.
-    pub fn config(&self) -> Result<api::Config, Failure> {
-        self.get("ask for the server's configuration", "/v1/config".into())
+    /// Whether the server itself has answered a call of this command.
+    pub fn has_heard(&self) -> bool {
+        self.shared.heard.load(Ordering::Relaxed)
     }
 
-    /// `POST /v1/sessions`.
-    ///
-    /// # Errors
-    /// As every call.
-    pub fn create_session(&self, session: &api::NewSession<'_>) -> Result<Uuid, Failure> {
-        let key = new_key();
-        self.post("create a session", "/v1/sessions".into(), session, &key).map(|created: api::Created| created.id)
+    /// When the server itself last answered a call of this command; at first, when the command began.
+    fn contact(&self) -> Instant {
+        *lock(&self.shared.contact)
     }
 
-    /// `GET /v1/sessions/{id}`: the one call that tells whether a session exists (protocol trap 10).
-    ///
-    /// # Errors
-    /// As every call.
-    pub fn session(&self, session: Uuid) -> Result<api::Session, Failure> {
-        let path = format!("/v1/sessions/{session}");
-        self.get("ask for the session's state", path).map(|detail: api::SessionDetail| detail.session)
+    /// The server itself has answered.
+    fn hear(&self) {
+        self.shared.heard.store(true, Ordering::Relaxed);
+        *lock(&self.shared.contact) = Instant::now();
     }
 
-    /// `POST /v1/sessions/{id}/messages`.
-    ///
-    /// # Errors
-    /// As every call; `Conflict` with the code `session_already_running` where a run goes on.
-    pub fn send(&self, session: Uuid, message: &api::NewMessage, key: &str) -> Result<Uuid, Failure> {
-        let path = format!("/v1/sessions/{session}/messages");
-        self.post("send the prompt", path, message, key).map(|sent: api::Sent| sent.run_id)
+    fn credentials(&self) -> Credentials {
+        lock(&self.shared.credentials).clone()
     }
 
-    /// `GET /v1/sessions/{id}/messages`, one page.
-    ///
-    /// # Errors
-    /// As every call.
-    pub fn messages(&self, session: Uuid, offset: usize, limit: usize) -> Result<api::Messages, Failure> {
-        let path = format!("/v1/sessions/{session}/messages?limit={limit}&offset={offset}");
-        self.get("read the session's messages", path)
-    }
-
-    /// `GET /v1/sessions/{id}/tools/pending`.
-    ///
-    /// # Errors
-    /// As every call.
-    pub fn pending(&self, session: Uuid) -> Result<api::Pending, Failure> {
-        self.get("ask for the tool calls that wait", format!("/v1/sessions/{session}/tools/pending"))
-    }
-
-    /// `POST /v1/sessions/{id}/tools/decisions`. Each call has a key of its own: under the key of an earlier one the
-    /// server would only repeat its answer.
-    ///
-    /// # Errors
-    /// As every call; `Conflict` where the run is over.
-    pub fn decide(&self, session: Uuid, run: &str, decisions: &[(ToolCall, Verdict)]) -> Result<(), Failure> {
-        let decisions = decisions
-            .iter()
-            .filter_map(|(call, verdict)| Some((call.id.as_str(), api::Decision::of(verdict)?)))
-            .collect();
-        let path = format!("/v1/sessions/{session}/tools/decisions");
-        let body = api::Decisions { run_id: run, decisions };
-        self.post("decide the tool calls", path, &body, &new_key()).map(|_: api::Taken| ())
-    }
-
-    /// `POST /v1/sessions/{id}/cancel`: a request, not a fact (protocol traps 5 and 6).
-    ///
-    /// # Errors
-    /// As every call; `Conflict` where the run is over.
-    pub fn cancel(&self, session: Uuid, run: &str) -> Result<(), Failure> {
-        let path = format!("/v1/sessions/{session}/cancel");
-        self.post("cancel the run", path, &api::Cancel { run_id: run }, &new_key()).map(|_: api::Taken| ())
-    }
-
-    /// `GET /v1/sessions/{id}/events`, from the event after `cursor`; 0 is the start (protocol trap 1). The last contact
-    /// was at `contact`; `backoff` is the caller's, who knows whether there was progress since.
-    ///
-    /// # Errors
-    /// As every call; `Protocol` for something that is not an event stream.
-    pub fn events(
-        &self,
-        session: Uuid,
-        cursor: u64,
-        contact: Instant,
-        backoff: &mut Backoff,
-    ) -> Result<Body, Failure> {
-        let path = format!("/v1/sessions/{session}/events");
-        let call = Call { doing: "follow the run", path, body: None, key: None };
-        self.retry(contact, backoff, |patience| {
-            let request = self.request(&call.path).header("Accept", "text/event-stream");
-            let answer = self.exchange(&call, request.header("Last-Event-ID", cursor), patience)?;
-            let stream = self.stream(&call, answer)?;
-            self.spoke.store(true, Ordering::Relaxed);
-            Ok(stream)
-        })
-    }
-
-    fn stream(&self, call: &Call<'_>, answer: ureq::http::Response<ureq::Body>) -> Result<Body, Failure> {
-        let doing = call.doing;
-        let content_type = header(&answer, "content-type").unwrap_or_default();
-        let media_type = content_type.split(';').next().unwrap_or_default().trim();
-        if !media_type.eq_ignore_ascii_case("text/event-stream") {
-            let got = if media_type.is_empty() { "nothing it names".into() } else { self.quote(media_type) };
-            let message = format!("{doing}: expected an event stream from {}, got {got}", self.url());
-            return Err(Failure::new(Reason::Protocol, message));
-        }
-        self.undecoded(doing, &answer)?;
-        Ok(Body::new(answer.into_body()))
-    }
-
-    fn get<T: DeserializeOwned>(&self, doing: &str, path: String) -> Result<T, Failure> {
-        self.call(&Call { doing, path, body: None, key: None })
-    }
-
-    fn post<T: DeserializeOwned>(
-        &self,
-        doing: &str,
-        path: String,
-        body: &impl Serialize,
-        key: &str,
-    ) -> Result<T, Failure> {
-        let body = serde_json::to_vec(body)
-            .map_err(|error| Failure::new(Reason::Internal, format!("{doing}: {error}")))?;
-        self.call(&Call { doing, path, body: Some(body), key: Some(key) })
-    }
-
-    fn call<T: DeserializeOwned>(&self, call: &Call<'_>) -> Result<T, Failure> {
-        self.retry(Instant::now(), &mut Backoff::default(), |patience| {
-            let mut request = self.request(&call.path);
-            if call.body.is_some() {
-                request = request.method("POST").header("Content-Type", "application/json");
+    /// Reads the token again after the server's own 401, and the headers after a 401, 403 or 3xx of something in front.
+    /// Returns whether there is another one to try than the one that was `used`.
+    fn renew(&self, used: &Credentials, word: &Word, status: u16) -> bool {
+        let mut present = lock(&self.shared.credentials);
+        let what = match word {
+            Word::Server(Refusal::Unauthorized) => {
+                let token = present.token.as_ref().and_then(Token::read_again);
+                present.token = token.or_else(|| present.token.take());
+                "token file"
             }
-            if let Some(key) = call.key {
-                request = request.header("Idempotency-Key", key);
+            Word::Between(_) if matches!(status, 401 | 403 | 300..=399) => {
+                present.headers = present.headers.read_again().unwrap_or_else(|| present.headers.clone());
+                "header file"
             }
-            let answer = self.exchange(call, request, patience)?;
-            // What cannot be read may have been a yes.
-            let read = self.body(call, answer).and_then(|body| self.parse(call, &body));
-            Ok(read.map_err(|failure| failure.in_doubt(true))?)
-        })
-    }
-
-    /// Tries until there is an answer that is worth something, as long as the retry time-out since the last `contact`
-    /// lets it. Each try is told for how long it may wait.
-    fn retry<T>(
-        &self,
-        contact: Instant,
-        backoff: &mut Backoff,
-        attempt: impl Fn(Duration) -> Result<T, Missed>,
-    ) -> Result<T, Failure> {
-        let mut in_doubt = false;
-        let mut least = self.options.connect_timeout;
-        loop {
-            self.watch.check().map_err(|cause| cause.in_doubt(in_doubt))?;
-            let left = self.left(contact);
-            let patience = if left.is_zero() { least } else { left.max(LAST_TRY) };
-            let missed = match attempt(patience.min(transport::ANSWER)) {
-                Ok(done) => return Ok(done),
-                Err(missed) => missed,
-            };
-            in_doubt |= missed.failure.in_doubt;
-            // A cause kills the connection: it is the cause that counts.
-            self.watch.check().map_err(|cause| cause.in_doubt(in_doubt))?;
-            let left = self.left(contact);
-            if !missed.again || left.is_zero() {
-                return Err(missed.failure.in_doubt(in_doubt));
-            }
-            // A server that says to come again at once is not hammered.
-            let wait = backoff.wait().max(missed.wait.unwrap_or_default()).min(left);
-            self.announce_retry(&missed.failure, wait);
-            self.watch.sleep(wait).map_err(|cause| cause.in_doubt(in_doubt))?;
-            least = LAST_TRY;
-        }
-    }
-
-    fn left(&self, contact: Instant) -> Duration {
-        self.options.retry_timeout.saturating_sub(contact.elapsed())
-    }
-
-    fn announce_retry(&self, failure: &Failure, wait: Duration) {
-        let limit = humantime::format_duration(self.options.retry_timeout);
-        let wait = wait.as_secs_f64();
-        self.console.progress(&format!("{failure}; trying again in {wait:.1} s, for {limit} at the most"));
-    }
-
-    fn request(&self, path: &str) -> ureq::http::request::Builder {
-        let server = &self.options.server;
-        let mut request = ureq::http::Request::builder()
-            .uri(server.uri(path))
-            // What is not asked for must not come: a compressed stream would be held back.
-            .header("Accept-Encoding", "identity");
-        for (name, value) in server.proxy_headers() {
-            request = request.header(name, value);
-        }
-        let token = self.options.token.as_ref();
-        match token.and_then(|token| HeaderValue::try_from(format!("Bearer {}", token.reveal())).ok()) {
-            Some(mut value) => {
-                // Its Debug shows nothing then.
-                value.set_sensitive(true);
-                request.header("Authorization", value)
-            }
-            None => request,
-        }
-    }
-
-    /// One request and the head of a good answer, on a thread that is left behind when there is a cause: neither a name
-    /// look-up nor a connect can be interrupted.
-    fn exchange(
-        &self,
-        call: &Call<'_>,
-        request: ureq::http::request::Builder,
-        patience: Duration,
-    ) -> Result<ureq::http::Response<ureq::Body>, Missed> {
-        let (agent, connect_timeout) = (self.agent.clone(), self.options.connect_timeout);
-        let doing = format!("{} at {}{}", call.doing, self.url(), self.options.server.through());
-        let internal = |error: ureq::http::Error| Failure::new(Reason::Internal, format!("{doing}: {error}"));
-        let answer = if let Some(body) = call.body.clone() {
-            let request = request.body(body).map_err(internal)?;
-            self.watch.run(move || agent.run(transport::bounded(&agent, request, connect_timeout, patience)))
-        } else {
-            let request = request.body(()).map_err(internal)?;
-            self.watch.run(move || agent.run(transport::bounded(&agent, request, connect_timeout, patience)))
+            _ => return false,
         };
-        // Whoever ends it here does not know how far it came.
-        let answer = answer.map_err(|cause| cause.in_doubt(true))?;
-        let mut answer = answer.map_err(|error| transport::failure(&doing, &error))?;
-        if answer.status().is_success() {
-            return Ok(answer);
+        let is_new = *present != *used;
+        drop(present);
+        if is_new {
+            self.console
+                .progress(&format!("the {what} has changed, and is tried instead of the one that was refused"));
         }
-        let status = answer.status().as_u16();
-        let wait = header(&answer, "retry-after").and_then(|value| retry_after(&value, SystemTime::now()));
-        let failure = self.refusal(call, &mut answer);
-        let is_own = !failure.code.is_empty();
-        if is_own {
-            self.spoke.store(true, Ordering::Relaxed);
-        }
-        // Without a word of the server itself, it is a gateway's: what lies behind that may have taken it.
-        let foreign_again = self.spoke.load(Ordering::Relaxed) && DOUBTED.contains(&status);
-        let again = RETRIED.contains(&status) || !is_own && foreign_again;
-        Err(Missed { failure: failure.in_doubt(again && !is_own), again, wait })
+        is_new
     }
 
-    /// The body of a good answer.
-    fn body(&self, call: &Call<'_>, mut answer: ureq::http::Response<ureq::Body>) -> Result<Vec<u8>, Failure> {
-        self.undecoded(call.doing, &answer)?;
-        let (body, whole) = self.read(call.doing, &mut answer, MAX_ANSWER)?;
-        if !whole {
-            let message = format!("{}: the answer is larger than {MAX_ANSWER} bytes", call.doing);
-            return Err(Failure::new(Reason::Protocol, message));
-        }
-        Ok(body)
+    /// The error for a cause to end, if there is one.
+    fn stopped(&self) -> Option<CallError> {
+        self.watch.cause().map(CallError::stopped)
     }
 
-    /// The body up to a limit, and whether that was all.
-    fn read(
-        &self,
-        doing: &str,
-        answer: &mut ureq::http::Response<ureq::Body>,
-        limit: usize,
-    ) -> Result<(Vec<u8>, bool), Failure> {
-        let mut body = Body::new(std::mem::replace(answer.body_mut(), ureq::Body::builder().data("")));
-        let began = Instant::now();
-        let mut buffer = [0; 16 * 1024];
-        let mut all = Vec::new();
-        loop {
-            self.watch.check()?;
-            match body.read(&mut buffer)? {
-                Chunk::End => return Ok((all, true)),
-                Chunk::Bytes(length) if all.len() + length > limit => return Ok((all, false)),
-                Chunk::Bytes(length) => all.extend_from_slice(&buffer[..length]),
-                Chunk::Tick => {}
-            }
-            if began.elapsed() > transport::ANSWER {
-                let message =
-                    format!("{doing}: the answer was not complete within {} s", transport::ANSWER.as_secs());
-                return Err(Failure::new(Reason::Connection, message));
-            }
-        }
-    }
-
-    fn parse<T: DeserializeOwned>(&self, call: &Call<'_>, body: &[u8]) -> Result<T, Failure> {
-        // Serde takes a list for an object, by the order of the fields.
-        let is_object = body.trim_ascii_start().starts_with(b"{");
-        let placed = if is_object { place_texts(body) } else { Err(Error::custom("it is no object")) };
-        let parsed = placed.and_then(|()| serde_json::from_slice(body));
-        if parsed.is_ok() {
-            self.spoke.store(true, Ordering::Relaxed);
-        }
-        parsed.map_err(|error| {
-            let got = &body[..body.len().min(MAX_ERROR)];
-            let (error, got) = (self.quote(&error.to_string()), self.quote(&String::from_utf8_lossy(got)));
-            let message = format!("{}: the answer is not what the protocol says ({error}): {got}", call.doing);
-            Failure::new(Reason::Protocol, message)
-        })
-    }
-
-    /// An encoding that we did not ask for would be taken for text.
-    fn undecoded(&self, doing: &str, answer: &ureq::http::Response<ureq::Body>) -> Result<(), Failure> {
-        match header(answer, "content-encoding") {
-            Some(encoding) if !encoding.eq_ignore_ascii_case("identity") => {
-                let encoding = self.quote(&encoding);
-                let message = format!("{doing}: the answer is encoded ({encoding}), which was not asked for");
-                Err(Failure::new(Reason::Protocol, message))
-            }
+    /// Sleeps, unless there is a cause to end.
+    fn nap(&self, time: Duration) -> Result<(), CallError> {
+        let slept = self.watch.sleep(time);
+        match self.stopped() {
+            Some(stopped) if slept.is_err() => Err(stopped),
             _ => Ok(()),
         }
     }
-
-    /// A little of what came; a server may say our token back.
-    fn quote(&self, text: &str) -> String {
-        match &self.options.token {
-            Some(token) if text.contains(token.reveal()) => quote(&text.replace(token.reveal(), "(the token)")),
-            _ => quote(text),
-        }
-    }
-
-    /// An answer that is not a 2xx, as a failure.
-    fn refusal(&self, call: &Call<'_>, answer: &mut ureq::http::Response<ureq::Body>) -> Failure {
-        let status = answer.status();
-        let location = header(answer, "location");
-        let body = self.read(call.doing, answer, MAX_ERROR).map(|(body, _)| body).unwrap_or_default();
-        let error: api::Error = serde_json::from_slice(&body).unwrap_or_default();
-        let is_foreign = error.error.is_empty() && error.code.is_empty();
-        let said =
-            self.quote(&if error.error.is_empty() { String::from_utf8_lossy(&body) } else { error.error.into() });
-        let is_proxys = self.options.server.asked_proxy().is_some()
-            && (status.as_u16() == 407 || PROXYS.contains(&status.as_u16()) && is_foreign);
-        let advice = match status.as_u16() {
-            407 if is_proxys => "; give the proxy's user and password: http://USER:PASSWORD@HOST:PORT",
-            _ if is_proxys => "",
-            401 | 403 if self.options.token.is_none() => "; give a token: --token-file, SORTIE_TOKEN",
-            401 | 403 => "; is the token (--token-file, SORTIE_TOKEN) the server's present one?",
-            _ => "",
-        };
-        let pointed = location.filter(|_| status.is_redirection()).map_or_else(String::new, |location| {
-            format!(
-                "; it points to {}, and no redirect is followed: give the right --server",
-                self.quote(&location)
-            )
-        });
-        let said = if said.is_empty() { said } else { format!(": {said}") };
-        let (url, through) = (self.url(), self.options.server.through());
-        let message = format!("{} at {url}{through}: {status}{said}{pointed}{advice}", call.doing);
-        let reason = match status.as_u16() {
-            _ if is_proxys => Reason::Connection,
-            // A page of something between us and the server is no answer of the server's.
-            403 | 404 | 409 if error.code.is_empty() => Reason::Server,
-            401 | 403 => Reason::Auth,
-            404 => Reason::NotFound,
-            409 => Reason::Conflict,
-            _ => Reason::Server,
-        };
-        let retryable = status.is_server_error() || RETRIED.contains(&status.as_u16());
-        Failure::new(reason, message).retryable(retryable).with_code(error.code)
-    }
 }
 
-/// A try that came to nothing.
-struct Missed {
-    failure: Failure,
-    /// The same call may yet succeed.
-    again: bool,
-    /// The server says when.
-    wait: Option<Duration>,
-}
-
-impl From<Failure> for Missed {
-    /// What is no refusal: only a lost connection may be better the next time.
-    fn from(failure: Failure) -> Self {
-        let again = failure.reason == Reason::Connection && failure.retryable;
-        Self { failure, again, wait: None }
-    }
-}
-
-/// The statuses after which the same call may succeed.
-const RETRIED: [u16; 7] = [408, 425, 429, 500, 502, 503, 504];
-
-/// What only the server's own `code` makes an answer of the server's; a proxy, or another replica, says them too.
-const DOUBTED: [u16; 3] = [403, 404, 409];
-
-/// What a proxy that is asked answers by itself, where it is not in the server's own words.
-const PROXYS: [u16; 4] = [403, 502, 503, 504];
-
-/// A little of what came, made harmless, on one line.
-fn quote(text: &str) -> String {
-    visible_start(text.trim(), MAX_QUOTE)
-}
-
-fn header(answer: &ureq::http::Response<ureq::Body>, name: &str) -> Option<String> {
-    answer.headers().get(name).map(|value| String::from_utf8_lossy(value.as_bytes()).into_owned())
-}
-
-/// RFC 9110, 10.2.3: seconds or a date.
-fn retry_after(value: &str, now: SystemTime) -> Option<Duration> {
-    let value = value.trim();
-    match value.parse() {
-        Ok(seconds) => Some(Duration::from_secs(seconds)),
-        Err(_) => httpdate::parse_http_date(value).ok().map(|at| at.duration_since(now).unwrap_or_default()),
-    }
-}
-
-/// A key for one POST and its retries.
-pub fn new_key() -> String {
-    Uuid::new_v4().to_string()
-}
-
-/// Growing waits: from 100 ms to 5 s, doubled each time, and each cut by up to a half, so that many clients that lost
-/// the same server do not come back together.
-#[derive(Debug, Default)]
-pub struct Backoff(u32);
-
-impl Backoff {
-    /// The next wait.
-    pub fn wait(&mut self) -> Duration {
-        let full = 100_u64.saturating_mul(1 << self.0.min(6)).min(5000);
-        self.0 += 1;
-        let chance = Uuid::new_v4().as_u64_pair().1 % (full / 2 + 1);
-        Duration::from_millis(full - chance)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn waits_grow_from_a_tenth_of_a_second_to_five_and_are_jittered() {
-        let mut backoff = Backoff::default();
-        for full in [100, 200, 400, 800, 1600, 3200, 5000, 5000, 5000] {
-            let wait = u64::try_from(backoff.wait().as_millis()).unwrap();
-            assert!((full / 2..=full).contains(&wait), "{wait} of {full}");
-        }
-    }
-
-    #[test]
-    fn retry_after_is_seconds_or_a_date() {
-        let now = SystemTime::UNIX_EPOCH + Duration::from_secs(784_111_777);
-        assert_eq!(retry_after(" 3 ", now), Some(Duration::from_secs(3)));
-        assert_eq!(retry_after("Sun, 06 Nov 1994 08:49:47 GMT", now), Some(Duration::from_secs(10)));
-        assert_eq!(retry_after("Sun, 06 Nov 1994 08:49:27 GMT", now), Some(Duration::ZERO));
-        assert_eq!(retry_after("soon", now), None);
-    }
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

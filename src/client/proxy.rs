@@ -1,8 +1,9 @@
 //! Which proxy leads to a server, as curl decides it: `http_proxy` in lower case only (a CGI program's callers set the
 //! other), `https_proxy` and `all_proxy` in either case, `no_proxy` against them. Loopback is never proxied.
 
-use super::server::has_valid_port;
 use anyhow::{Result, anyhow, ensure};
+use std::net::IpAddr;
+use ureq::http::Uri;
 
 /// A server as the rules see it.
 pub struct Target<'a> {
@@ -42,16 +43,38 @@ pub fn choose(target: &Target<'_>, env: impl Fn(&str) -> Option<String>) -> Resu
 }
 
 /// `no_proxy`: entries apart by commas or spaces; `*`, a name with its subdomains, an address, each with `:PORT` or
-/// without.
+/// without; a network of addresses (`10.0.0.0/8`, `fd00::/8`).
 fn is_excepted(target: &Target<'_>, list: &str) -> bool {
     list.split([',', ' ', '\t']).any(|entry| {
         let (host, port) = split_port(entry.trim());
         let host = host.trim_start_matches("*.").trim_start_matches('.').trim_end_matches('.');
         let (name, host) = (target.host.trim_end_matches('.').to_ascii_lowercase(), host.to_ascii_lowercase());
-        let covered =
-            host == "*" || name == host || name.strip_suffix(&host).is_some_and(|rest| rest.ends_with('.'));
+        let covered = host == "*"
+            || name == host
+            || name.strip_suffix(&host).is_some_and(|rest| rest.ends_with('.'))
+            || name.parse().is_ok_and(|address| is_in_network(address, &host));
         !host.is_empty() && covered && port.is_none_or(|port| port == target.port)
     })
+}
+
+/// Whether an address lies in a network, `ADDRESS/BITS`, or is the same one in other digits. As with curl, `/0` means the
+/// one address, and what is not written as it should be covers nothing.
+fn is_in_network(address: IpAddr, network: &str) -> bool {
+    let (base, bits) = network.split_once('/').unwrap_or((network, "0"));
+    let (Ok(base), Ok(bits)) = (base.parse(), bits.parse::<u32>()) else { return false };
+    let (common, width) = match (address, base) {
+        (IpAddr::V4(address), IpAddr::V4(base)) => ((address.to_bits() ^ base.to_bits()).leading_zeros(), 32),
+        (IpAddr::V6(address), IpAddr::V6(base)) => ((address.to_bits() ^ base.to_bits()).leading_zeros(), 128),
+        _ => return false,
+    };
+    bits <= width && common >= if bits == 0 { width } else { bits }
+}
+
+/// Whether the port, if there is one, is one.
+pub(super) fn has_valid_port(uri: &Uri) -> bool {
+    let authority = uri.authority().map_or("", |authority| authority.as_str());
+    let port = authority.rsplit_once(':').filter(|(_, port)| !port.ends_with(']'));
+    port.is_none() || uri.port_u16().is_some()
 }
 
 /// `HOST:PORT`, `[ADDRESS]:PORT` or no port at all.
@@ -75,9 +98,14 @@ mod tests {
 
     /// The proxy's host for a target, "-" for none, "!" for an error.
     fn chosen(url: &str, env: &[(&str, &str)]) -> String {
-        let server = super::super::Server::parse(url).unwrap();
+        let uri: Uri = url.parse().unwrap();
+        let https = uri.scheme_str() == Some("https");
+        let host = uri.host().unwrap().trim_matches(['[', ']']);
+        let loopback = host == "localhost" || host.parse().is_ok_and(|address: IpAddr| address.is_loopback());
+        let port = uri.port_u16().unwrap_or(if https { 443 } else { 80 });
+        let target = Target { https, host, port, loopback };
         let lookup = |name: &str| env.iter().find(|(known, _)| *known == name).map(|(_, value)| value.to_string());
-        match choose(&server.target(), lookup) {
+        match choose(&target, lookup) {
             Ok(None) => "-".into(),
             Ok(Some(proxy)) => proxy.host().to_owned(),
             Err(error) => format!("! {error}"),
@@ -143,6 +171,26 @@ mod tests {
             ("http://[fd00::7]:9", "fd00::7", true),
             ("http://[fd00::7]:9", "[fd00::7]:9", true),
             ("http://[fd00::7]:9", "[fd00::7]:8", false),
+            ("http://[fd00::7]:9", "fd00:0:0:0:0:0:0:7", true),
+            ("http://10.1.2.3", "10.0.0.0/8", true),
+            ("http://10.1.2.3", "192.168.0.0/16, 10.9.9.9/8", true),
+            ("http://11.1.2.3", "10.0.0.0/8", false),
+            ("http://10.1.2.3", "10.1.2.0/25", true),
+            ("http://10.1.2.3", "10.1.2.128/25", false),
+            ("http://10.1.2.3", "10.1.2.3/32", true),
+            ("http://10.1.2.3:81", "10.0.0.0/8:80", false),
+            ("http://10.1.2.3", "10.0.0.0/33", false),
+            ("http://10.1.2.3", "10.0.0.0/", false),
+            ("http://10.1.2.3", "10.0.0.0/x", false),
+            ("http://10.1.2.3", "10/8", false),
+            ("http://10.1.2.3", "0.0.0.0/0", false),
+            ("http://10.1.2.3", "::/1", false),
+            ("http://10.example", "10.0.0.0/8", false),
+            ("http://[fd12::7]:9", "fd00::/8", true),
+            ("http://[fe12::7]:9", "fd00::/8", false),
+            ("http://[fd12::7]:9", "[fd00::]/8", false),
+            ("http://[fd12::7]:9", "fd12::6/127", true),
+            ("http://[fd12::7]:9", "fd12::7/129", false),
         ];
         for (url, list, expected) in rows {
             let env = [("http_proxy", "http://p:1"), ("https_proxy", "http://p:1"), ("no_proxy", list)];

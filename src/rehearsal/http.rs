@@ -1,12 +1,10 @@
-//! What a practice server must read of HTTP/1.1. Its only client is this very process: heads are bounded, bodies have a
-//! length and are believed.
+//! Reads HTTP/1.1 requests for the practice server. Its only client is this process, so the Content-Length is trusted.
 
 use std::collections::HashMap;
 use std::io::{self, BufRead, Read};
 
 const HEAD_LIMIT: u64 = 64 * 1024;
 
-/// A request.
 pub struct Request {
     pub method: String,
     target: String,
@@ -34,14 +32,14 @@ impl Request {
         self.target.split('?').next().unwrap_or_default().split('/').skip(1).collect()
     }
 
-    /// A number from the query.
+    /// Returns a number from the query.
     pub fn parameter(&self, name: &str) -> Option<usize> {
         let pairs = self.target.split(['?', '&']).filter_map(|pair| pair.split_once('='));
         pairs.filter(|(key, _)| *key == name).find_map(|(_, value)| value.parse().ok())
     }
 }
 
-/// A line without its end.
+/// Returns a line without the line end.
 pub fn line(reader: &mut impl BufRead) -> io::Result<String> {
     let mut line = Vec::new();
     reader.read_until(b'\n', &mut line)?;

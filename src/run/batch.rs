@@ -1,150 +1,165 @@
-//! The tool calls of one turn: which of them the server is stopped at, and when it is safe to say so (protocol traps 2
-//! to 4). Pure; part of the run's machine.
+//! The batch: the tool calls of one turn. It finds the call that the server waits for, and when it is safe to decide
+//! that call (protocol traps 2 to 4).
 //!
 //! The server handles a batch strictly in order and stops at the first call that it must ask about. The head is the
-//! first call that has not finished; only the head can be waiting:
+//! first call that has not finished. The server can wait only for the head:
 //!
 //! | the server asks about | head | stream quiet for | next |
 //! |---|---|---|---|
 //! | no call | any | any | nothing |
-//! | unknown | undecided | any | learn what it asks about |
-//! | every call | undecided, not judged | any | judge it, and then those behind it up to a pause |
-//! | every call | judged accept or reject | any | send those judged, in one piece |
-//! | every call | judged pause | any | pause |
-//! | some calls | undecided, not judged | 250 ms | judge it |
-//! | some calls | judged accept or reject | 250 ms | send it |
-//! | some calls | judged pause | 2 s | pause |
-//! | every or some | decided, nothing heard | 3 s | reconnect: an event may have been lost |
-//! | some calls | decided, nothing heard, reconnected | 250 ms | it was dropped (trap 3): send it again |
-//! | every call | decided, nothing heard, reconnected | 10 s | likewise; here only somebody else's decision can do that |
+//! | unknown | undecided | any | ask the server's configuration |
+//! | every call | not judged | any | judge the head, then the calls after it up to a pause |
+//! | every call | judged: accept or reject | any | send the decisions of all judged calls in one request |
+//! | every call | judged: pause | any | pause |
+//! | some calls | not judged | 250 ms | judge the head |
+//! | some calls | judged: accept or reject | 250 ms | send its decision |
+//! | some calls | judged: pause | 2 s | pause |
+//! | every or some | decided, no event since | 3 s | replay the last event: the next one may have been lost |
+//! | some calls | decided, replayed | 2 s | the server dropped the decision (trap 3): send it again |
+//! | every call | decided, replayed | 10 s | send it again: only another client's decision can cause this |
 //! | any | running | any | nothing |
-//! | every or some | its id is that of a call before it | as for a pause | fail: it cannot be decided |
-//! | every or some | undecided, its proposal lost | 6 s | learn from the messages which calls are over |
+//! | every or some | has the ID of an earlier call | as for a pause | fail: nobody can decide it |
+//! | every or some | undecided, its proposal was lost | 6 s | read in the messages which calls have finished |
 //!
-//! Where every call is asked about, quiet is needed too once the stream was not read for a while (a policy program ran):
-//! somebody else may have decided meanwhile.
+//! While a policy program runs, the stream is not read, and another client may decide a call. So after that, even a
+//! server that asks about every call gets decisions only after 250 ms of quiet.
 //!
-//! A call that has started is never decided: that kills the run (trap 2).
+//! A call that has started is never decided, because a decision would kill the run (trap 2).
+//!
+//! The server keeps a dropped decision, one for each call ID, and applies it to a later call with this ID without
+//! asking. So when a call that was decided twice starts, and no call follows it in the batch, a rejection replaces
+//! the decision that the server keeps.
 
+use super::policy::{Ruling, Verdict};
 use crate::agent::events::{MAX_LIST, MAX_NAME, ToolCall};
-use crate::run::policy::Verdict;
 use std::time::Duration;
 
-/// A stop is believed after so much quiet; long enough for the server to start a call that it approves by itself.
+/// After this much quiet, the server waits for a decision: a call that it approves by itself starts sooner.
 pub const SETTLED: Duration = Duration::from_millis(250);
-/// A pause is reported after so much quiet: it ends the command, so it must not be a guess.
+/// After this much quiet a pause is reported. It is longer because a pause ends the command.
 pub const PAUSED: Duration = Duration::from_secs(2);
-/// A decision that shows no effect for so long may have been dropped.
+/// After this much quiet a decision may have been dropped.
 pub const UNHEARD: Duration = Duration::from_secs(3);
-
-/// What was sent in one piece at the proposal is not dropped, for no tool runs then, unless somebody else was quicker.
-/// A server that is slow to go on with the next call must not get it twice.
+/// After this much quiet, decisions for a whole batch are sent again. No tool runs at the proposal, so the server drops
+/// them only if another client was faster. A server that is only slow must not get them twice.
 pub const STUCK: Duration = Duration::from_secs(10);
-
-/// Which calls of a batch are over stands in the session's messages, and the server writes those down every 5 s.
+/// After this long the session's messages tell which calls have finished: the server writes them every 5 s.
 pub const WRITTEN: Duration = Duration::from_secs(6);
 
-/// About which calls the server asks.
+/// The calls that the server asks about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Asks {
-    /// `/v1/config` will tell.
+    /// Not known: `/v1/config` can tell.
     Unknown,
-    /// About every call: `auto_approve: "none"`, sent by us or configured.
-    Every,
-    /// About some: it decides the others by itself and does not say which.
-    Some,
-    /// About none.
-    None,
+    /// The run has `auto_approve: "none"`, or the server's configuration has it.
+    EveryCall,
+    /// The server decides the other calls by itself and does not say which ones these are.
+    SomeCalls,
+    NoCall,
 }
 
-/// What is to be done about the batch.
+/// The next step for the batch.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Next {
-    /// Nothing now.
+    /// Do nothing now.
     Wait,
-    /// Ask `/v1/config` what the server asks about.
+    /// Ask `/v1/config` which calls the server asks about.
     Learn,
-    /// Put this call to the policy.
+    /// Let the policy judge this call.
     Judge(ToolCall),
-    /// Send these decisions.
-    Send {
-        /// The calls and what becomes of them.
-        decisions: Vec<(ToolCall, Verdict)>,
-        /// They were sent before, and dropped.
-        again: bool,
-    },
-    /// Reconnect from the cursor, to see whether an event was lost.
-    Reconnect,
-    /// Ask for the calls that wait, and for the messages: [`Batch::adopt`].
+    /// Send these decisions. With `again`, the server has dropped them once.
+    Send { decisions: Vec<(ToolCall, Ruling)>, again: bool },
+    /// Reconnect from before the last event. When this event comes again, the stream is known to be alive.
+    Replay,
+    /// Ask for the pending calls and the messages: see [`Batch::adopt`].
     Adopt,
-    /// These calls wait for somebody else.
+    /// These calls wait for approval.
     Pause(Vec<ToolCall>),
-    /// This call can be decided by nobody.
+    /// Nobody can decide this call.
     Fail(ToolCall),
 }
 
 #[derive(Clone, Debug, PartialEq)]
 enum State {
-    Undecided(Option<Verdict>),
-    Decided { verdict: Verdict, reconnected: bool },
+    /// No decision was sent yet. The ruling is there once the policy has judged the call.
+    Undecided(Option<Ruling>),
+    /// A decision was sent. `reconnected`: the last event was replayed since, to see whether the stream is alive.
+    Decided {
+        ruling: Ruling,
+        reconnected: bool,
+    },
     Running,
     Finished,
 }
 
-/// The calls of the current turn, in the order in which the server takes them.
+/// The calls of the current turn, in the order in which the server handles them.
 #[derive(Clone, Debug)]
 pub struct Batch {
-    /// About which calls the server asks.
-    pub asks: Asks,
+    asks: Asks,
     calls: Vec<(ToolCall, State)>,
-    /// Calls that were heard of before their proposal, which left the server's ring.
+    /// The event ID of the proposal.
+    proposal: Option<u64>,
+    /// The states of calls whose proposal has left the server's ring.
     unplaced: Vec<(String, State)>,
     /// The stream was not read for a while.
     looked_away: bool,
-    /// The proposal was lost, and with it perhaps what became of its calls since.
+    /// The batch came from the pending list, which does not tell which calls have finished.
     adopted: bool,
+    /// The calls whose decision was sent twice and not taken back.
+    doubled: Vec<String>,
 }
 
 impl Batch {
-    /// No calls.
     pub const fn new(asks: Asks) -> Self {
-        Self { asks, calls: Vec::new(), unplaced: Vec::new(), looked_away: false, adopted: false }
+        Self {
+            asks,
+            calls: Vec::new(),
+            proposal: None,
+            unplaced: Vec::new(),
+            looked_away: false,
+            adopted: false,
+            doubled: Vec::new(),
+        }
     }
 
-    /// The model asks for these calls.
-    pub fn propose(&mut self, calls: Vec<ToolCall>) {
+    pub const fn set_asks(&mut self, asks: Asks) {
+        self.asks = asks;
+    }
+
+    /// Begins a new batch. `event_id` is that of the proposal.
+    pub fn propose(&mut self, calls: Vec<ToolCall>, event_id: Option<u64>) {
         self.adopted = false;
+        self.proposal = event_id;
         self.calls = calls.into_iter().map(|call| (call, State::Undecided(None))).collect();
         for (id, state) in std::mem::take(&mut self.unplaced) {
             self.set(&id, state);
         }
     }
 
-    /// The proposal was lost: these are the calls, and these of them are over, as far as the messages know it. Asked a
-    /// second time, a while later, they know all.
-    pub fn adopt<'a>(&mut self, calls: Vec<ToolCall>, over: impl Iterator<Item = &'a str>) {
+    /// Replaces a lost proposal: `calls` is the server's pending list, `finished` are the calls with a result in the
+    /// session's messages. The messages may lag behind; only when they are read again 6 s later, they are complete.
+    pub fn adopt(&mut self, calls: Vec<ToolCall>, finished: &[String]) {
         let is_known = self.calls.iter().map(|(call, _)| &call.id).eq(calls.iter().map(|call| &call.id));
         if !is_known {
-            self.propose(calls);
+            self.propose(calls, None);
         }
         self.adopted = !is_known;
-        for id in over {
+        for id in finished {
             self.finished(id);
         }
     }
 
-    /// The call was started.
     pub fn started(&mut self, id: &str) {
         self.set(id, State::Running);
     }
 
-    /// The call was completed or rejected.
+    /// Notes that the call was completed or rejected.
     pub fn finished(&mut self, id: &str) {
         self.set(id, State::Finished);
     }
 
     fn set(&mut self, id: &str, state: State) {
-        // An id that the model used twice names the first call that has not finished.
+        // If two calls have this ID, it names the first one that has not finished.
         if self.calls.is_empty() {
             if self.unplaced.len() < MAX_LIST && id.len() <= MAX_NAME {
                 self.unplaced.push((id.to_owned(), state));
@@ -156,100 +171,118 @@ impl Batch {
         }
     }
 
-    /// The stream is not being read.
-    pub fn look_away(&mut self) {
+    /// Notes that the stream was not read for a while.
+    pub const fn look_away(&mut self) {
         self.looked_away = true;
     }
 
-    /// The turn is over, or what became of it is not known.
+    /// Forgets the calls, when the turn has ended or its events were lost.
     pub fn clear(&mut self) {
         self.calls.clear();
         self.unplaced.clear();
+        self.proposal = None;
     }
 
-    /// Whether no calls are known.
     pub const fn is_empty(&self) -> bool {
         self.calls.is_empty()
     }
 
-    /// Whether the server may be stopped at a call that nobody has decided.
-    pub fn may_wait(&self) -> bool {
-        let head = self.calls.iter().find(|(_, state)| *state != State::Finished);
-        self.asks != Asks::None && matches!(head, Some((_, State::Undecided(_))))
+    /// Returns the event ID of the proposal.
+    pub const fn proposal(&self) -> Option<u64> {
+        self.proposal
     }
 
-    /// Whether the call is known, and has not begun.
+    /// Returns whether the server may wait for a decision.
+    pub fn may_wait(&self) -> bool {
+        let head = self.calls.iter().find(|(_, state)| *state != State::Finished);
+        self.asks != Asks::NoCall && matches!(head, Some((_, State::Undecided(_))))
+    }
+
+    /// Returns whether the call is in the batch and has neither started nor finished.
     pub fn has_not_begun(&self, id: &str) -> bool {
         let begun = |state: &State| matches!(state, State::Running | State::Finished);
         self.calls.iter().any(|(call, state)| call.id == id && !begun(state))
     }
 
-    /// The policy's answer to [`Next::Judge`].
-    pub fn judged(&mut self, id: &str, verdict: Verdict) {
+    /// Returns the decision that was sent for a call that has not started.
+    pub fn sent_for(&self, id: &str) -> Option<&Verdict> {
+        self.calls.iter().find_map(|(call, state)| match state {
+            State::Decided { ruling, .. } if call.id == id => Some(&ruling.verdict),
+            _ => None,
+        })
+    }
+
+    pub fn is_undecided(&self, id: &str) -> bool {
+        self.undecided().any(|call| call.id == id)
+    }
+
+    /// Takes the answer to [`Next::Judge`].
+    pub fn judged(&mut self, id: &str, ruling: Ruling) {
         let unjudged = |(call, state): &&mut (ToolCall, State)| call.id == id && *state == State::Undecided(None);
         if let Some((_, state)) = self.calls.iter_mut().find(unjudged) {
-            *state = State::Undecided(Some(verdict));
+            *state = State::Undecided(Some(ruling));
         }
     }
 
-    /// The decisions of [`Next::Send`] have reached the server.
-    pub fn sent(&mut self, decisions: &[(ToolCall, Verdict)]) {
-        for (sent, verdict) in decisions {
+    /// Notes that the server took the decisions of [`Next::Send`].
+    pub fn sent(&mut self, decisions: &[(ToolCall, Ruling)]) {
+        for (sent, ruling) in decisions {
             let waiting = |(call, state): &&mut (ToolCall, State)| {
                 call.id == sent.id && !matches!(state, State::Running | State::Finished)
             };
             if let Some((_, state)) = self.calls.iter_mut().find(waiting) {
-                *state = State::Decided { verdict: verdict.clone(), reconnected: false };
+                *state = State::Decided { ruling: ruling.clone(), reconnected: false };
             }
         }
     }
 
-    /// The calls that nobody has decided yet, from the one that the server is stopped at onward.
+    /// Returns the calls without a decision, in order.
     pub fn undecided(&self) -> impl Iterator<Item = &ToolCall> {
         self.calls.iter().filter(|(_, state)| matches!(state, State::Undecided(_))).map(|(call, _)| call)
     }
 
-    /// The rule: see the table above. `quiet` is how long reads have blocked since the last byte, send or reconnect.
-    pub fn next(&mut self, quiet: Duration) -> Next {
+    /// For a call that has started: returns whether to replace the decision that the server keeps for its ID, because
+    /// it was sent twice and the batch has no later call.
+    pub fn take_back(&mut self, id: &str) -> bool {
+        let was_doubled = self.doubled.iter().position(|doubled| doubled == id);
+        let is_last = self.calls.last().is_some_and(|(call, _)| call.id == id);
+        was_doubled.map(|at| self.doubled.swap_remove(at)).is_some() && is_last
+    }
+
+    /// Returns the next step, as in the module's table. [`super::Quiet`] explains `quiet` and `heard`.
+    pub fn next(&mut self, quiet: Duration, heard: bool) -> Next {
         let Some(head) = self.calls.iter().position(|(_, state)| *state != State::Finished) else {
             return Next::Wait;
         };
         if quiet >= SETTLED {
             self.looked_away = false;
         }
-        let enough = |needed| self.asks == Asks::Every && !self.looked_away || quiet >= needed;
-        let call = &self.calls[head].0;
-        let is_twin = self.calls[..head].iter().any(|(before, _)| before.id == call.id);
-        let is_asked = matches!(self.asks, Asks::Every | Asks::Some);
-        if is_twin && is_asked && self.calls[head].1 != State::Running {
-            // The server would take a decision for the call before it, which is over: that kills the run (trap 2).
-            return if enough(PAUSED) { Next::Fail(call.clone()) } else { Next::Wait };
+        let every = self.asks == Asks::EveryCall;
+        let enough = |needed| every && !self.looked_away || quiet >= needed;
+        if self.is_twin(head) {
+            // The server would apply the decision to the earlier, finished call, which kills the run (trap 2).
+            return if enough(PAUSED) { Next::Fail(self.calls[head].0.clone()) } else { Next::Wait };
         }
         match &self.calls[head].1 {
             State::Running | State::Finished => Next::Wait,
-            State::Decided { reconnected: false, .. } if quiet >= UNHEARD => {
-                if let State::Decided { reconnected, .. } = &mut self.calls[head].1 {
-                    *reconnected = true;
-                }
-                Next::Reconnect
+            State::Decided { ruling, reconnected } => {
+                let (ruling, reconnected) = (ruling.clone(), *reconnected);
+                self.decided(head, ruling, reconnected, if reconnected && !heard { Duration::ZERO } else { quiet })
             }
-            State::Decided { verdict, reconnected: true }
-                if quiet >= if self.asks == Asks::Every { STUCK } else { SETTLED } =>
-            {
-                Next::Send { decisions: vec![(self.calls[head].0.clone(), verdict.clone())], again: true }
-            }
-            State::Decided { .. } => Next::Wait,
-            State::Undecided(_) if self.asks == Asks::None => Next::Wait,
+            State::Undecided(_) if self.asks == Asks::NoCall => Next::Wait,
             State::Undecided(_) if self.adopted && quiet >= WRITTEN => Next::Adopt,
             State::Undecided(_) if self.adopted => Next::Wait,
             State::Undecided(_) if self.asks == Asks::Unknown => Next::Learn,
-            State::Undecided(Some(Verdict::Pause)) if enough(PAUSED) => {
-                Next::Pause(self.undecided().cloned().collect())
+            State::Undecided(Some(ruling)) if ruling.verdict == Verdict::Pause => {
+                if enough(PAUSED) {
+                    Next::Pause(self.undecided().cloned().collect())
+                } else {
+                    Next::Wait
+                }
             }
-            State::Undecided(Some(Verdict::Pause)) => Next::Wait,
             State::Undecided(_) if enough(SETTLED) => self.judge_or_send(head),
-            // Judging goes on meanwhile; only sending waits.
-            State::Undecided(_) if self.asks == Asks::Every => match self.judge_or_send(head) {
+            // Only sending must wait; judging goes on.
+            State::Undecided(_) if every => match self.judge_or_send(head) {
                 judge @ Next::Judge(_) => judge,
                 _ => Next::Wait,
             },
@@ -257,16 +290,36 @@ impl Batch {
         }
     }
 
-    /// Only the head, unless every call is asked about: then all up to the first that pauses.
+    /// Returns whether an earlier call has the head's ID, and the server may ask about the head.
+    fn is_twin(&self, head: usize) -> bool {
+        let (call, state) = &self.calls[head];
+        let is_asked = matches!(self.asks, Asks::EveryCall | Asks::SomeCalls);
+        is_asked && *state != State::Running && self.calls[..head].iter().any(|(before, _)| before.id == call.id)
+    }
+
+    fn decided(&mut self, head: usize, ruling: Ruling, reconnected: bool, quiet: Duration) -> Next {
+        let dropped_after = if self.asks == Asks::EveryCall { STUCK } else { PAUSED };
+        if !reconnected && quiet >= UNHEARD {
+            self.calls[head].1 = State::Decided { ruling, reconnected: true };
+            return Next::Replay;
+        }
+        if reconnected && quiet >= dropped_after {
+            self.doubled.push(self.calls[head].0.id.clone());
+            return Next::Send { decisions: vec![(self.calls[head].0.clone(), ruling)], again: true };
+        }
+        Next::Wait
+    }
+
+    /// Judges or sends the head. If the server asks about every call, the calls after it too, up to the first pause.
     fn judge_or_send(&self, head: usize) -> Next {
         let mut decisions = Vec::new();
-        let reach = if self.asks == Asks::Every { self.calls.len() } else { head + 1 };
+        let reach = if self.asks == Asks::EveryCall { self.calls.len() } else { head + 1 };
         for (call, state) in &self.calls[head..reach] {
             match state {
                 State::Undecided(None) => return Next::Judge(call.clone()),
-                State::Undecided(Some(Verdict::Pause)) => break,
-                State::Undecided(Some(verdict)) => decisions.push((call.clone(), verdict.clone())),
-                _ => {}
+                State::Undecided(Some(ruling)) if ruling.verdict == Verdict::Pause => break,
+                State::Undecided(Some(ruling)) => decisions.push((call.clone(), ruling.clone())),
+                State::Decided { .. } | State::Running | State::Finished => {}
             }
         }
         Next::Send { decisions, again: false }
@@ -288,39 +341,39 @@ mod tests {
 
     fn proposed(asks: Asks, ids: &[&str]) -> Batch {
         let mut batch = Batch::new(asks);
-        batch.propose(calls(ids));
+        batch.propose(calls(ids), None);
         batch
     }
 
     #[test]
-    fn a_batch_whose_proposal_was_lost_is_decided_only_when_the_messages_can_tell_what_is_over() {
-        for asks in [Asks::Some, Asks::Every] {
+    fn a_batch_without_a_proposal_is_decided_only_after_the_messages_are_written() {
+        for asks in [Asks::SomeCalls, Asks::EveryCall] {
             let mut batch = Batch::new(asks);
-            batch.adopt(calls(&["a", "b"]), std::iter::empty());
-            assert_eq!(batch.next(Duration::ZERO), Next::Wait);
-            assert_eq!(batch.next(WRITTEN - SETTLED), Next::Wait);
-            assert_eq!(batch.next(WRITTEN), Next::Adopt);
-            batch.adopt(calls(&["a", "b"]), ["a"].into_iter());
-            assert_eq!(batch.next(SETTLED), Next::Judge(call("b")));
+            batch.adopt(calls(&["a", "b"]), &[]);
+            assert_eq!(batch.next(Duration::ZERO, true), Next::Wait);
+            assert_eq!(batch.next(WRITTEN - SETTLED, true), Next::Wait);
+            assert_eq!(batch.next(WRITTEN, true), Next::Adopt);
+            batch.adopt(calls(&["a", "b"]), &["a".into()]);
+            assert_eq!(batch.next(SETTLED, true), Next::Judge(call("b")));
         }
-        let mut batch = Batch::new(Asks::None);
-        batch.adopt(calls(&["a"]), std::iter::empty());
-        assert_eq!(batch.next(WRITTEN), Next::Wait, "nothing is asked about");
+        let mut batch = Batch::new(Asks::NoCall);
+        batch.adopt(calls(&["a"]), &[]);
+        assert_eq!(batch.next(WRITTEN, true), Next::Wait, "nothing is asked about");
     }
 
     #[test]
-    fn another_batch_than_the_one_adopted_is_adopted_anew_and_a_proposal_ends_the_doubt() {
-        let mut batch = Batch::new(Asks::Some);
-        batch.adopt(calls(&["a"]), std::iter::empty());
-        batch.adopt(calls(&["b"]), std::iter::empty());
-        assert_eq!(batch.next(SETTLED), Next::Wait);
-        assert_eq!(batch.next(WRITTEN), Next::Adopt);
-        batch.propose(calls(&["c"]));
-        assert_eq!(batch.next(SETTLED), Next::Judge(call("c")));
+    fn a_new_pending_list_or_a_proposal_replaces_an_adopted_batch() {
+        let mut batch = Batch::new(Asks::SomeCalls);
+        batch.adopt(calls(&["a"]), &[]);
+        batch.adopt(calls(&["b"]), &[]);
+        assert_eq!(batch.next(SETTLED, true), Next::Wait);
+        assert_eq!(batch.next(WRITTEN, true), Next::Adopt);
+        batch.propose(calls(&["c"]), None);
+        assert_eq!(batch.next(SETTLED, true), Next::Judge(call("c")));
     }
 
     #[test]
-    fn what_is_heard_before_the_proposal_counts_as_far_as_it_is_kept() {
+    fn call_events_before_the_proposal_count_up_to_their_bounds() {
         let long = |len: usize| "i".repeat(len);
         for (others, id, counts) in [
             (0, "a".to_owned(), true),
@@ -329,60 +382,149 @@ mod tests {
             (0, long(MAX_NAME), true),
             (0, long(MAX_NAME + 1), false),
         ] {
-            let mut batch = Batch::new(Asks::Some);
+            let mut batch = Batch::new(Asks::SomeCalls);
             (0..others).for_each(|number| batch.finished(&number.to_string()));
             batch.started(&id);
-            batch.propose(calls(&[&id, "b"]));
-            let next = batch.next(SETTLED);
+            batch.propose(calls(&[&id, "b"]), None);
+            let next = batch.next(SETTLED, true);
             assert_eq!(next == Next::Wait, counts, "{others} others, {} bytes: {next:?}", id.len());
         }
     }
 
     #[test]
-    fn after_a_look_away_it_takes_quiet_to_send_even_where_every_call_is_asked_about() {
-        let mut batch = proposed(Asks::Every, &["a", "b"]);
-        batch.judged("a", Verdict::Accept);
+    fn after_a_time_without_reads_sending_needs_quiet() {
+        let mut batch = proposed(Asks::EveryCall, &["a", "b"]);
+        batch.judged("a", Ruling::by_policy(Verdict::Accept));
         batch.look_away();
-        assert_eq!(batch.next(Duration::ZERO), Next::Judge(call("b")), "judging goes on");
-        batch.judged("b", Verdict::Accept);
-        assert_eq!(batch.next(Duration::ZERO), Next::Wait);
-        let decisions = vec![(call("a"), Verdict::Accept), (call("b"), Verdict::Accept)];
-        assert_eq!(batch.next(SETTLED), Next::Send { decisions, again: false });
-        assert_ne!(batch.next(Duration::ZERO), Next::Wait, "and then no more");
+        assert_eq!(batch.next(Duration::ZERO, true), Next::Judge(call("b")), "judging goes on");
+        batch.judged("b", Ruling::by_policy(Verdict::Accept));
+        assert_eq!(batch.next(Duration::ZERO, true), Next::Wait);
+        let decisions =
+            vec![(call("a"), Ruling::by_policy(Verdict::Accept)), (call("b"), Ruling::by_policy(Verdict::Accept))];
+        assert_eq!(batch.next(SETTLED, true), Next::Send { decisions, again: false });
+        assert_ne!(batch.next(Duration::ZERO, true), Next::Wait, "and then no more");
     }
 
     #[test]
     fn a_cleared_batch_knows_nothing() {
-        let mut batch = proposed(Asks::Some, &["a"]);
+        let mut batch = proposed(Asks::SomeCalls, &["a"]);
         assert!(!batch.is_empty());
         batch.clear();
         assert!(batch.is_empty() && batch.undecided().next().is_none());
         batch.finished("a");
         batch.clear();
-        batch.propose(calls(&["a"]));
-        assert_eq!(batch.next(SETTLED), Next::Judge(call("a")));
+        batch.propose(calls(&["a"]), None);
+        assert_eq!(batch.next(SETTLED, true), Next::Judge(call("a")));
     }
 
     #[test]
-    fn a_verdict_is_the_named_calls_and_the_first_one_stays() {
-        let mut batch = proposed(Asks::Every, &["a", "b"]);
-        batch.judged("b", Verdict::Accept);
-        assert_eq!(batch.next(Duration::ZERO), Next::Judge(call("a")));
-        batch.judged("a", Verdict::Reject(None));
-        batch.judged("a", Verdict::Accept);
-        let decisions = vec![(call("a"), Verdict::Reject(None)), (call("b"), Verdict::Accept)];
-        assert_eq!(batch.next(Duration::ZERO), Next::Send { decisions, again: false });
+    fn the_first_verdict_on_a_call_is_final() {
+        let mut batch = proposed(Asks::EveryCall, &["a", "b"]);
+        batch.judged("b", Ruling::by_policy(Verdict::Accept));
+        assert_eq!(batch.next(Duration::ZERO, true), Next::Judge(call("a")));
+        batch.judged("a", Ruling::by_policy(Verdict::Reject(None)));
+        batch.judged("a", Ruling::by_policy(Verdict::Accept));
+        let decisions = vec![
+            (call("a"), Ruling::by_policy(Verdict::Reject(None))),
+            (call("b"), Ruling::by_policy(Verdict::Accept)),
+        ];
+        assert_eq!(batch.next(Duration::ZERO, true), Next::Send { decisions, again: false });
     }
 
     #[test]
-    fn a_call_has_not_begun_until_it_runs_or_is_over() {
-        let mut batch = proposed(Asks::Some, &["a", "b"]);
+    fn a_call_has_begun_once_it_runs_or_has_finished() {
+        let mut batch = proposed(Asks::SomeCalls, &["a", "b"]);
         assert!(batch.has_not_begun("a") && !batch.has_not_begun("z"));
-        batch.sent(&[(call("a"), Verdict::Accept)]);
+        batch.sent(&[(call("a"), Ruling::by_policy(Verdict::Accept))]);
         assert!(batch.has_not_begun("a"));
         batch.started("a");
         assert!(!batch.has_not_begun("a") && batch.has_not_begun("b"));
         batch.finished("b");
         assert!(!batch.has_not_begun("b"));
+    }
+
+    /// The table at the head of the module, row by row.
+    #[test]
+    fn each_row_of_the_table_has_its_next_step() {
+        use Asks::{EveryCall, NoCall, SomeCalls, Unknown};
+        let [a, b, c] = [call("a"), call("b"), call("c")];
+        let send = |calls: &[&ToolCall], again| Next::Send {
+            decisions: calls.iter().map(|call| ((*call).clone(), Ruling::by_policy(Verdict::Accept))).collect(),
+            again,
+        };
+        let pause = |calls: &[&ToolCall]| Next::Pause(calls.iter().copied().cloned().collect());
+        // Marks: j accept, p pause (judged), d decided, r decided and reconnected, s started, f finished, - nothing.
+        let rows: Vec<(Asks, &str, u64, Next)> = vec![
+            (NoCall, "---", 60_000, Next::Wait),
+            (NoCall, "f--", 60_000, Next::Wait),
+            (Unknown, "---", 0, Next::Learn),
+            (Unknown, "s--", 60_000, Next::Wait),
+            (EveryCall, "---", 0, Next::Judge(a.clone())),
+            (EveryCall, "j--", 0, Next::Judge(b.clone())),
+            (EveryCall, "jj-", 0, Next::Judge(c.clone())),
+            (EveryCall, "jjj", 0, send(&[&a, &b, &c], false)),
+            (EveryCall, "jp-", 0, send(&[&a], false)),
+            (EveryCall, "dp-", 2000, Next::Wait),
+            (EveryCall, "sp-", 2000, Next::Wait),
+            (EveryCall, "fp-", 0, pause(&[&b, &c])),
+            (EveryCall, "p--", 0, pause(&[&a, &b, &c])),
+            (EveryCall, "ddd", 2750, Next::Wait),
+            (EveryCall, "ddd", 3000, Next::Replay),
+            (EveryCall, "rdd", 9_750, Next::Wait),
+            (EveryCall, "rdd", 10_000, send(&[&a], true)),
+            (SomeCalls, "---", 0, Next::Wait),
+            (SomeCalls, "---", 250, Next::Judge(a.clone())),
+            (SomeCalls, "j--", 0, Next::Wait),
+            (SomeCalls, "j--", 250, send(&[&a], false)),
+            (SomeCalls, "jj-", 250, send(&[&a], false)),
+            (SomeCalls, "p--", 1750, Next::Wait),
+            (SomeCalls, "p--", 2000, pause(&[&a, &b, &c])),
+            (SomeCalls, "pd-", 2000, pause(&[&a, &c])),
+            (SomeCalls, "s--", 60_000, Next::Wait),
+            (SomeCalls, "fs-", 60_000, Next::Wait),
+            (SomeCalls, "ff-", 250, Next::Judge(c.clone())),
+            (SomeCalls, "fff", 60_000, Next::Wait),
+            (SomeCalls, "d--", 250, Next::Wait),
+            (SomeCalls, "d--", 3000, Next::Replay),
+            (SomeCalls, "r--", 1750, Next::Wait),
+            (SomeCalls, "r--", 2000, send(&[&a], true)),
+            (SomeCalls, "rs-", 2000, send(&[&a], true)),
+        ];
+        for (asks, marks, quiet, expected) in rows {
+            let mut batch = proposed(NoCall, &["a", "b", "c"]);
+            for (mark, call) in marks.chars().zip([&a, &b, &c]) {
+                match mark {
+                    'j' => batch.judged(&call.id, Ruling::by_policy(Verdict::Accept)),
+                    'p' => batch.judged(&call.id, Ruling::by_policy(Verdict::Pause)),
+                    'd' | 'r' => batch.sent(&[(call.clone(), Ruling::by_policy(Verdict::Accept))]),
+                    's' => batch.started(&call.id),
+                    'f' => batch.finished(&call.id),
+                    _ => {}
+                }
+                if mark == 'r' {
+                    batch.set_asks(asks);
+                    assert_eq!(batch.next(UNHEARD, true), Next::Replay);
+                }
+            }
+            batch.set_asks(asks);
+            assert_eq!(batch.next(Duration::from_millis(quiet), true), expected, "{asks:?} {marks} {quiet}");
+        }
+    }
+
+    #[test]
+    fn a_decision_is_sent_again_only_on_a_live_stream_and_then_taken_back() {
+        for (ids, taken_back) in [(&["z", "a"][..], true), (&["a", "z"], false)] {
+            let mut batch = proposed(Asks::SomeCalls, ids);
+            if ids[0] == "z" {
+                batch.finished("z");
+            }
+            batch.sent(&[(call("a"), Ruling::by_policy(Verdict::Accept))]);
+            assert_eq!(batch.next(UNHEARD, true), Next::Replay);
+            assert_eq!(batch.next(STUCK, false), Next::Wait, "nothing has come since");
+            assert!(matches!(batch.next(PAUSED, true), Next::Send { again: true, .. }));
+            batch.started("a");
+            assert_eq!(batch.take_back("a"), taken_back, "not where a later call of the batch may be asked about");
+            assert!(!batch.take_back("a"), "once");
+        }
     }
 }

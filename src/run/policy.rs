@@ -1,59 +1,114 @@
-//! The policy: tool call → accept, reject or pause. Pure; the policy program itself is run elsewhere.
+//! The policy: decides whether a tool call is accepted, rejected or left pending.
 
+use crate::agent::calls::Decision;
+use crate::agent::tools::{bare_name, is_slack_tool, is_subagent_tool};
 use std::collections::BTreeSet;
 
-/// What is to become of a call.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Verdict {
-    /// It may run.
     Accept,
-    /// It may not; the model is told why where there is a reason.
+    /// The model is told the reason if there is one.
     Reject(Option<String>),
-    /// Somebody else must say.
+    /// The call stays pending.
     Pause,
 }
 
-/// What happens to a call that nothing else decides.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+/// Who decided a call.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum By {
+    /// `resume --approve`, `--reject`, `--approve-all` or `--reject-all`.
+    Flag,
+    /// The policy flags.
+    Policy,
+    /// The program of `--approve-with`.
+    Program,
+}
+
+impl By {
+    /// Returns the record's word.
+    pub const fn word(self) -> &'static str {
+        match self {
+            Self::Flag => "flag",
+            Self::Policy => "policy",
+            Self::Program => "program",
+        }
+    }
+}
+
+impl Decision {
+    /// Returns the decision to send for a verdict, or `None` for a pause. The reason of a rejection becomes the call's
+    /// result, since the server ignores the content of a plain rejection (protocol trap 9).
+    pub fn of(verdict: &Verdict) -> Option<Self> {
+        match verdict {
+            Verdict::Accept => Some(Self::Accept),
+            Verdict::Reject(None) => Some(Self::Reject),
+            Verdict::Reject(Some(reason)) => {
+                Some(Self::CustomResult { content: format!("Tool call rejected: {reason}") })
+            }
+            Verdict::Pause => None,
+        }
+    }
+}
+
+/// A verdict, and who gave it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Ruling {
+    pub verdict: Verdict,
+    pub by: By,
+}
+
+impl Ruling {
+    pub const fn by_policy(verdict: Verdict) -> Self {
+        Self { verdict, by: By::Policy }
+    }
+}
+
+/// `--on-approval`: the verdict on a call that no other rule decides.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
 pub enum OnApproval {
     /// Let it run
     Accept,
     /// Leave it waiting and exit 10
+    #[default]
     Pause,
     /// Refuse it; the run goes on
     Reject,
 }
 
-/// The stated policy of a command.
-#[derive(Clone, Debug)]
+/// The policy flags of a command. The default leaves every call pending.
+#[derive(Clone, Debug, Default)]
 pub struct Policy {
-    /// For what nothing else decides.
     pub on_approval: OnApproval,
-    /// Tools that may run; `None` without `--allow-tool`.
+    /// `--allow-tool`.
     pub allow: BTreeSet<String>,
-    /// Tools that may not.
+    /// The server has the list, and asks only about calls that are not on it.
+    pub list_is_sent: bool,
+    /// `--deny-tool`.
     pub deny: BTreeSet<String>,
     /// Whether `--approve-with` names a program.
     pub program: bool,
-    /// Whether tools that start subagents are left to the rest of the policy.
+    /// `--enable-subagents`.
     pub subagents: bool,
-    /// Whether Slack tools are.
+    /// `--enable-slack-tools`.
     pub slack: bool,
 }
 
-/// The policy's answer.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Judgement {
-    /// Decided.
     Verdict(Verdict),
-    /// The policy program must say.
+    /// The policy program must decide.
     AskProgram,
 }
 
 impl Policy {
-    /// Whether every call is ours to decide, in place of the operator's policy (`auto_approve: "none"`).
+    /// Returns whether the flags replace the server's own policy.
     pub fn replaces_servers(&self) -> bool {
         self.program || !self.allow.is_empty() || !self.deny.is_empty()
+    }
+
+    /// Returns the entries of both lists.
+    pub fn listed(&self) -> impl Iterator<Item = &String> {
+        self.allow.iter().chain(&self.deny)
     }
 
     /// Judges a call by its tool's name, with or without the server's prefix.
@@ -64,13 +119,13 @@ impl Policy {
         if listed(&self.deny) {
             return reject(format!("the tool {name} is denied (--deny-tool)"));
         }
-        if SUBAGENT_TOOLS.contains(&name) && !self.subagents {
+        if is_subagent_tool(tool) && !self.subagents {
             return reject(format!("the tool {name} needs --enable-subagents"));
         }
-        if SLACK_TOOLS.contains(&name) && !self.slack {
+        if is_slack_tool(tool) && !self.slack {
             return reject(format!("the tool {name} needs --enable-slack-tools"));
         }
-        if !self.allow.is_empty() && !listed(&self.allow) {
+        if !self.allow.is_empty() && (self.list_is_sent || !listed(&self.allow)) {
             return match self.on_approval {
                 OnApproval::Pause => Judgement::Verdict(Verdict::Pause),
                 _ => reject(format!("the tool {name} is not on the list of allowed tools (--allow-tool)")),
@@ -90,54 +145,14 @@ impl Policy {
     }
 }
 
-/// Protocol trap 14.
-const SUBAGENT_TOOLS: [&str; 2] = ["dynamic_subagent_task", "resume_subagent_task"];
-/// Protocol trap 14.
-const SLACK_TOOLS: [&str; 3] = ["slack_read_messages", "slack_read_replies", "slack_send_message"];
+/// The separator of a command scope: `run_command::git::status`.
+pub const SCOPE: &str = "::";
 
-/// A tool's name without the server's prefix: what stands after the first `__` (protocol trap 14).
-pub fn bare_name(tool: &str) -> &str {
-    tool.split_once("__").map_or(tool, |(_, name)| name)
-}
-
-/// Whether a name given to us means this tool: either may lack the server's prefix, but not have another.
-fn names(given: &str, tool: &str) -> bool {
+/// Returns whether a name from a flag means this tool, or a command of this tool. One of the two may lack the server's
+/// prefix, but two different prefixes do not match.
+pub fn names(given: &str, tool: &str) -> bool {
+    let given = given.split_once(SCOPE).map_or(given, |(tool, _)| tool);
     given == tool || given == bare_name(tool) || bare_name(given) == tool
-}
-
-/// What `resume` was told of the calls that wait now, by id. It says nothing of any later batch: a yes to one call is
-/// never a yes to the next.
-#[derive(Clone, Debug, Default)]
-pub struct Choices {
-    /// `--approve`.
-    pub approve: BTreeSet<String>,
-    /// `--reject`.
-    pub reject: BTreeSet<String>,
-    /// `--approve-all`.
-    pub approve_all: bool,
-    /// `--reject-all`.
-    pub reject_all: bool,
-}
-
-impl Choices {
-    /// The verdict on a call of the waiting batch, or `None` where no choice was given at all. A call that none of the
-    /// given choices names is rejected.
-    pub fn verdict(&self, id: &str) -> Option<Verdict> {
-        if self.reject.contains(id) {
-            Some(Verdict::Reject(None))
-        } else if self.approve.contains(id) || self.approve_all {
-            Some(Verdict::Accept)
-        } else if self.reject_all || self.named().next().is_some() {
-            Some(Verdict::Reject(None))
-        } else {
-            None
-        }
-    }
-
-    /// The ids that were named.
-    pub fn named(&self) -> impl Iterator<Item = &str> {
-        self.approve.iter().chain(&self.reject).map(String::as_str)
-    }
 }
 
 #[cfg(test)]
@@ -149,7 +164,8 @@ mod tests {
     }
 
     fn policy(allow: &[&str], deny: &[&str], program: bool, on_approval: OnApproval) -> Policy {
-        Policy { on_approval, allow: set(allow), deny: set(deny), program, subagents: false, slack: false }
+        let allow = set(allow);
+        Policy { on_approval, allow, deny: set(deny), program, ..Policy::default() }
     }
 
     /// "accept", "reject", "reject: REASON'S LAST WORD", "pause" or "ask".
@@ -166,7 +182,7 @@ mod tests {
     }
 
     #[test]
-    fn the_order_of_the_rules_is_denied_enabled_allowed_program_default() {
+    fn the_rules_apply_in_the_order_deny_enable_allow_program_default() {
         use OnApproval::{Accept, Pause, Reject};
         let rows: &[(&[&str], &[&str], bool, OnApproval, &str, &str)] = &[
             // allow, deny, program, --on-approval, tool → verdict
@@ -200,36 +216,18 @@ mod tests {
     }
 
     #[test]
-    fn an_enabled_family_falls_under_the_rest_of_the_policy() {
+    fn enabled_tools_follow_the_rest_of_the_policy() {
         let enabled = Policy { subagents: true, slack: true, ..policy(&[], &[], false, OnApproval::Pause) };
         assert_eq!(word(enabled.judge("p__resume_subagent_task")), "pause");
         assert_eq!(word(enabled.judge("p__slack_read_replies")), "pause");
     }
 
     #[test]
-    fn each_policy_flag_takes_the_place_of_the_servers_policy() {
+    fn each_policy_flag_replaces_the_servers_policy() {
         let none = policy(&[], &[], false, OnApproval::Pause);
         assert!(!none.replaces_servers());
         assert!(policy(&["view"], &[], false, OnApproval::Pause).replaces_servers());
         assert!(policy(&[], &["view"], false, OnApproval::Pause).replaces_servers());
         assert!(policy(&[], &[], true, OnApproval::Pause).replaces_servers());
-    }
-
-    #[test]
-    fn choices_reject_what_they_do_not_name_and_say_nothing_when_none_is_given() {
-        let choose = |approve: &[&str], reject: &[&str], approve_all, reject_all| Choices {
-            approve: set(approve),
-            reject: set(reject),
-            approve_all,
-            reject_all,
-        };
-        let no = Some(Verdict::Reject(None));
-        assert_eq!(choose(&[], &[], false, false).verdict("a"), None);
-        assert_eq!(choose(&["a"], &[], false, false).verdict("a"), Some(Verdict::Accept));
-        assert_eq!(choose(&["a"], &[], false, false).verdict("b"), no);
-        assert_eq!(choose(&[], &["a"], true, false).verdict("a"), no);
-        assert_eq!(choose(&[], &["a"], true, false).verdict("b"), Some(Verdict::Accept));
-        assert_eq!(choose(&["a"], &[], false, true).verdict("a"), Some(Verdict::Accept));
-        assert_eq!(choose(&["a"], &[], false, true).verdict("b"), no);
     }
 }

@@ -1,9 +1,11 @@
 //! The machine's table, row by row, and the machine against a model of the server.
 
+use super::batch::Asks;
+use super::policy::{OnApproval, Policy, Verdict};
 use super::*;
-use crate::agent::events::{Arguments, Item, ToolCall, decode};
+use crate::agent::events::{Arguments, Usage, decode};
 use crate::agent::sse::Parser;
-use Expect::{Continues, Ends, Holds, Reconnects, Says};
+use crate::outcome::{Fate, Reason, RunSummary, ToolCounts, Waiting};
 
 const RUN: &str = "11111111-1111-4111-8111-111111111111";
 const OTHER: &str = "22222222-2222-4222-8222-222222222222";
@@ -17,24 +19,56 @@ fn others(event: &str) -> String {
     format!(r#"{{"run_id":"{OTHER}","event":{event}}}"#)
 }
 
-fn envelope(json: &str) -> Envelope<'_> {
-    serde_json::from_str(json).unwrap()
+fn policy(on_approval: OnApproval) -> Policy {
+    Policy { on_approval, ..Policy::default() }
 }
 
-fn run(start: Start) -> Run {
-    Run::new(Options { keep: Keep::Everything, start, ..Options::of(RUN.into(), Asks::Some) })
+fn options(start: Start) -> Options {
+    Options {
+        run_id: RUN.into(),
+        asks: Asks::SomeCalls,
+        keep: Keep::Everything,
+        start,
+        policy: policy(OnApproval::Accept),
+        choices: None,
+        fail_on_tool_error: false,
+        sandbox: false,
+        max_tokens: None,
+        max_tool_calls: None,
+    }
 }
 
-/// Feeds an event and gives back what it shows and what it wants.
-fn feed(run: &mut Run, id: u64, json: &str) -> (bool, String, Act) {
-    let envelope = envelope(json);
-    let step = run.step(Input::Event(Some(id), &envelope));
-    (step.fresh, step.text.to_owned(), step.act)
+fn machine(start: Start) -> Machine {
+    Machine::new(options(start))
 }
 
-fn tick(run: &mut Run, quiet_ms: u64, idle_s: u64) -> Act {
+/// What a step returned.
+#[derive(Debug)]
+struct Told {
+    fresh: bool,
+    text: String,
+    notice: Option<String>,
+    effect: Effect,
+}
+
+fn feed(machine: &mut Machine, id: u64, json: &str) -> Told {
+    let envelope = serde_json::from_str(json).unwrap();
+    let step = machine.step(Input::Event(Some(id), &envelope));
+    Told { fresh: step.fresh, text: step.text.to_owned(), notice: step.notice, effect: step.effect }
+}
+
+fn tell(machine: &mut Machine, input: Input<'_>) -> Effect {
+    machine.step(input).effect
+}
+
+/// A stream with a byte, then `quiet_ms` of quiet, and `idle_s` without an event, which is also the time.
+fn quiet(machine: &mut Machine, quiet_ms: u64, idle_s: u64) -> Effect {
     let (quiet, idle) = (Duration::from_millis(quiet_ms), Duration::from_secs(idle_s));
-    run.step(Input::Tick { quiet, idle }).act
+    tell(machine, Input::Quiet(Quiet { quiet, idle, heard: true, held_back: false, now: idle }))
+}
+
+fn summary(machine: Machine) -> RunSummary {
+    machine.summary()
 }
 
 const STARTED: &str = r#"{"RunStarted":{}}"#;
@@ -48,204 +82,469 @@ fn delta(text: &str) -> String {
     format!(r#"{{"TextDelta":{{"delta":"{text}"}}}}"#)
 }
 
-/// What is expected of a row of the table.
-#[derive(Debug)]
-enum Expect {
-    Continues,
-    Says(&'static str),
-    Holds,
-    Reconnects,
-    Ends,
+fn proposal(ids: &[&str]) -> String {
+    let calls: Vec<_> = ids.iter().map(|id| format!(r#"{{"id":"{id}","name":"p__{id}"}}"#)).collect();
+    ours(&format!(r#"{{"ToolCallsProposed":{{"tool_calls":[{}]}}}}"#, calls.join(",")))
 }
 
-fn reason(act: &Act) -> Option<Reason> {
-    match act {
-        Act::End(End::Failed(failure)) => Some(failure.reason),
+fn reason(effect: &Effect) -> Option<Reason> {
+    match effect {
+        Effect::End(End::Failed(failure)) => Some(failure.reason),
         _ => None,
     }
 }
 
-#[test]
-fn events_move_the_cursor_once_and_only_our_run_is_shown() {
-    let rows: &[(u64, String, u64, Expect)] = &[
-        // id, event → cursor, expected
-        (1, others(STARTED), 1, Continues),
-        (2, others(&delta("theirs")), 2, Continues),
-        (3, ours(STARTED), 3, Says("")),
-        (4, ours(&turn(1)), 4, Says("")),
-        (5, ours(&delta("Hel")), 5, Says("Hel")),
-        (5, ours(&delta("Hel")), 5, Continues),
-        (2, ours(&delta("old")), 5, Continues),
-        (6, others(COMPLETED), 6, Continues),
-        (7, ours(r#"{"SomethingNew":{"a":[1,{"b":null}]}}"#), 7, Says("")),
-        (8, ours(r#""SomethingBare""#), 8, Says("")),
-        (9, ours(r#"{"TextComplete":{"text":"Hello"}}"#), 9, Says("lo")),
-        (11, ours(&delta("beyond")), 9, Reconnects),
-        (10, ours(&turn(2)), 10, Says("")),
-        (12, ours(&delta("hole")), 10, Reconnects),
-        (12, ours(&delta("hole")), 12, Holds),
-        (1 << 40, ours(&delta("absurd")), 12, Holds),
-        (12 + (1 << 32), ours(&delta("absurd")), 12, Holds),
-        (11 + (1 << 32), ours(&delta("far away")), 12, Reconnects),
-        (13, ours(COMPLETED), 13, Ends),
-    ];
-    let mut run = run(Start::Fresh);
-    for (id, json, cursor, expected) in rows {
-        let (fresh, text, act) = feed(&mut run, *id, json);
-        let what = format!("{id} {json}: {text:?} {act:?}");
-        assert_eq!(run.cursor, *cursor, "{what}");
-        match expected {
-            Continues => assert!(!fresh && act == Act::Continue, "{what}"),
-            Says(said) => assert!(fresh && act == Act::Continue && text == *said, "{what}"),
-            Holds => assert!(fresh && text.is_empty() && run.transcript.is_held(), "{what}"),
-            Reconnects => assert!(!fresh && matches!(act, Act::Reconnect(_)), "{what}"),
-            Ends => assert!(act == Act::End(End::Completed) && !run.may_be_running(), "{what}"),
-        }
-    }
-    assert_eq!(run.turns, 2);
+fn active() -> Input<'static> {
+    Input::State(State::Active { run_id: RUN.into() })
+}
+
+fn is_reconnect(effect: &Effect) -> bool {
+    matches!(effect, Effect::Reconnect(_) | Effect::Replay(_))
+}
+
+fn call(id: &str) -> ToolCall {
+    ToolCall { id: id.into(), name: format!("p__{id}"), arguments: Arguments::default() }
 }
 
 #[test]
-fn each_end_has_its_reason() {
-    let completed = |stop: &str| ours(&format!(r#"{{"RunCompleted":{{"stop_reason":"{stop}"}}}}"#));
+fn only_our_run_is_shown() {
     let rows = [
-        (completed("completed"), None, false),
-        (completed("cancelled"), Some(Reason::Cancelled), false),
-        (completed("max_turns"), Some(Reason::MaxTurns), false),
-        (completed("error"), Some(Reason::RunError), false),
-        (completed("never heard of"), Some(Reason::RunError), false),
-        (ours(r#"{"RunError":{"error":"no"}}"#), Some(Reason::RunError), false),
-        (ours(r#"{"RunError":{"error":"busy","retryable":true}}"#), Some(Reason::RunError), true),
+        // event → fresh, text
+        (others(STARTED), false, ""),
+        (others(&delta("theirs")), false, ""),
+        (ours(STARTED), true, ""),
+        (ours(&turn(1)), true, ""),
+        (ours(&delta("Hel")), true, "Hel"),
+        (others(COMPLETED), false, ""),
+        (ours(r#"{"SomethingNew":{"a":[1,{"b":null}]}}"#), true, ""),
+        (ours(r#""SomethingBare""#), true, ""),
+        (ours(r#"{"TextComplete":{"text":"Hello"}}"#), true, "lo"),
     ];
-    for (json, expected, retryable) in rows {
-        let mut run = run(Start::Fresh);
+    let mut run = machine(Start::Fresh);
+    for ((json, fresh, text), id) in rows.into_iter().zip(1..) {
+        let told = feed(&mut run, id, &json);
+        assert_eq!((told.fresh, told.text.as_str(), told.effect), (fresh, text, Effect::Continue), "{json}");
+    }
+    assert_eq!(feed(&mut run, 10, &ours(COMPLETED)).effect, Effect::End(End::Completed));
+    let summary = summary(run);
+    assert_eq!((summary.turns, summary.last_event_id, summary.text.as_deref()), (2, Some(10), Some("Hello")));
+}
+
+#[test]
+fn a_final_text_that_differs_from_the_streamed_text_is_reported() {
+    let mut run = machine(Start::Fresh);
+    for (json, id) in [ours(STARTED), ours(&turn(1)), ours(&delta("Hallo"))].iter().zip(1..) {
+        feed(&mut run, id, json);
+    }
+    let told = feed(&mut run, 4, &ours(r#"{"TextComplete":{"text":"Hello"}}"#));
+    assert!(told.notice.is_some() && told.text.is_empty(), "{told:?}");
+}
+
+#[test]
+fn each_terminal_event_has_its_reason_and_its_fate() {
+    let completed = |stop: &str| ours(&format!(r#"{{"RunCompleted":{{"stop_reason":"{stop}"}}}}"#));
+    let fate = |word: &str| Fate::Completed(word.into());
+    let rows = [
+        (completed("completed"), None, false, fate("completed")),
+        (completed("cancelled"), Some(Reason::Cancelled), false, fate("cancelled")),
+        (completed("max_turns"), Some(Reason::MaxTurns), false, fate("max_turns")),
+        (completed("error"), Some(Reason::RunError), false, fate("error")),
+        (completed("never heard of"), Some(Reason::RunError), false, fate("never heard of")),
+        (ours(r#"{"RunError":{"error":"no"}}"#), Some(Reason::RunError), false, Fate::Errored),
+        (ours(r#"{"RunError":{"error":"busy","retryable":true}}"#), Some(Reason::RunError), true, Fate::Errored),
+    ];
+    for (json, expected, passes, fate) in rows {
+        let mut run = machine(Start::Fresh);
         feed(&mut run, 1, &ours(STARTED));
-        let (_, _, act) = feed(&mut run, 2, &json);
-        assert_eq!(reason(&act), expected, "{json}");
-        assert!(!run.may_be_running(), "{json}");
-        match act {
-            Act::End(End::Completed) => assert_eq!(expected, None),
-            Act::End(End::Failed(failure)) => assert_eq!(failure.retryable, retryable, "{json}"),
+        let effect = feed(&mut run, 2, &json).effect;
+        assert_eq!((reason(&effect), run.fate()), (expected, &fate), "{json}");
+        match effect {
+            Effect::End(End::Completed) => assert_eq!(expected, None),
+            Effect::End(End::Failed(failure)) => assert_eq!(failure.passes, passes, "{json}"),
             other => panic!("{json}: {other:?}"),
         }
     }
 }
 
 #[test]
-fn doubt_ends_with_the_replay_or_with_a_loss() {
-    for heard in [true, false] {
-        let mut run = run(Start::Fresh);
-        feed(&mut run, 1, &ours(STARTED));
-        assert_eq!(tick(&mut run, 14_000, 14), Act::Continue);
-        assert_eq!(tick(&mut run, 15_000, 15), Act::AskState);
-        assert_eq!(tick(&mut run, 15_250, 15), Act::Continue, "once");
-        assert_eq!(run.step(Input::State { active: true }).act, Act::Continue);
-        assert_eq!(tick(&mut run, 30_000, 30), Act::AskState, "and again after as long");
-        assert!(matches!(run.step(Input::State { active: false }).act, Act::Reconnect(_)));
-        assert_eq!(run.step(Input::Reconnected).act, Act::Continue, "it was asked just now");
-        assert_eq!(tick(&mut run, 1750, 32), Act::Continue);
-        assert!(run.may_be_running());
-        if heard {
-            assert_eq!(feed(&mut run, 2, &ours(COMPLETED)).2, Act::End(End::Completed));
-        } else {
-            assert_eq!(reason(&tick(&mut run, 2000, 32)), Some(Reason::Lost));
+fn five_compactions_of_one_turn_in_a_row_end_the_run() {
+    let compaction = ours(r#"{"CompactionStarted":{"reason":"Limit 30000"}}"#);
+    let mut run = machine(Start::Fresh);
+    feed(&mut run, 1, &ours(STARTED));
+    feed(&mut run, 1, &ours(&turn(1)));
+    for id in 2..6 {
+        assert_eq!(feed(&mut run, id, &compaction).effect, Effect::Continue);
+        feed(&mut run, id, &ours(r#"{"CompactionCompleted":{}}"#));
+    }
+    feed(&mut run, 6, &ours(&delta("it works after all")));
+    for id in 7..11 {
+        assert_eq!(feed(&mut run, id, &compaction).effect, Effect::Continue);
+        // The server starts the same turn again.
+        feed(&mut run, id, &ours(&turn(1)));
+    }
+    let Effect::End(End::Failed(failure)) = feed(&mut run, 11, &compaction).effect else { panic!("it goes on") };
+    assert_eq!((failure.reason, failure.passes), (Reason::RunError, true));
+    assert!(failure.message.contains("Limit 30000"), "{failure}");
+    assert_eq!(run.fate(), &Fate::Open, "it must be cancelled");
+}
+
+// The session's state.
+
+/// A machine whose run has begun, after this state and the reconnect.
+fn doubting(state: State) -> Machine {
+    let mut run = machine(Start::Fresh);
+    feed(&mut run, 1, &ours(STARTED));
+    assert_eq!(quiet(&mut run, 14_000, 14), Effect::Continue);
+    assert_eq!(quiet(&mut run, 15_000, 15), Effect::AskState);
+    assert_eq!(quiet(&mut run, 15_250, 15), Effect::Continue, "once");
+    assert_eq!(tell(&mut run, active()), Effect::Continue);
+    assert_eq!(quiet(&mut run, 30_000, 30), Effect::AskState, "and again after as long");
+    assert!(is_reconnect(&tell(&mut run, Input::State(state))));
+    assert_eq!(tell(&mut run, Input::Reconnected), Effect::Continue, "it was asked just now");
+    run
+}
+
+#[test]
+fn a_run_that_left_the_session_state_has_ended_once_its_events_are_replayed() {
+    for state in [State::Idle, State::Active { run_id: OTHER.into() }] {
+        let mut run = doubting(state.clone());
+        assert_eq!(quiet(&mut run, 1750, 32), Effect::Continue);
+        assert_eq!(feed(&mut run, 2, &ours(COMPLETED)).effect, Effect::End(End::Completed), "it was heard in time");
+        let uptime = |server, run: Option<u64>| Uptime {
+            server: Duration::from_secs(server),
+            run: run.map(Duration::from_secs),
+        };
+        for (uptime, fate, passes) in [
+            (None, Fate::Stopped, false),
+            (Some(uptime(99, Some(40))), Fate::Stopped, false),
+            (Some(uptime(39, Some(40))), Fate::Stopped, false),
+            (Some(uptime(38, Some(40))), Fate::Restarted { answered: true }, true),
+            (Some(uptime(1, None)), Fate::Stopped, false),
+        ] {
+            let mut run = doubting(state.clone());
+            assert_eq!(quiet(&mut run, 2000, 32), Effect::AskHealth);
+            let Effect::End(End::Failed(failure)) = tell(&mut run, Input::Health(uptime)) else { panic!() };
+            assert_eq!((failure.reason, failure.passes, run.fate()), (Reason::Lost, passes, &fate), "{uptime:?}");
+            assert!(run.needs_messages(), "the text comes from the messages");
         }
-        assert!(!run.may_be_running());
+    }
+}
+
+#[test]
+fn a_replay_without_a_byte_proves_nothing_unless_the_stream_is_held_back() {
+    let mut run = doubting(State::Idle);
+    let silence = |held_back| Quiet {
+        quiet: Duration::from_secs(19),
+        idle: Duration::from_secs(50),
+        heard: false,
+        held_back,
+        now: Duration::from_secs(50),
+    };
+    assert_eq!(tell(&mut run, Input::Quiet(silence(false))), Effect::Continue);
+    assert_eq!(tell(&mut run, Input::Quiet(silence(true))), Effect::AskHealth);
+}
+
+#[test]
+fn a_replay_is_complete_with_the_newest_event_that_a_gap_named() {
+    let mut run = doubting(State::Idle);
+    assert_eq!(tell(&mut run, Input::Lost { newest: Some(9) }), Effect::Continue);
+    assert_eq!(feed(&mut run, 8, &ours(&turn(1))).effect, Effect::Continue);
+    assert_eq!(feed(&mut run, 9, &others(&turn(1))).effect, Effect::AskHealth);
+}
+
+#[test]
+fn a_failed_session_state_fails_the_run_after_two_seconds_without_an_event() {
+    let called = [ours(STARTED), proposal(&["a"])];
+    for (events, tools) in [(&called[..1], false), (&called[..], true)] {
+        let mut run = machine(Start::Fresh);
+        for (event, id) in events.iter().zip(1..) {
+            feed(&mut run, id, event);
+        }
+        assert!(is_reconnect(&tell(&mut run, Input::State(State::Failed))));
+        tell(&mut run, Input::Reconnected);
+        // No byte has come.
+        let silence =
+            |ms| Quiet { idle: Duration::from_secs(9), now: Duration::from_millis(ms), ..Quiet::default() };
+        assert_eq!(tell(&mut run, Input::Quiet(silence(1750))), Effect::Continue);
+        assert_eq!(reason(&tell(&mut run, Input::Quiet(silence(2000)))), Some(Reason::RunError));
+        assert_eq!(run.fate(), &Fate::StateFailed { tools });
+        assert!(!run.needs_messages());
+    }
+    // The run died before its first event. Only the messages tell whether it called tools.
+    for called_tools in [false, true] {
+        let mut run = machine(Start::Fresh);
+        tell(&mut run, Input::State(State::Failed));
+        assert_eq!(reason(&quiet(&mut run, 2000, 2)), Some(Reason::RunError));
+        assert_eq!(run.fate(), &Fate::StateFailed { tools: true });
+        assert!(run.needs_messages());
+        tell(&mut run, Input::Messages(History { called_tools, known: true, ..History::default() }));
+        assert_eq!(run.fate(), &Fate::StateFailed { tools: called_tools });
+    }
+}
+
+#[test]
+fn before_the_first_event_the_state_is_asked_for_after_two_seconds_and_then_every_five() {
+    let mut run = machine(Start::Fresh);
+    assert_eq!(quiet(&mut run, 1750, 1), Effect::Continue);
+    assert_eq!(quiet(&mut run, 2000, 2), Effect::AskState);
+    assert_eq!(tell(&mut run, active()), Effect::Continue);
+    assert_eq!(quiet(&mut run, 6000, 6), Effect::Continue);
+    assert_eq!(quiet(&mut run, 7000, 7), Effect::AskState);
+}
+
+#[test]
+fn an_unknown_session_is_asked_for_again_for_five_seconds() {
+    let mut run = machine(Start::Fresh);
+    feed(&mut run, 1, &ours(STARTED));
+    assert_eq!(quiet(&mut run, 15_000, 15), Effect::AskState);
+    assert_eq!(tell(&mut run, Input::State(State::NoSession)), Effect::Continue);
+    for second in 16..20 {
+        assert_eq!(quiet(&mut run, 15_000, second), Effect::AskState);
+        assert_eq!(tell(&mut run, Input::State(State::NoSession)), Effect::Continue);
+    }
+    let effect = quiet(&mut run, 20_000, 20);
+    assert_eq!((reason(&effect), run.fate()), (Some(Reason::Lost), &Fate::Open));
+    let mut run = machine(Start::Fresh);
+    tell(&mut run, Input::State(State::NoSession));
+    assert_eq!(tell(&mut run, active()), Effect::Continue, "it was another replica");
+    assert_eq!(feed(&mut run, 1, &ours(STARTED)).effect, Effect::Continue);
+}
+
+#[test]
+fn a_refused_token_is_a_restart_only_if_the_server_is_younger_than_the_run() {
+    let refused = || Input::State(State::Refused(Failure::new(Reason::Auth, "401")));
+    for (server, expected, passes, fate) in
+        [(1, Reason::Lost, true, Fate::Restarted { answered: true }), (99, Reason::Auth, false, Fate::Open)]
+    {
+        let mut run = machine(Start::Fresh);
+        feed(&mut run, 1, &ours(STARTED));
+        assert_eq!(tell(&mut run, refused()), Effect::AskHealth);
+        let (server, age) = (Duration::from_secs(server), Some(Duration::from_secs(9)));
+        let effect = tell(&mut run, Input::Health(Some(Uptime { server, run: age })));
+        let Effect::End(End::Failed(failure)) = effect else { panic!("{effect:?}") };
+        assert_eq!((failure.reason, failure.passes, run.fate()), (expected, passes, &fate));
+        tell(&mut run, Input::Messages(History { answered: false, known: true, ..History::default() }));
+        assert_eq!(run.fate(), &fate, "the messages of a server that refuses us are not ours");
+    }
+}
+
+#[test]
+fn the_messages_tell_whether_a_restarted_server_had_answered() {
+    for answered in [false, true] {
+        let mut run = doubting(State::Idle);
+        quiet(&mut run, 2000, 32);
+        let (server, age) = (Duration::ZERO, Some(Duration::from_secs(9)));
+        tell(&mut run, Input::Health(Some(Uptime { server, run: age })));
+        tell(&mut run, Input::Messages(History { answered, known: true, ..History::default() }));
+        assert_eq!(run.fate(), &Fate::Restarted { answered });
     }
 }
 
 #[test]
 fn a_reconnect_always_asks_for_the_state() {
-    let mut run = run(Start::Fresh);
-    assert_eq!(run.step(Input::Reconnected).act, Act::AskState);
+    assert_eq!(tell(&mut machine(Start::Fresh), Input::Reconnected), Effect::AskState);
 }
 
 #[test]
-fn a_malformed_event_is_read_once_more_and_then_is_a_protocol_error() {
-    let mut run = run(Start::Fresh);
-    feed(&mut run, 1, &ours(STARTED));
-    assert!(matches!(run.step(Input::Malformed("it is odd")).act, Act::Reconnect(_)));
-    feed(&mut run, 2, &ours(&turn(1)));
-    assert!(matches!(run.step(Input::Malformed("so is this")).act, Act::Reconnect(_)), "another place");
-    let act = run.step(Input::Malformed("so is this")).act;
-    assert_eq!(reason(&act), Some(Reason::Protocol));
+fn only_the_servers_own_state_confirms_a_stop() {
+    let other = State::Active { run_id: OTHER.into() };
+    for (state, stopped) in [
+        (State::Active { run_id: RUN.into() }, false),
+        (other, true),
+        (State::Idle, true),
+        (State::Failed, true),
+        (State::NoSession, false),
+        (State::Refused(Failure::new(Reason::Auth, "401")), false),
+    ] {
+        let mut run = machine(Start::Fresh);
+        assert_eq!((run.has_stopped(&state), run.fate().is_open()), (stopped, !stopped), "{state:?}");
+    }
 }
 
+// Lost events.
+
 #[test]
-fn a_gap_costs_text_only_if_our_run_began_before_what_is_left() {
-    let gap = |oldest| Input::Gap(Gap { oldest_available_id: oldest });
+fn lost_events_hold_back_text_only_if_our_run_had_begun() {
     for (begun_before, begins_after, held) in [(false, true, false), (false, false, true), (true, false, true)] {
-        let mut run = run(Start::Fresh);
+        let mut run = machine(Start::Fresh);
         if begun_before {
             feed(&mut run, 1, &ours(STARTED));
         }
-        assert!(matches!(run.step(gap(51)).act, Act::Reconnect(_)));
-        assert_eq!(run.cursor, 50);
+        tell(&mut run, Input::Lost { newest: None });
         feed(&mut run, 51, &ours(if begins_after { STARTED } else { COMPLETED }));
-        assert_eq!(run.transcript.is_held(), held, "{begun_before} {begins_after}");
+        assert_eq!(run.needs_messages(), held, "{begun_before} {begins_after}");
     }
 }
 
 #[test]
-fn gaps_that_lead_nowhere_are_a_protocol_error() {
-    let mut run = run(Start::Fresh);
+fn a_lost_proposal_is_replaced_by_the_pending_calls() {
+    let mut run = machine(Start::Fresh);
     feed(&mut run, 1, &ours(STARTED));
-    let act = run.step(Input::Gap(Gap { oldest_available_id: 2 })).act;
-    assert_eq!(reason(&act), Some(Reason::Protocol), "it is no gap at all");
-    let mut run = self::run(Start::Fresh);
-    for oldest in 1..=u64::from(MAX_GAPS) {
-        assert!(matches!(run.step(Input::Gap(Gap { oldest_available_id: oldest * 10 })).act, Act::Reconnect(_)));
-    }
-    let act = run.step(Input::Gap(Gap { oldest_available_id: 1000 })).act;
-    assert_eq!(reason(&act), Some(Reason::Protocol), "one gap after the other");
+    assert_eq!(tell(&mut run, active()), Effect::Continue);
+    tell(&mut run, Input::Lost { newest: None });
+    assert_eq!(tell(&mut run, active()), Effect::AskPending);
 }
 
 #[test]
-fn lost_proposals_are_asked_for() {
-    let mut run = run(Start::Fresh);
-    feed(&mut run, 1, &ours(STARTED));
-    assert_eq!(run.step(Input::State { active: true }).act, Act::Continue);
-    run.step(Input::Gap(Gap { oldest_available_id: 9 }));
-    assert_eq!(run.step(Input::State { active: true }).act, Act::AskPending);
-}
-
-#[test]
-fn a_call_with_the_id_of_one_before_it_is_never_decided() {
-    let twins = ours(r#"{"ToolCallsProposed":{"tool_calls":[{"id":"a","name":"p__a"},{"id":"a","name":"p__a"}]}}"#);
-    let mut run = run(Start::Fresh);
-    feed(&mut run, 1, &ours(STARTED));
-    feed(&mut run, 2, &twins);
-    assert!(matches!(tick(&mut run, 250, 0), Act::Judge(_)), "the first can be");
-    feed(&mut run, 3, &ours(r#"{"ToolExecutionCompleted":{"tool_call_id":"a"}}"#));
-    assert_eq!(tick(&mut run, 1750, 0), Act::Continue);
-    assert_eq!(reason(&tick(&mut run, 2000, 0)), Some(Reason::Protocol));
-}
-
-#[test]
-fn what_was_said_before_a_resume_is_no_news_but_counts() {
-    let mut run = run(Start::Waiting);
+fn lost_text_comes_from_the_messages() {
+    let mut run = machine(Start::Fresh);
     feed(&mut run, 1, &ours(STARTED));
     feed(&mut run, 2, &ours(&turn(1)));
-    assert_eq!(feed(&mut run, 3, &ours(&delta("old"))), (false, String::new(), Act::Continue));
-    assert_eq!(tick(&mut run, 0, 0), Act::Continue);
-    assert_eq!(tick(&mut run, 250, 0), Act::CaughtUp);
-    assert!(feed(&mut run, 4, &ours(&turn(2))).0);
-    assert_eq!(feed(&mut run, 5, &ours(&delta("new"))), (true, "new".into(), Act::Continue));
-    assert_eq!(run.transcript.all().unwrap(), "old\nnew");
+    feed(&mut run, 3, &ours(&delta("One")));
+    tell(&mut run, Input::Lost { newest: None });
+    feed(&mut run, 9, &ours(COMPLETED));
+    let texts = vec!["One and".into(), "two".into()];
+    let step = run.step(Input::Messages(History { texts, known: true, ..History::default() }));
+    let healed = step.healed.unwrap();
+    assert_eq!((healed.continues, healed.pieces), (true, vec![" and".to_owned(), "two".to_owned()]));
+    assert_eq!(summary(run).text.as_deref(), Some("One and\ntwo"));
+}
+
+// Approval.
+
+#[test]
+fn a_call_with_the_id_of_an_earlier_call_is_never_decided() {
+    let mut run = machine(Start::Fresh);
+    feed(&mut run, 1, &ours(STARTED));
+    feed(&mut run, 2, &proposal(&["a", "a"]));
+    assert!(matches!(quiet(&mut run, 250, 0), Effect::Send { .. }), "the first can be");
+    feed(&mut run, 3, &ours(r#"{"ToolExecutionCompleted":{"tool_call_id":"a"}}"#));
+    assert_eq!(quiet(&mut run, 1750, 0), Effect::Continue);
+    assert_eq!(reason(&quiet(&mut run, 2000, 0)), Some(Reason::Protocol));
 }
 
 #[test]
-fn a_peek_ends_as_soon_as_nothing_can_wait() {
-    let propose = ours(r#"{"ToolCallsProposed":{"tool_calls":[{"id":"a","name":"p__a","arguments":{}}]}}"#);
-    let mut run = run(Start::Peek);
+fn events_before_a_resume_are_not_shown_but_count() {
+    let mut run = machine(Start::Waiting);
     feed(&mut run, 1, &ours(STARTED));
-    feed(&mut run, 2, &propose);
-    assert_eq!(tick(&mut run, 250, 0), Act::CaughtUp);
-    assert!(matches!(tick(&mut run, 250, 0), Act::Judge(_)));
-    run.batch.judged("a", Verdict::Pause);
-    assert_eq!(tick(&mut run, 1750, 0), Act::Continue);
+    feed(&mut run, 2, &ours(&turn(1)));
+    let told = feed(&mut run, 3, &ours(&delta("old")));
+    assert_eq!((told.fresh, told.text.as_str()), (false, ""));
+    assert_eq!(quiet(&mut run, 0, 0), Effect::Continue);
+    assert_eq!(quiet(&mut run, 250, 0), Effect::AskPending, "its proposal may have been lost");
+    assert_eq!(tell(&mut run, Input::Pending { calls: Vec::new(), finished: Vec::new() }), Effect::Continue);
+    assert!(feed(&mut run, 4, &ours(&turn(2))).fresh);
+    assert_eq!(feed(&mut run, 5, &ours(&delta("new"))).text, "new");
+    assert_eq!(summary(run).text.as_deref(), Some("old\nnew"));
+}
+
+#[test]
+fn catching_up_with_a_busy_run_ends_after_five_seconds() {
+    let mut run = machine(Start::Waiting);
+    feed(&mut run, 1, &ours(STARTED));
+    feed(&mut run, 2, &proposal(&["a"]));
     feed(&mut run, 3, &ours(r#"{"ToolExecutionStarted":{"tool_call_id":"a"}}"#));
-    assert_eq!(tick(&mut run, 250, 0), Act::End(End::Completed));
+    let now = |seconds| Input::Quiet(Quiet { now: Duration::from_secs(seconds), ..Quiet::default() });
+    tell(&mut run, now(4));
+    assert!(!feed(&mut run, 4, &ours(r#"{"ToolExecutionProgress":{"tool_call_id":"a"}}"#)).fresh);
+    tell(&mut run, now(5));
+    assert!(feed(&mut run, 5, &ours(r#"{"ToolExecutionProgress":{"tool_call_id":"a"}}"#)).fresh);
+}
+
+#[test]
+fn choices_are_checked_before_anything_is_sent() {
+    let choices = |approve: &[&str], batch: Option<&str>| Choices {
+        approve: approve.iter().map(ToString::to_string).collect(),
+        batch: batch.map(str::to_owned),
+        ..Choices::default()
+    };
+    let all = Choices { approve_all: true, ..Choices::default() };
+    let rows: [(Choices, &[&str], Option<Reason>); 7] = [
+        (choices(&["a"], None), &["a", "b"], None),
+        (choices(&["a"], Some("11111111.2")), &["a", "b"], None),
+        (choices(&["a"], Some("11111111.1")), &["a", "b"], Some(Reason::Conflict)),
+        (choices(&["a"], Some("22222222.2")), &["a", "b"], Some(Reason::Conflict)),
+        (choices(&["z"], None), &["a", "b"], Some(Reason::Usage)),
+        (choices(&["a"], None), &[], Some(Reason::Conflict)),
+        (all, &[], Some(Reason::Conflict)),
+    ];
+    for (choices, pending, expected) in rows {
+        let mut run = Machine::new(Options { choices: Some(choices.clone()), ..options(Start::Waiting) });
+        feed(&mut run, 1, &ours(STARTED));
+        if !pending.is_empty() {
+            feed(&mut run, 2, &proposal(pending));
+        }
+        let mut effect = quiet(&mut run, 250, 0);
+        if effect == Effect::AskPending {
+            effect = tell(&mut run, Input::Pending { calls: Vec::new(), finished: Vec::new() });
+        }
+        assert_eq!(reason(&effect), expected, "{choices:?}: {effect:?}");
+        if expected.is_none() {
+            let Effect::Send { decisions, .. } = effect else { panic!("{effect:?}") };
+            assert_eq!(decisions[0].1.verdict, Verdict::Accept);
+        }
+    }
+}
+
+#[test]
+fn approving_one_batch_does_not_approve_the_next() {
+    let choices = Some(Choices { approve_all: true, ..Choices::default() });
+    let policy = policy(OnApproval::Pause);
+    let mut run = Machine::new(Options { choices, policy, ..options(Start::Waiting) });
+    feed(&mut run, 1, &ours(STARTED));
+    feed(&mut run, 2, &proposal(&["a"]));
+    assert!(matches!(quiet(&mut run, 250, 0), Effect::Send { .. }));
+    tell(&mut run, Input::Sent);
+    feed(&mut run, 3, &ours(r#"{"ToolExecutionStarted":{"tool_call_id":"a"}}"#));
+    feed(&mut run, 4, &ours(r#"{"ToolExecutionCompleted":{"tool_call_id":"a"}}"#));
+    feed(&mut run, 5, &proposal(&["b"]));
+    quiet(&mut run, 250, 0);
+    let waiting = Waiting { batch: Some("11111111.5".into()), calls: vec![call("b")] };
+    assert_eq!(quiet(&mut run, 2000, 0), Effect::End(End::Paused(waiting)));
+    let decisions = summary(run).decisions;
+    assert_eq!(decisions.len(), 1);
+    assert_eq!(
+        (decisions[0].tool_call_id.as_str(), decisions[0].verdict, decisions[0].by),
+        ("a", "accept", "flag")
+    );
+}
+
+#[test]
+fn a_decision_of_another_client_is_reported() {
+    let choices =
+        Some(Choices { approve: ["a".to_owned()].into(), reject: ["b".to_owned()].into(), ..Choices::default() });
+    let mut run = Machine::new(Options { choices, ..options(Start::Waiting) });
+    feed(&mut run, 1, &ours(STARTED));
+    feed(&mut run, 2, &proposal(&["a", "b"]));
+    assert!(matches!(quiet(&mut run, 250, 0), Effect::Send { .. }));
+    tell(&mut run, Input::Sent);
+    let rejected = feed(&mut run, 3, &ours(r#"{"ToolRejected":{"tool_call_id":"a"}}"#));
+    assert!(rejected.notice.unwrap().contains("rejected elsewhere"));
+    let ran = feed(&mut run, 4, &ours(r#"{"ToolExecutionStarted":{"tool_call_id":"b"}}"#));
+    assert!(ran.notice.unwrap().contains("was to be rejected"));
+}
+
+#[test]
+fn a_peek_ends_as_soon_as_no_call_can_be_pending() {
+    let mut run = Machine::new(Options { policy: policy(OnApproval::Pause), ..options(Start::Peek) });
+    feed(&mut run, 1, &ours(STARTED));
+    feed(&mut run, 2, &proposal(&["a"]));
+    assert_eq!(quiet(&mut run, 250, 0), Effect::Continue);
+    assert_eq!(quiet(&mut run, 1750, 0), Effect::Continue);
+    assert!(!feed(&mut run, 3, &ours(r#"{"ToolExecutionStarted":{"tool_call_id":"a"}}"#)).fresh);
+    assert_eq!(quiet(&mut run, 250, 0), Effect::End(End::Completed));
+}
+
+#[test]
+fn a_budget_ends_the_run_only_after_all_events_that_have_arrived() {
+    let usage = ours(r#"{"UsageReport":{"usage":{"total_tokens":10}}}"#);
+    for (max_tokens, over) in [(20, false), (19, true)] {
+        let mut run = Machine::new(Options { max_tokens: Some(max_tokens), ..options(Start::Fresh) });
+        feed(&mut run, 1, &ours(STARTED));
+        feed(&mut run, 2, &usage);
+        feed(&mut run, 3, &usage);
+        feed(&mut run, 4, &proposal(&["a"]));
+        let effect = quiet(&mut run, 250, 0);
+        assert_eq!(reason(&effect), over.then_some(Reason::MaxTokens), "{effect:?}");
+        assert_eq!(feed(&mut run, 5, &ours(COMPLETED)).effect, Effect::End(End::Completed), "it is what it is");
+    }
+    for (max_tool_calls, over) in [(2, false), (1, true)] {
+        let mut run = Machine::new(Options { max_tool_calls: Some(max_tool_calls), ..options(Start::Fresh) });
+        feed(&mut run, 1, &ours(STARTED));
+        feed(&mut run, 2, &proposal(&["a", "b"]));
+        let effect = quiet(&mut run, 250, 0);
+        assert_eq!(reason(&effect), over.then_some(Reason::MaxToolCalls), "{effect:?}");
+    }
 }
 
 #[test]
@@ -253,42 +552,105 @@ fn a_failed_tool_call_fails_the_run_only_when_asked_to() {
     for (asked, failed, expected) in
         [(false, true, None), (true, true, Some(Reason::ToolError)), (true, false, None)]
     {
-        let mut run = Run::new(Options { fail_on_tool_error: asked, ..Options::of(RUN.into(), Asks::None) });
-        let call = r#"{"ToolCallsProposed":{"tool_calls":[{"id":"a","name":"p__a","arguments":{}}]}}"#;
-        let done = format!(r#"{{"ToolExecutionCompleted":{{"tool_call_id":"a","is_error":{failed}}}}}"#);
-        for (id, event) in
-            [(1, STARTED), (2, call), (3, r#"{"ToolExecutionStarted":{"tool_call_id":"a"}}"#), (4, &done)]
-        {
-            feed(&mut run, id, &ours(event));
+        let mut run = Machine::new(Options { fail_on_tool_error: asked, ..options(Start::Fresh) });
+        let started = ours(r#"{"ToolExecutionStarted":{"tool_call_id":"a"}}"#);
+        let done = ours(&format!(r#"{{"ToolExecutionCompleted":{{"tool_call_id":"a","is_error":{failed}}}}}"#));
+        for (event, id) in [&ours(STARTED), &proposal(&["a"]), &started, &done].into_iter().zip(1..) {
+            feed(&mut run, id, event);
         }
-        let (_, _, act) = feed(&mut run, 5, &ours(COMPLETED));
-        assert_eq!(reason(&act), expected, "{asked} {failed}");
+        let effect = feed(&mut run, 5, &ours(COMPLETED)).effect;
+        assert_eq!(reason(&effect), expected, "{asked} {failed}");
     }
 }
 
-/// Every recorded stream, through parser, decoder and machine, as the driver does it.
 #[test]
-fn the_recorded_runs_come_out_as_they_were() {
+fn a_call_is_not_decided_once_an_event_shows_that_it_has_started() {
+    let tool = r#"{"tool_call_id":"a","tool_name":"p__t"}"#;
+    for (event, waits) in [
+        (r#"{"WaitingForToolApproval":{"pending_tool_call_ids":["a"]}}"#.to_owned(), true),
+        (r#"{"TurnCompleted":{"turn":1,"finish_reason":"cancelled"}}"#.to_owned(), false),
+        (turn(2), false),
+        (format!(r#"{{"ToolExecutionStarted":{tool}}}"#), false),
+        // The start event may have left the server's ring.
+        (format!(r#"{{"ToolExecutionProgress":{tool}}}"#), false),
+        (format!(r#"{{"ToolExecutionCompleted":{tool}}}"#), false),
+        (format!(r#"{{"ToolRejected":{tool}}}"#), false),
+    ] {
+        let mut run = machine(Start::Fresh);
+        for (json, id) in [ours(STARTED), ours(&turn(1)), proposal(&["a"]), ours(&event)].iter().zip(1..) {
+            feed(&mut run, id, json);
+        }
+        assert_eq!(matches!(quiet(&mut run, 250, 0), Effect::Send { .. }), waits, "{event}");
+    }
+}
+
+#[test]
+fn usage_calls_and_tasks_are_counted_as_they_are_reported() {
+    let mut run = Machine::new(Options { fail_on_tool_error: true, ..options(Start::Fresh) });
+    let usage = ours(r#"{"UsageReport":{"usage":{"prompt_tokens":1,"completion_tokens":2,"total_tokens":3}}}"#);
+    let started = |id: &str| ours(&format!(r#"{{"ToolExecutionStarted":{{"tool_call_id":"{id}"}}}}"#));
+    let failed = ours(r#"{"ToolExecutionCompleted":{"tool_call_id":"a","result":"no","is_error":true}}"#);
+    // The call has not started: a `custom_result` rejected it (trap 9).
+    let answered = |id: &str| {
+        let tool = format!(r#""tool_call_id":"{id}","tool_name":"p__run_command_task","result":"no""#);
+        ours(&format!(r#"{{"ToolExecutionCompleted":{{{tool}}}}}"#))
+    };
+    let events = [
+        ours(STARTED),
+        usage.clone(),
+        proposal(&["a", "b", "c", "d"]),
+        started("a"),
+        failed,
+        answered("b"),
+        answered("c"),
+        started("d"),
+        answered("d"),
+        usage,
+    ];
+    for (event, id) in events.iter().zip(1..) {
+        feed(&mut run, id, event);
+    }
+    let Effect::End(End::Failed(failure)) = feed(&mut run, 11, &ours(COMPLETED)).effect else {
+        panic!("a tool call failed")
+    };
+    assert!(failure.message.contains("1 tool call failed"), "{failure}");
+    let summary = summary(run);
+    assert_eq!(summary.usage, Some(Usage { prompt_tokens: 2, completion_tokens: 4, total_tokens: 6 }));
+    assert_eq!(summary.tool_calls, ToolCounts { proposed: 4, accepted: 2, rejected: 2, failed: 1 });
+    let tasks: Vec<_> = summary.background_tasks.iter().map(|task| task.tool_call_id.as_str()).collect();
+    assert_eq!(tasks, ["d"], "a task that was never started goes on nowhere");
+}
+
+#[test]
+fn list_entries_without_a_match_are_reported_only_if_there_were_calls() {
+    let policy = Policy {
+        allow: ["a".to_owned(), "run_comand".to_owned()].into(),
+        deny: ["p__b".to_owned()].into(),
+        ..policy(OnApproval::Reject)
+    };
+    let mut run = Machine::new(Options { policy, ..options(Start::Fresh) });
+    assert_eq!(run.unmatched().count(), 0);
+    feed(&mut run, 1, &ours(STARTED));
+    feed(&mut run, 2, &proposal(&["a", "b"]));
+    assert_eq!(run.unmatched().collect::<Vec<_>>(), ["run_comand"]);
+}
+
+/// Every recorded stream, through parser, decoder and machine.
+#[test]
+fn each_recorded_run_has_its_recorded_result() {
+    macro_rules! recorded {
+        ($name:literal) => {
+            include_str!(concat!("../../tests/fixtures/", $name))
+        };
+    }
+    let failed = Some(Reason::RunError);
+    let text = "All 3 replicas are ready.\n\nNothing to do. ✅ naïve 日本語";
     let rows: &[(&str, &str, Option<Reason>, &str, u64, [u64; 4])] = &[
         // stream, id's prefix, reason, last turn's text, turns, calls
+        (recorded!("completed-text.sse"), "d30255b1", None, text, 1, [0; 4]),
+        (recorded!("completed-tools-accepted.sse"), "42b1dcc9", None, "The file is in place.", 2, [1, 1, 0, 1]),
         (
-            include_str!("../../tests/fixtures/completed-text.sse"),
-            "d30255b1",
-            None,
-            "All 3 replicas are ready.\n\nNothing to do. ✅ naïve 日本語",
-            1,
-            [0, 0, 0, 0],
-        ),
-        (
-            include_str!("../../tests/fixtures/completed-tools-accepted.sse"),
-            "42b1dcc9",
-            None,
-            "The file is in place.",
-            2,
-            [1, 1, 0, 1],
-        ),
-        (
-            include_str!("../../tests/fixtures/completed-tool-rejected.sse"),
+            recorded!("completed-tool-rejected.sse"),
             "9f78e9ba",
             None,
             "I could not write the file.",
@@ -296,207 +658,40 @@ fn the_recorded_runs_come_out_as_they_were() {
             [1, 0, 1, 0],
         ),
         (
-            include_str!("../../tests/fixtures/cancelled.sse"),
+            recorded!("cancelled.sse"),
             "9e412a09",
             Some(Reason::Cancelled),
             "I will write the file.",
             1,
             [1, 0, 0, 0],
         ),
-        (
-            include_str!("../../tests/fixtures/max-turns.sse"),
-            "6b3e4333",
-            Some(Reason::MaxTurns),
-            "Looking.",
-            1,
-            [1, 1, 0, 0],
-        ),
-        (
-            include_str!("../../tests/fixtures/run-error.sse"),
-            "d8362b9f",
-            Some(Reason::RunError),
-            "",
-            1,
-            [0, 0, 0, 0],
-        ),
-        (
-            include_str!("../../tests/fixtures/tool-error.sse"),
-            "bd63832d",
-            None,
-            "That tool does not exist.",
-            2,
-            [1, 1, 0, 1],
-        ),
+        (recorded!("max-turns.sse"), "6b3e4333", Some(Reason::MaxTurns), "Looking.", 1, [1, 1, 0, 0]),
+        (recorded!("run-error.sse"), "d8362b9f", failed, "", 1, [0; 4]),
+        (recorded!("tool-error.sse"), "bd63832d", None, "That tool does not exist.", 2, [1, 1, 0, 1]),
     ];
     for (stream, prefix, expected, last, turns, calls) in rows {
         let at = stream.find(prefix).unwrap();
-        let options = Options::of(stream[at..at + 36].into(), Asks::None);
-        let mut run = Run::new(Options { keep: Keep::Everything, ..options });
+        let run_id = stream[at..at + 36].into();
+        let mut run = Machine::new(Options { run_id, asks: Asks::NoCall, ..options(Start::Fresh) });
         let mut parser = Parser::new();
         // The recording stops with the last line; the blank one that dispatches it is missing.
         let stream = format!("{stream}\n\n");
         let mut input = stream.as_bytes();
         let mut end = None;
-        while let Some(frame) = parser.next(&mut input).unwrap() {
-            let Ok(Item::Event(envelope)) = decode(&frame) else { panic!("{frame:?}") };
+        while parser.advance(&mut input).unwrap() {
+            let frame = parser.frame();
+            let envelope = decode(&frame).unwrap();
             let id = frame.id.map(|id| id.parse().unwrap());
-            if let act @ Act::End(_) = run.step(Input::Event(id, &envelope)).act {
-                end = Some(reason(&act));
+            if let effect @ Effect::End(_) = run.step(Input::Event(id, &envelope)).effect {
+                end = Some(reason(&effect));
             }
         }
         assert_eq!(end, Some(*expected), "{prefix}");
-        assert_eq!(run.transcript.last_turn(), Some(*last), "{prefix}");
-        assert_eq!(run.turns, *turns, "{prefix}");
-        let counts = run.tool_calls;
+        let summary = summary(run);
+        assert_eq!((summary.agent_message.as_deref(), summary.turns), (Some(*last), *turns), "{prefix}");
+        let counts = summary.tool_calls;
         assert_eq!([counts.proposed, counts.accepted, counts.rejected, counts.failed], *calls, "{prefix}");
     }
 }
 
-/// (server asks, the calls' states, quiet in ms) → what the batch wants: the table in batch.rs, row by row.
-#[test]
-fn the_batchs_table() {
-    let call = |id: &str| ToolCall { id: id.into(), name: format!("p__{id}"), arguments: Arguments::default() };
-    let [a, b, c] = [call("a"), call("b"), call("c")];
-    let accept = |calls: &[&ToolCall], again| Act::Send {
-        decisions: calls.iter().map(|call| ((*call).clone(), Verdict::Accept)).collect(),
-        again,
-    };
-    let pause = |calls: &[&ToolCall]| Act::End(End::Paused(calls.iter().copied().cloned().collect()));
-    // Marks: j accept, p pause (judged), d decided, r decided and reconnected, s started, f finished, - nothing.
-    let rows: Vec<(Asks, &str, u64, Act)> = vec![
-        (Asks::None, "---", 60_000, Act::Continue),
-        (Asks::None, "f--", 60_000, Act::Continue),
-        (Asks::Unknown, "---", 0, Act::Learn),
-        (Asks::Unknown, "s--", 60_000, Act::Continue),
-        (Asks::Every, "---", 0, Act::Judge(a.clone())),
-        (Asks::Every, "j--", 0, Act::Judge(b.clone())),
-        (Asks::Every, "jj-", 0, Act::Judge(c.clone())),
-        (Asks::Every, "jjj", 0, accept(&[&a, &b, &c], false)),
-        (Asks::Every, "jp-", 0, accept(&[&a], false)),
-        (Asks::Every, "dp-", 2000, Act::Continue),
-        (Asks::Every, "sp-", 2000, Act::Continue),
-        (Asks::Every, "fp-", 0, pause(&[&b, &c])),
-        (Asks::Every, "p--", 0, pause(&[&a, &b, &c])),
-        (Asks::Every, "ddd", 2750, Act::Continue),
-        (Asks::Every, "ddd", 3000, Act::Reconnect("a decision shows no effect")),
-        (Asks::Every, "rdd", 9_750, Act::Continue),
-        (Asks::Every, "rdd", 10_000, accept(&[&a], true)),
-        (Asks::Some, "---", 0, Act::Continue),
-        (Asks::Some, "---", 250, Act::Judge(a.clone())),
-        (Asks::Some, "j--", 0, Act::Continue),
-        (Asks::Some, "j--", 250, accept(&[&a], false)),
-        (Asks::Some, "jj-", 250, accept(&[&a], false)),
-        (Asks::Some, "p--", 1750, Act::Continue),
-        (Asks::Some, "p--", 2000, pause(&[&a, &b, &c])),
-        (Asks::Some, "pd-", 2000, pause(&[&a, &c])),
-        (Asks::Some, "s--", 60_000, Act::Continue),
-        (Asks::Some, "fs-", 60_000, Act::Continue),
-        (Asks::Some, "ff-", 250, Act::Judge(c.clone())),
-        (Asks::Some, "fff", 60_000, Act::Continue),
-        (Asks::Some, "d--", 250, Act::Continue),
-        (Asks::Some, "d--", 3000, Act::Reconnect("a decision shows no effect")),
-        (Asks::Some, "r--", 0, Act::Continue),
-        (Asks::Some, "r--", 250, accept(&[&a], true)),
-        (Asks::Some, "rs-", 250, accept(&[&a], true)),
-    ];
-    for (asks, marks, quiet, expected) in rows {
-        let mut run = Run::new(Options::of(RUN.into(), Asks::None));
-        run.batch.propose(vec![a.clone(), b.clone(), c.clone()]);
-        for (mark, call) in marks.chars().zip([&a, &b, &c]) {
-            let decided = [(call.clone(), Verdict::Accept)];
-            match mark {
-                'j' => run.batch.judged(&call.id, Verdict::Accept),
-                'p' => run.batch.judged(&call.id, Verdict::Pause),
-                'd' | 'r' => run.batch.sent(&decided),
-                's' => run.batch.started(&call.id),
-                'f' => run.batch.finished(&call.id),
-                _ => {}
-            }
-            if mark == 'r' {
-                run.batch.asks = asks;
-                assert_eq!(run.batch.next(Duration::from_secs(3)), Next::Reconnect);
-            }
-        }
-        run.batch.asks = asks;
-        assert_eq!(tick(&mut run, quiet, 0), expected, "{asks:?} {marks} {quiet}");
-    }
-}
-
 mod model;
-
-#[test]
-fn the_past_is_peeked_at_until_it_is_told() {
-    for (start, peeks) in
-        [(Start::Peek, true), (Start::Waiting, false), (Start::Fresh, false), (Start::Over, false)]
-    {
-        let mut run = run(start);
-        assert_eq!(run.is_peeking(), peeks, "{start:?}");
-        tick(&mut run, 250, 0);
-        assert!(!run.is_peeking(), "{start:?}: it has been quiet");
-    }
-}
-
-#[test]
-fn the_record_has_what_was_learnt() {
-    let mut run = run(Start::Fresh);
-    let mut record = Record::new(End::Completed);
-    self::run(Start::Fresh).fill(&mut record);
-    assert_eq!(
-        (record.run_id.as_deref(), record.last_event_id, record.text),
-        (Some(RUN), None, None),
-        "nothing yet"
-    );
-    feed(&mut run, 1, &ours(STARTED));
-    feed(&mut run, 2, &ours(&turn(1)));
-    feed(&mut run, 3, &ours(&delta("Hi")));
-    feed(&mut run, 4, &ours(COMPLETED));
-    let mut record = Record::new(End::Completed);
-    run.fill(&mut record);
-    assert_eq!((record.last_event_id, record.turns), (Some(4), 2));
-    assert_eq!((record.text.as_deref(), record.agent_message.as_deref()), (Some("Hi"), Some("Hi")));
-    assert_eq!(record.stop_reason.as_deref(), Some("completed"));
-}
-
-#[test]
-fn what_shows_that_a_call_does_not_wait_keeps_it_from_being_decided() {
-    let proposal = ours(r#"{"ToolCallsProposed":{"tool_calls":[{"id":"a","name":"p__t"}]}}"#);
-    let tool = r#"{"tool_call_id":"a","tool_name":"p__t"}"#;
-    for (event, waits) in [
-        (r#"{"WaitingForToolApproval":{"pending_tool_call_ids":["a"]}}"#.to_owned(), true),
-        (r#"{"TurnCompleted":{"turn":1,"finish_reason":"cancelled"}}"#.to_owned(), false),
-        (turn(2), false),
-        (format!(r#"{{"ToolExecutionStarted":{tool}}}"#), false),
-        // Its start may have left the server's ring.
-        (format!(r#"{{"ToolExecutionProgress":{tool}}}"#), false),
-        (format!(r#"{{"ToolExecutionCompleted":{tool}}}"#), false),
-        (format!(r#"{{"ToolRejected":{tool}}}"#), false),
-    ] {
-        let mut run = run(Start::Fresh);
-        feed(&mut run, 1, &ours(STARTED));
-        feed(&mut run, 2, &ours(&turn(1)));
-        feed(&mut run, 3, &proposal);
-        feed(&mut run, 4, &ours(&event));
-        assert_eq!(matches!(tick(&mut run, 250, 0), Act::Judge(_)), waits, "{event}");
-    }
-}
-
-#[test]
-fn usage_and_calls_are_counted_as_they_are_reported() {
-    let mut run = Run::new(Options { fail_on_tool_error: true, ..Options::of(RUN.into(), Asks::Some) });
-    let usage = r#"{"UsageReport":{"usage":{"prompt_tokens":1,"completion_tokens":2,"total_tokens":3}}}"#;
-    let proposal = r#"{"ToolCallsProposed":{"tool_calls":[{"id":"a","name":"t"},{"id":"b","name":"t"},{"id":"c","name":"t"}]}}"#;
-    let started = r#"{"ToolExecutionStarted":{"tool_call_id":"a"}}"#;
-    let failed = r#"{"ToolExecutionCompleted":{"tool_call_id":"a","result":"no","is_error":true}}"#;
-    // Without having begun: it was answered in its place (trap 9).
-    let answered = |id: &str| format!(r#"{{"ToolExecutionCompleted":{{"tool_call_id":"{id}","result":"no"}}}}"#);
-    let events = [STARTED, usage, proposal, started, failed, &answered("b"), &answered("c"), usage];
-    for (event, id) in events.into_iter().zip(1..) {
-        feed(&mut run, id, &ours(event));
-    }
-    assert_eq!(run.usage, Some(Usage { prompt_tokens: 2, completion_tokens: 4, total_tokens: 6 }));
-    assert_eq!(run.tool_calls, ToolCounts { proposed: 3, accepted: 1, rejected: 2, failed: 1 });
-    let Act::End(End::Failed(failure)) = feed(&mut run, 9, &ours(COMPLETED)).2 else {
-        panic!("a tool call failed")
-    };
-    assert!(failure.message.contains("1 tool call failed"), "{failure}");
-}

@@ -1,81 +1,94 @@
-//! The run's text, turn by turn: what of it may be shown now, what is kept for the record, and how it is made whole
-//! again after events were lost. Pure.
-
-use crate::agent::sse::MAX_EVENT;
+//! The agent's text, turn by turn: the part to show now, the part to keep for the record, and the text that was lost
+//! with missing events, which comes from the session's messages.
 
 /// How much of the text is kept in memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Keep {
-    /// None: it goes straight out.
     Nothing,
-    /// The last turn's, for `--output final`.
+    /// The last turn's text, for `--output final`.
     LastTurn,
-    /// All, for a record, as far as it is not too long ([`MAX_TEXT`]).
+    /// All of the text, for a record, up to [`MAX_TEXT`].
     Everything,
 }
 
-/// As much text as is kept, in bytes. Of a run that says more only the last turn's is kept on, and a turn that says more
-/// is no model's.
-pub const MAX_TEXT: usize = MAX_EVENT;
-/// What is kept and the copies of an event take no more together, in bytes.
-const ROOM: usize = 28 * 1024 * 1024;
-/// What a turn takes beside its text, in bytes, about.
-const TURN: usize = 64;
+/// The most text that is kept, in bytes. If a run has more, only the last turn's text is kept. If that turn has more,
+/// nothing is kept.
+pub const MAX_TEXT: usize = 4 * 1024 * 1024;
 
-/// See the module.
 #[derive(Debug)]
 #[cfg_attr(test, derive(Clone))]
 pub struct Transcript {
     keep: Keep,
-    /// The texts of the turns that had any, as far as they are kept.
-    turns: Vec<String>,
-    /// What they take, in bytes.
-    size: usize,
-    /// Of a run that said more than is kept, the last turn is.
+    /// The text that is kept, as the record has it.
+    text: String,
+    /// The start of the last turn's text in `text`.
+    last: usize,
+    /// The text of the earlier turns was dropped because of [`MAX_TEXT`].
     is_cut: bool,
-    /// Whether the current turn has no text so far.
+    /// The text of the current turn was dropped because of [`MAX_TEXT`].
+    turn_is_cut: bool,
+    /// The current turn has no text so far.
     turn_is_empty: bool,
-    /// Turns with text that are out whole, and the bytes that are out of the one after them.
+    /// How much was shown: the number of whole turns with text, and the bytes of the turn after them.
     out: (usize, usize),
-    /// Events were lost: nothing more goes out until the text has come from the session's messages.
+    /// Events were lost: no more text is shown until [`Transcript::heal`] gets the session's messages.
     held: Option<Held>,
     begun: bool,
 }
 
-/// As much text as is held, in bytes; the messages must have the rest.
-const MAX_HELD: usize = MAX_EVENT;
-
-/// What was heard since events were lost: the whole texts of the turns that ended since.
+/// The turns that have ended since events were lost.
 #[derive(Debug, Default)]
 #[cfg_attr(test, derive(Clone))]
 struct Held {
+    /// The whole text of each turn.
     turns: Vec<String>,
+    /// The memory that they take, in bytes.
     size: usize,
-    /// No turn has begun since: the first text may be of the turn that is out in part.
+    /// They take more than [`MAX_TEXT`]: later turns must come from the messages.
+    is_full: bool,
+    /// No turn has begun since events were lost, so the first text may belong to the turn that was shown in part.
     same_turn: bool,
-    /// The first text is of that turn.
+    /// The first text belongs to the turn that was shown in part.
     continues: bool,
 }
 
-/// What was held, to go out now.
+impl Held {
+    /// Returns how many of the held turns these turns of the messages contain, and whether no text can be missing.
+    fn known_among(&self, turns: &[String]) -> (usize, bool) {
+        let all = self.turns.len();
+        // The turns that were not held follow the held ones.
+        if self.is_full
+            && (0..turns.len()).any(|at| turns[at..].len() > all && turns[at..].starts_with(&self.turns))
+        {
+            return (all, true);
+        }
+        let known = (0..=all).rev().find(|known| turns.ends_with(&self.turns[..*known])).unwrap_or(0);
+        (known, !self.is_full && (known > 0 || all == 0))
+    }
+}
+
+/// The memory that a held turn takes beside its text, in bytes.
+const TURN: usize = 64;
+
+/// The text to show after a loss.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Healed {
-    /// The first piece goes on with the turn that is out in part.
+    /// The first piece continues the turn that was shown in part.
     pub continues: bool,
-    /// One piece a turn.
+    /// One piece for each turn.
     pub pieces: Vec<String>,
-    /// Nothing can be missing before or between them.
+    /// No text can be missing before or between the pieces.
     pub complete: bool,
 }
 
 impl Transcript {
-    /// Nothing said yet.
     pub const fn new(keep: Keep) -> Self {
         Self {
             keep,
-            turns: Vec::new(),
-            size: 0,
+            text: String::new(),
+            last: 0,
             is_cut: false,
+            turn_is_cut: false,
             turn_is_empty: true,
             out: (0, 0),
             held: None,
@@ -83,224 +96,175 @@ impl Transcript {
         }
     }
 
-    /// A turn begins.
+    /// Begins a turn.
     pub fn turn(&mut self) {
         self.begun = true;
         if let Some(held) = &mut self.held {
             held.same_turn = false;
             return;
         }
-        self.turn_is_empty = true;
         if self.out.1 > 0 {
             self.out = (self.out.0 + 1, 0);
         }
+        self.begin();
+    }
+
+    fn begin(&mut self) {
+        self.turn_is_empty = true;
+        self.turn_is_cut = false;
         if self.keep == Keep::LastTurn {
-            self.turns.clear();
-            self.size = 0;
+            self.text.clear();
         }
     }
 
-    /// Keeps no more than is to be kept.
-    fn trim(&mut self) {
-        let size = |turns: &[String]| turns.iter().map(|turn| turn.len() + TURN).sum();
-        self.size = size(&self.turns);
-        if self.keep == Keep::Everything && self.size > MAX_TEXT {
-            self.keep = Keep::LastTurn;
-            self.is_cut = true;
-        }
-        if self.keep != Keep::Everything {
-            self.turns.drain(..self.turns.len().saturating_sub(1));
-            self.size = size(&self.turns);
-        }
-    }
-
-    /// Makes room for an event, of which there are three copies for a moment when it must be unescaped.
-    pub fn make_room(&mut self, event: usize) {
-        let needed = self.held.as_ref().map_or(0, |held| held.size.min(MAX_HELD)) + 3 * event;
-        if self.size > 0 && self.size + needed > ROOM {
-            self.cut();
-        }
-        if self.size > 0 && self.size + needed > ROOM {
-            // One turn said all that: too long, too.
-            self.turns.clear();
-            self.size = if self.keep == Keep::Nothing { 0 } else { MAX_TEXT + 1 };
-        }
-    }
-
-    /// Keeps only the text of the turn that goes on.
-    fn cut(&mut self) {
-        self.is_cut |= self.keep == Keep::Everything;
-        if self.keep == Keep::Everything {
-            self.keep = Keep::LastTurn;
-        }
-        if self.turn_is_empty {
-            self.turns.clear();
-        }
-        self.trim();
-    }
-
-    /// Keeps what was said.
     fn keep(&mut self, text: &str) {
-        if self.keep == Keep::Everything && self.size + text.len() + TURN > MAX_TEXT {
-            self.cut();
-        }
-        if self.size + text.len() > MAX_TEXT {
-            // Too long: this is the end.
-            self.size += text.len();
+        let is_first = std::mem::replace(&mut self.turn_is_empty, false);
+        if self.keep == Keep::Nothing || self.turn_is_cut {
             return;
         }
-        match self.turns.last_mut().filter(|_| !self.turn_is_empty) {
-            Some(turn) => {
-                grow(turn, text.len());
-                turn.push_str(text);
-                self.size += text.len();
+        if is_first {
+            if !self.text.is_empty() && !self.text.ends_with('\n') {
+                self.text.push('\n');
             }
-            None => {
-                self.turns.push(text.to_owned());
-                self.size += text.len() + TURN;
-            }
+            self.last = self.text.len();
+        }
+        if self.text.len() + text.len() > MAX_TEXT {
+            self.is_cut |= self.keep == Keep::Everything;
+            self.keep = Keep::LastTurn;
+            self.text.drain(..self.last);
+            self.last = 0;
+        }
+        if self.text.len() + text.len() > MAX_TEXT {
+            self.turn_is_cut = true;
+            self.text = String::new();
+        } else {
+            self.text.push_str(text);
         }
     }
 
-    /// Whether one turn alone says more than may be kept.
-    pub const fn is_too_long(&self) -> bool {
-        self.size > MAX_TEXT
+    /// Returns the current turn's text so far, if there is any and it is kept.
+    fn said(&self) -> Option<&str> {
+        let is_kept = self.keep != Keep::Nothing && !self.turn_is_cut && !self.turn_is_empty;
+        is_kept.then(|| &self.text[self.last..])
     }
 
-    /// Whether there is more text than is kept.
+    /// Returns whether text for the record was dropped because of [`MAX_TEXT`].
     pub const fn is_cut(&self) -> bool {
-        self.is_cut
+        self.is_cut || self.turn_is_cut
     }
 
-    /// A piece of the turn's text: gives back what may go out.
+    /// Takes a piece of the turn's text and returns the text to show.
     pub fn delta<'a>(&mut self, text: &'a str) -> &'a str {
         if self.is_held() || text.is_empty() {
             return "";
         }
         self.out.1 += text.len();
-        if self.keep != Keep::Nothing {
-            self.keep(text);
-        }
-        self.turn_is_empty = false;
+        self.keep(text);
         text
     }
 
-    /// The turn's whole text: gives back what the pieces lacked, or `None` if they were not of this text, which then takes
-    /// their place for the record.
+    /// Takes the turn's whole text and returns the rest to show. Returns `None` if the whole text does not begin with
+    /// the earlier pieces, as far as they are kept: then the record gets the whole text instead of the pieces.
     pub fn complete<'a>(&mut self, text: &'a str) -> Option<&'a str> {
-        let Some(held) = &mut self.held else {
-            let said = self.turns.last_mut().filter(|_| !self.turn_is_empty);
-            let differs = said.as_ref().is_some_and(|said| !text.starts_with(said.as_str()));
-            return match text.get(self.out.1..).filter(|_| !differs) {
-                Some(rest) => Some(self.delta(rest)),
-                None => {
-                    said.into_iter().for_each(|said| text.clone_into(said));
-                    self.trim();
-                    None
-                }
-            };
-        };
-        if held.same_turn && self.out.1 > 0 && held.turns.is_empty() {
-            // Which turn's it is, only what is kept of the text can tell.
-            held.continues = self.turns.last().is_some_and(|turn| text.starts_with(turn.as_str()));
-            if !held.continues && self.keep == Keep::Nothing {
-                return Some("");
-            }
+        if self.is_held() {
+            self.hold_turn(text);
+            return Some("");
         }
-        held.size += text.len() + TURN;
-        if !text.is_empty() && held.size <= MAX_HELD {
-            held.turns.push(text.to_owned());
+        let differs = self.said().is_some_and(|said| !text.starts_with(said));
+        if let Some(rest) = text.get(self.out.1..).filter(|_| !differs) {
+            return Some(self.delta(rest));
         }
-        Some("")
+        self.text.truncate(self.last);
+        self.turn_is_cut = false;
+        self.keep(text);
+        None
     }
 
-    /// Text was lost: hold the output.
+    fn hold_turn(&mut self, text: &str) {
+        let continues = self.said().map(|said| text.starts_with(said));
+        let Some(held) = &mut self.held else { return };
+        if held.same_turn && self.out.1 > 0 && held.turns.is_empty() {
+            // Only kept text can tell whether this is the same turn.
+            let Some(continues) = continues else { return };
+            held.continues = continues;
+        }
+        held.size += text.len() + TURN;
+        held.is_full |= held.size > MAX_TEXT;
+        if !text.is_empty() && !held.is_full {
+            held.turns.push(text.to_owned());
+        }
+    }
+
+    /// Notes that events were lost: no more text is shown.
     pub fn hold(&mut self) {
         self.held.get_or_insert_with(|| Held { same_turn: true, ..Held::default() });
     }
 
-    /// Whether the output is held.
     pub const fn is_held(&self) -> bool {
         self.held.is_some()
     }
 
-    /// The run's text has come from the session's messages, one string for each turn that has text. They may lag behind
-    /// what was heard, or have been lost with the server: what was heard stays.
+    /// Fills in the lost text from the session's messages: one string for each turn that has text. If the messages have
+    /// less than the events, because they lag behind or the server is gone, the text of the events is used.
     pub fn heal(&mut self, messages: Vec<String>) -> Healed {
         let held = self.held.take().unwrap_or_default();
         let (whole, bytes) = self.out;
         let is_behind = messages.get(whole).map_or(messages.len() < whole || bytes > 0, |turn| turn.len() < bytes);
-        let (turns, mut pieces, continues, complete): (Vec<String>, Vec<String>, bool, bool) = if is_behind {
-            let mut turns = std::mem::take(&mut self.turns);
+        self.begun = true;
+        let mut healed = if is_behind {
             if held.continues {
-                turns.pop();
+                self.text.truncate(self.last);
             }
-            turns.extend(held.turns.iter().cloned());
-            (turns, held.turns, held.continues, false)
+            self.keep_turns(&held.turns);
+            self.out = (whole + usize::from(bytes > 0 && !held.continues) + held.turns.len(), 0);
+            Healed { continues: held.continues, pieces: held.turns, complete: false }
         } else {
             let mut turns = messages;
-            // What was held is not out: it can only stand behind what is.
+            // The held turns were not shown, so they can only follow the turns that were.
             let later = &turns[turns.len().min(whole + usize::from(bytes > 0 && !held.continues))..];
-            let known = (0..=held.turns.len()).rev().find(|known| later.ends_with(&held.turns[..*known]));
-            let known = known.unwrap_or(0);
-            let complete = known > 0 || held.turns.is_empty();
+            let (known, complete) = held.known_among(later);
             turns.extend(held.turns.into_iter().skip(known));
-            let pieces = turns.iter().skip(whole).cloned().collect();
-            (turns, pieces, bytes > 0, complete)
+            self.text.clear();
+            self.keep_turns(&turns);
+            self.out = (turns.len(), 0);
+            Healed { continues: bytes > 0, pieces: turns.into_iter().skip(whole).collect(), complete }
         };
-        if let Some(first) = pieces.first_mut().filter(|_| continues) {
+        if let Some(first) = healed.pieces.first_mut().filter(|_| healed.continues) {
             *first = first.get(bytes..).unwrap_or_default().to_owned();
         }
-        self.out = (turns.len(), 0);
-        self.turn_is_empty = turns.is_empty();
-        self.begun = true;
-        self.turns = turns;
-        self.trim();
-        Healed { continues, pieces, complete }
+        healed
     }
 
-    /// The last turn's text: empty if it said nothing, `None` if there was no turn or nothing is kept.
+    fn keep_turns(&mut self, turns: &[String]) {
+        for turn in turns {
+            self.begin();
+            self.keep(turn);
+        }
+        self.turn_is_empty = self.text.is_empty() && !self.turn_is_cut;
+    }
+
+    /// Returns the last turn's text: empty if the turn had none, `None` if there was no turn or its text is not kept.
     pub fn last_turn(&self) -> Option<&str> {
-        if self.keep == Keep::Nothing || !self.begun {
+        if self.keep == Keep::Nothing || !self.begun || self.turn_is_cut {
             None
         } else if self.turn_is_empty {
             Some("")
         } else {
-            self.turns.last().map(String::as_str)
+            Some(&self.text[self.last..])
         }
     }
 
-    /// All turns' text, as `--output text` shows it but for the newline at the end; `None` as above.
+    /// Returns the text of all turns, with a newline between two turns, or `None` if there was no turn or not all
+    /// text is kept.
     pub fn into_all(self) -> Option<String> {
-        (self.keep == Keep::Everything && self.begun).then(|| {
-            let length = self.turns.iter().map(|turn| turn.len() + 1).sum::<usize>();
-            let mut turns = self.turns.into_iter();
-            let mut all = turns.next().unwrap_or_default();
-            all.reserve_exact(length.saturating_sub(1 + all.len()));
-            for turn in turns {
-                if !all.is_empty() && !all.ends_with('\n') {
-                    all.push('\n');
-                }
-                all.push_str(&turn);
-            }
-            all
-        })
+        (self.keep == Keep::Everything && self.begun).then_some(self.text)
     }
 }
 
 #[cfg(test)]
 impl Transcript {
-    /// The same, for a look on the way.
     pub fn all(&self) -> Option<String> {
         self.clone().into_all()
-    }
-}
-
-/// Makes room for so many bytes more: twice as much as there is, but not beyond what may be kept.
-fn grow(turn: &mut String, more: usize) {
-    let needed = turn.len() + more;
-    if needed > turn.capacity() {
-        turn.reserve_exact((2 * turn.len()).clamp(needed, MAX_TEXT.max(needed)) - turn.len());
     }
 }
 

@@ -1,7 +1,6 @@
 //! It always ends: whatever does not answer, is not read, drips or hangs, each end comes within a second of its bound, and
 //! within five more where a run is to be stopped.
 
-use crate::support::PATIENCE;
 use crate::support::agent::{Agent, Options, Planning, Route, call};
 use crate::support::http::{Connection, Ending};
 use crate::support::process::{Output, Running, Sortie, result_file};
@@ -9,7 +8,6 @@ use crate::support::watched::Watched;
 use crate::support::wire::{Exchange, Wire, answer};
 use rustix::process::Signal;
 use serde_json::Value;
-use sortie::watchdog::Watch;
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::Path;
 use std::process::Command;
@@ -221,16 +219,6 @@ fn a_name_look_up_that_hangs_ends_with_its_bounds() {
     signalled.wait().within(SECOND + LATE).fails("interrupted");
     timed_out(timed.wait(), Duration::ZERO);
     bounded.wait().within(3 * SECOND + LATE).stderr_has("name").fails("connection");
-}
-
-#[test]
-fn what_blocks_for_ever_is_left_behind_at_the_deadline() {
-    let watch = Watch::until(SECOND / 4, "a test");
-    let began = Instant::now();
-    let never = watch.run(|| {
-        std::thread::park_timeout(PATIENCE);
-    });
-    assert!(never.is_err() && began.elapsed() < SECOND + LATE, "{:?}", began.elapsed());
 }
 
 // Servers that drip.

@@ -9,15 +9,15 @@ use crate::support::process::Sortie;
 use crate::support::wire::Exchange;
 use serde_json::{Value, json};
 use sortie::cli::Format;
-use sortie::client::{self, Client};
+use sortie::client::{self, Client, Headers};
 use sortie::console::{Console, Level};
-use sortie::follow::Drive;
-use sortie::outcome::{End, Record};
+use sortie::follow::{Context, Follower};
+use sortie::outcome::End;
 use sortie::output::Output;
 use sortie::run::batch::Asks;
 use sortie::run::policy::{OnApproval, Policy};
 use sortie::run::transcript::Keep;
-use sortie::run::{self, Run};
+use sortie::run::{self, Start};
 use sortie::settings::Follow;
 use sortie::watchdog::Watch;
 use std::collections::{BTreeSet, HashMap};
@@ -229,12 +229,13 @@ struct Following {
 
 impl Following {
     fn of(server: &Server) -> Self {
-        let watch = Watch::quiet();
-        let console = Console::new(watch.clone());
+        let watch = Watch::without_signals().unwrap();
+        let console = Console::new(Some(watch.clone()));
         console.set_level(Level::Quiet);
         let options = client::Options {
-            server: client::Server::parse(&format!("http://{}", server.address())).unwrap(),
+            server: client::Address::parse(&format!("http://{}", server.address())).unwrap(),
             token: None,
+            headers: Headers::default(),
             connect_timeout: Duration::from_secs(10),
             retry_timeout: Duration::from_secs(30),
         };
@@ -246,34 +247,34 @@ impl Following {
 fn follow(server: &Server, client: &Following, cut: Cut, recorded: &Path) -> Result<(), String> {
     let Following { client, watch, console } = client;
     watch.arm(Duration::from_secs(30), "the test's patience");
-    let mut output = Output::new(Format::Json, watch.clone(), console.clone()).unwrap();
+    let mut output = Output::new(Format::Json, watch.clone(), console.clone());
     output.set_recording(recorded).unwrap();
-    let settings =
-        run::Options { keep: Keep::Everything, ..run::Options::of(server.recording.run.to_string(), Asks::Some) };
-    let policy = Policy {
-        on_approval: OnApproval::Accept,
-        allow: BTreeSet::new(),
-        deny: BTreeSet::new(),
-        program: false,
-        subagents: false,
-        slack: false,
+    let policy = Policy { on_approval: OnApproval::Accept, ..Policy::default() };
+    let options = run::Options {
+        run_id: server.recording.run.to_string(),
+        asks: Asks::SomeCalls,
+        keep: Keep::Everything,
+        start: Start::Fresh,
+        policy: policy.clone(),
+        choices: None,
+        fail_on_tool_error: false,
+        sandbox: false,
+        max_tokens: None,
+        max_tool_calls: None,
     };
     let followed = Follow {
         timeout: Duration::MAX,
         idle_timeout: None,
         cancel: true,
-        heartbeat: Duration::MAX,
+        heartbeat: Duration::ZERO,
         policy,
         program: None,
         fail_on_tool_error: false,
         policy_flags: Vec::new(),
         server_flags: Vec::new(),
     };
-    let run = Run::new(settings);
-    let mut drive = Drive::new(client, watch, console, &mut output, &followed, cut.session(), run);
-    let end = drive.follow();
-    let mut record = Record::new(End::Completed);
-    drive.run.fill(&mut record);
+    let mut context = Context { client, watch, console, output: &mut output, server_flags: Vec::new() };
+    let report = Follower::new(&mut context, &followed, cut.session(), options, None).run(None);
     drop(output);
     let mut wrong = Vec::new();
     let mut expect = |what: &str, fine: bool, seen: String| {
@@ -281,7 +282,8 @@ fn follow(server: &Server, client: &Following, cut: Cut, recorded: &Path) -> Res
             wrong.push(format!("{what}: {seen}"));
         }
     };
-    expect("the end", end == Ok(End::Completed), format!("{end:?}"));
+    let (end, record) = (report.end, report.run);
+    expect("the end", end == End::Completed, format!("{end:?}"));
     expect("the text", record.text.as_deref() == Some(TEXT), format!("{:?}", record.text));
     let tools = record.tool_calls;
     let counts = (record.turns, tools.proposed, tools.accepted, tools.rejected, tools.failed);

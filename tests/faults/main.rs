@@ -9,6 +9,8 @@ mod support;
 
 mod bounds;
 mod cuts;
+mod gateways;
+mod held;
 mod posts;
 mod schedules;
 mod soak;

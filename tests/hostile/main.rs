@@ -9,7 +9,6 @@ mod support;
 
 mod pki;
 mod relay;
-mod terminal;
 mod trial;
 
 mod attacks;

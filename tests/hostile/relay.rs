@@ -69,6 +69,11 @@ impl Relay {
         })
     }
 
+    /// Waits until so many connections were taken.
+    pub fn wait_until_taken(&self, count: usize) {
+        self.open.expect("a connection", |open| (open.taken >= count).then_some(()));
+    }
+
     /// How many connections were taken.
     pub fn taken(&self) -> usize {
         self.open.look(|open| open.taken)

@@ -110,7 +110,10 @@ fn a_server_that_says_the_token_back_is_not_quoted() {
             None
         });
         let is_pinged = ["/config", "/health"].contains(&path_end);
-        let command = trial.sortie(if is_pinged { &["ping"][..] } else { &["run", "-o", "json", "go"] }.to_vec());
+        let command = trial.sortie(
+            if is_pinged { &["ping"][..] } else { &["run", "-o", "json", "--retry-timeout", "300ms", "go"] }
+                .to_vec(),
+        );
         let output = command.env("SORTIE_TOKEN", "tok-said-back").run().code(1);
         assert!(output.stderr.contains("(protocol)"), "{path_end} {header} {body}: {}", output.stderr);
         assert_untold(&output, "tok-said-back");

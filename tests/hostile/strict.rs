@@ -43,7 +43,7 @@ fn an_event_stream_must_say_that_it_is_one() {
             exchange.respond(200, &[("content-type", kind)], events(run).as_bytes());
             None
         });
-        let output = trial.sortie(["run", "-o", "json", "go"]).run();
+        let output = trial.sortie(["run", "-o", "json", "--retry-timeout", "300ms", "go"]).run();
         output.stderr_has("event stream").stderr_has(kind.split(';').next().unwrap()).fails("protocol");
     }
     for kind in ["text/event-stream", "text/event-stream;charset=utf-8", "Text/Event-Stream ; x=y"] {
@@ -70,7 +70,7 @@ fn an_id_from_the_server_that_is_no_uuid_goes_nowhere() {
 
         let sent = json!({ "run_id": id });
         let trial = Trial::answering("POST", "/messages", sent.to_string());
-        let output = trial.sortie(["run", "-o", "json", "go"]).run();
+        let output = trial.sortie(["run", "-o", "json", "--retry-timeout", "300ms", "go"]).run();
         assert_harmless(&output.stderr);
         output.fails("protocol");
         only_plain_paths(&trial);

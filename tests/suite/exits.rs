@@ -1,7 +1,8 @@
 //! Every way in which a run can end: the exit code, and the record's reason and whether a retry makes sense.
 
-use crate::support::agent::{Agent, Route, call};
+use crate::support::agent::{Agent, Options, Route, call};
 use crate::support::http::Ending;
+use crate::support::let_pass;
 use crate::support::process::{Running, Sortie, result_file};
 use crate::support::wire::Wire;
 use rustix::process::Signal;
@@ -185,7 +186,7 @@ fn a_server_that_stays_away_for_the_retry_timeout_is_a_connection_failure() {
 }
 
 #[test]
-fn a_run_that_fails_without_a_word_is_lost() {
+fn a_run_that_fails_without_a_word_is_run_error() {
     let agent = Agent::start();
     let running = start(&agent, &[]);
     let run = agent.next_run();
@@ -194,18 +195,20 @@ fn a_run_that_fails_without_a_word_is_lost() {
     run.fail_silently();
     // Else it is found out after 15 seconds.
     agent.drop_streams(Ending::Cut);
-    let record = running.wait().fails("lost");
-    assert_eq!(record["retryable"], true);
+    let record = running.wait().fails("run_error");
+    assert_eq!(record["retryable"], true, "no tool was called");
     assert_eq!(record["text"], "So far");
 }
 
 #[test]
 fn a_run_that_a_restart_has_swept_away_is_lost() {
-    let agent = Agent::start();
+    let agent = Agent::with(Options { keepalive: Duration::from_secs(1), ..Options::default() });
     let running = start(&agent, &[]);
     let run = agent.next_run();
     run.text("So far");
     agent.wait_for_streams(1);
+    // A younger run's restart cannot be told from the server's whole seconds.
+    let_pass(Duration::from_secs(3));
     agent.restart();
     let record = running.wait().fails("lost");
     assert_eq!(record["retryable"], true);
@@ -279,7 +282,8 @@ fn a_file_that_is_not_there_is_a_usage_error_with_a_record() {
 fn a_stream_that_is_not_one_is_a_protocol_failure() {
     let agent = Agent::start();
     agent.every(Route::Events).answer(200, &[("content-type", "text/html")], "<html>Welcome</html>");
-    let running = start(&agent, &[]);
+    // After the server's first own word, a page is something between us and the server, and may pass.
+    let running = start(&agent, &["--retry-timeout", "1s"]);
     agent.wait_for(Route::Events, 1);
     agent.next_run().propose([call("a", "view").held()]);
     let record = running.wait().stderr_has("text/html").fails("protocol");
@@ -298,7 +302,7 @@ fn answers_that_are_not_json_are_protocol_failures() {
     ] {
         let agent = Agent::start();
         agent.every(route).answer(200, &json, body);
-        let record = start(&agent, &[]).wait().fails("protocol");
+        let record = start(&agent, &["--retry-timeout", "1s"]).wait().fails("protocol");
         assert_eq!(record["retryable"], false, "{body}");
     }
 }

@@ -1,11 +1,14 @@
 //! The fake server itself: it must obey the protocol's traps, or the other suites prove nothing.
 
 use crate::support::PATIENCE;
-use crate::support::agent::{Agent, Decision, Effect, Fault, Options, Policy, Route, TOKEN, call};
+use crate::support::agent::{
+    Agent, Decision, Effect, Fault, Options, Policy, Route, Starting, TOKEN, call, command_task, subagent_task,
+};
 use crate::support::http::Ending;
 use serde_json::{Value, json};
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
+use std::time::Duration;
 use uuid::Uuid;
 
 fn connect(agent: &Agent) -> TcpStream {
@@ -300,4 +303,164 @@ fn a_stream_can_be_cut_at_a_byte_and_can_stall() {
     run.complete();
     agent.drop_streams(Ending::Cut);
     assert!(!stalled.any(|line| line.starts_with("id: ")));
+}
+
+#[test]
+fn health_needs_no_token_and_counts_from_the_last_restart() {
+    let agent = Agent::with(Options { sandbox: Some(json!({ "healthy": true })), ..Options::default() });
+    let session = agent.session();
+    let health = get(&agent, "/v1/health");
+    assert_eq!(
+        (health["version"].clone(), health["sandbox"].clone()),
+        (json!("0.3.88"), json!({ "healthy": true }))
+    );
+    assert!(health["uptime_seconds"].as_u64().unwrap() >= 86_400);
+    agent.restart_with_token("another");
+    assert!(get(&agent, "/v1/health")["uptime_seconds"].as_u64().unwrap() < 60);
+    agent.set_uptime(Duration::from_secs(500));
+    assert!(get(&agent, "/v1/health")["uptime_seconds"].as_u64().unwrap() >= 500);
+    agent.set_token(TOKEN);
+    assert_eq!(state(&agent, session), "idle");
+}
+
+#[test]
+fn a_run_whose_sandbox_does_not_start_leaves_no_event_and_no_message_behind() {
+    let agent = Agent::start();
+    let old = agent.begin_run(agent.session());
+    old.text("Yesterday.");
+    old.complete();
+    let path = format!("/v1/sessions/{}", old.session);
+    let messages = get(&agent, &format!("{path}/messages"));
+    let newest = old.newest_event();
+    agent.hold_starts(Starting::Sandbox);
+    let run = agent.begin_run(old.session);
+    assert_eq!(
+        get(&agent, &path)["session"]["run_status"],
+        json!({ "state": "running", "run_id": run.id.to_string() })
+    );
+    let body = json!({ "run_id": run.id.to_string() });
+    assert_eq!(ask(&agent, "POST", &format!("{path}/cancel"), "a", &body).0, 200);
+    assert!(run.is_cancelled() && !run.is_over());
+    run.fail_silently();
+    assert_eq!(get(&agent, &path)["session"]["run_status"], json!({ "state": "failed" }));
+    assert_eq!(get(&agent, &format!("{path}/messages")), messages);
+    assert_eq!(run.newest_event(), newest);
+}
+
+#[test]
+fn a_run_that_is_only_just_starting_takes_no_cancel() {
+    let agent = Agent::start();
+    agent.hold_starts(Starting::Actor);
+    let run = agent.begin_run(agent.session());
+    assert_eq!(state(&agent, run.session), "starting");
+    let path = format!("/v1/sessions/{}/cancel", run.session);
+    let (status, body) = ask(&agent, "POST", &path, "a", &json!({ "run_id": run.id.to_string() }));
+    assert_eq!((status, body["code"].clone()), (409, json!("session_already_running")));
+    run.start();
+    run.complete();
+    assert_eq!(state(&agent, run.session), "idle");
+}
+
+#[test]
+fn a_session_is_busy_until_its_sandbox_is_torn_down() {
+    let agent = Agent::start();
+    let run = agent.begin_run(agent.session());
+    run.give_sandbox();
+    run.text("Done.");
+    run.complete();
+    assert_eq!(state(&agent, run.session), "running");
+    let path = format!("/v1/sessions/{}/messages", run.session);
+    let message = json!({ "message": { "role": "user", "content": "hi" }, "type": "message" });
+    assert_eq!(ask(&agent, "POST", &path, "a", &message).1["code"], "session_already_running");
+    run.tear_down();
+    assert_eq!(state(&agent, run.session), "idle");
+    assert_eq!(get(&agent, &path)["total"], 2);
+    assert_eq!(ask(&agent, "POST", &path, "b", &message).0, 200);
+}
+
+#[test]
+fn sessions_are_listed_newest_first_in_pages_that_count_themselves() {
+    let agent = Agent::start();
+    let sessions: Vec<Uuid> = (0..3).map(|_| agent.session()).collect();
+    let run = agent.begin_run(sessions[0]);
+    let ids = |query: &str| {
+        let page = get(&agent, &format!("/v1/sessions{query}"));
+        let sessions = page["sessions"].as_array().unwrap();
+        assert_eq!(page["total"], sessions.len());
+        sessions.iter().map(|session| session["id"].as_str().unwrap().parse().unwrap()).collect::<Vec<Uuid>>()
+    };
+    assert_eq!(ids(""), [sessions[0], sessions[2], sessions[1]]);
+    assert_eq!(ids("?limit=2"), [sessions[0], sessions[2]]);
+    assert_eq!(ids("?limit=2&offset=2"), [sessions[1]]);
+    assert_eq!(ids("?search=OLD").len(), 3);
+    assert!(ids("?search=new").is_empty() && ids("?status=DELETED").is_empty());
+    let first = &get(&agent, "/v1/sessions?limit=1")["sessions"][0];
+    assert_eq!(first["run_status"]["run_id"], run.id.to_string());
+}
+
+#[test]
+fn a_message_may_have_parts() {
+    let agent = Agent::start();
+    let path = format!("/v1/sessions/{}/messages", agent.session());
+    let image = json!({ "type": "image", "url": "data:image/png;base64,aGk=" });
+    let message = |content: Value| json!({ "message": { "role": "user", "content": content }, "type": "message" });
+    assert_eq!(ask(&agent, "POST", &path, "a", &message(json!([{ "type": "sound" }]))).0, 422);
+    let parts = message(json!([{ "type": "text", "text": "hi" }, image]));
+    assert_eq!(ask(&agent, "POST", &path, "b", &parts).0, 200);
+    assert_eq!(get(&agent, &path)["messages"][0]["content"][2], image);
+}
+
+#[test]
+fn a_list_with_command_scopes_approves_those_commands() {
+    // Nobody asks it: the runs are begun behind its back.
+    let agent = Agent::replica();
+    let policy = Policy::approving(["run_command::git::status", "run_command::ls", "stakpak__view", "a__b__c"]);
+    for (command, asks) in [
+        ("git status", false),
+        ("git status -s", false),
+        ("git push", true),
+        ("ls -l", false),
+        ("rm x", true),
+        ("ls | rm x", true),
+    ] {
+        for tool in ["run_command", "run_remote_command"] {
+            let run = agent.begin_run_with(agent.session(), Some(policy.clone()));
+            run.propose([call("a", tool).with(json!({ "command": command }))]);
+            if asks {
+                run.wait_until_waiting_at("a");
+            } else {
+                run.wait_until_thinking();
+            }
+        }
+    }
+    for (tool, asks) in [("view", false), ("b__c", true), ("x__b__c", false), ("create", true)] {
+        let run = agent.begin_run_with(agent.session(), Some(policy.clone()));
+        run.propose([call("a", tool)]);
+        if asks {
+            run.wait_until_waiting_at("a");
+        } else {
+            run.wait_until_thinking();
+        }
+    }
+}
+
+#[test]
+fn compactions_and_background_tasks_are_told_in_the_servers_words() {
+    let agent = Agent::with_policy(Policy::All);
+    let run = agent.begin_run(agent.session());
+    run.compact("tokens per minute");
+    run.propose([command_task("a", "dmt6b3"), subagent_task("b", "x1")]);
+    run.complete();
+    let events: Vec<String> = subscribe(&agent, run.session, Some(0))
+        .filter(|line| line.starts_with("data: "))
+        .take_while(|line| !line.contains("RunCompleted"))
+        .collect();
+    for expected in [
+        r#"{"CompactionStarted":{"run_id":"#,
+        r#""reason":"tokens per minute""#,
+        r#"\"id\": \"dmt6b3\""#,
+        "Task ID: x1",
+    ] {
+        assert!(events.iter().any(|event| event.contains(expected)), "{expected} in {events:#?}");
+    }
 }

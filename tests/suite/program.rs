@@ -162,7 +162,7 @@ fn the_reason_is_in_the_session_messages() {
     let (running, run) = start(&agent, "echo 'not on Fridays'; exit 1", one());
     run.text("Then not.");
     run.complete();
-    let record = running.wait().code(0).record();
+    let record = running.wait().code(0).stderr_has("rejects call a: not on Fridays").record();
     let body = agent.only_request(Route::Decide).json();
     assert_eq!(body["decisions"]["a"]["action"], "custom_result");
     assert!(body["decisions"]["a"]["content"].as_str().unwrap().contains("not on Fridays"), "{body}");
@@ -229,7 +229,7 @@ fn every_call_comes_to_it_and_the_server_hears_one_answer() {
     let program = r#"case $(cat) in *'"id":"b"'*) echo 'not b'; exit 1;; esac"#;
     let (running, run) = start(&agent, program, [call("a", "view"), call("b", "create"), call("c", "remove")]);
     run.complete();
-    running.wait().code(0).stderr_has("place of the server's own");
+    running.wait().code(0).stderr_has("replace the server's policy");
     assert_eq!(agent.only_request(Route::Send).json()["overrides"]["auto_approve"], "none");
     let decisions = agent.only_request(Route::Decide).json()["decisions"].clone();
     assert_eq!(decisions["a"], json!({ "action": "accept" }));
@@ -254,7 +254,7 @@ fn what_it_pauses_on_waits_and_what_comes_before_is_done() {
 fn it_is_not_asked_about_what_the_lists_decide() {
     let agent = Agent::start();
     let command = command(&agent, "cat >> questions; exit 0");
-    let flags = ["-t", "create", "-t", "remove", "-t", "dynamic_subagent_task", "--deny-tool", "remove"];
+    let flags = ["-t", "create", "-t", "dynamic_subagent_task", "--deny-tool", "remove"];
     let running = command.args(flags).spawn();
     let run = agent.next_run();
     run.propose([call("a", "create"), call("b", "remove"), call("c", "view"), call("d", "dynamic_subagent_task")]);

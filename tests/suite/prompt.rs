@@ -2,6 +2,8 @@
 
 use crate::support::agent::{Agent, Route};
 use crate::support::process::Sortie;
+use crate::support::terminal::Terminal;
+use rustix::process::Signal;
 use serde_json::Value;
 
 /// Runs it, and says what the server was told.
@@ -42,6 +44,19 @@ fn the_file_is_stdin() {
 fn a_prompt_that_begins_with_a_dash_comes_after_two() {
     let agent = Agent::answering("Done.");
     assert_eq!(prompt_of(&agent, agent.sortie(["run", "--", "--help"])), "--help");
+}
+
+#[test]
+fn a_person_at_a_terminal_is_told_that_the_prompt_is_read_there() {
+    let agent = Agent::out_of_bounds();
+    let terminal = Terminal::open();
+    let command = agent.sortie(["run", "-"]).in_shell(r#"exec "$@" <"$TTY""#).env("TTY", &terminal.path);
+    let running = command.spawn();
+    running.wait_for_stderr("reading the prompt from the terminal; Ctrl-D");
+    running.signal(Signal::INT);
+    running.wait().code(1).stderr_has("interrupted");
+    let agent = Agent::answering("Done.");
+    agent.sortie(["run", "-"]).with_stdin("from a pipe").run().code(0).stderr_lacks("Ctrl-D");
 }
 
 #[test]

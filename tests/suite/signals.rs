@@ -5,9 +5,22 @@ use rustix::process::Signal;
 use serde_json::Value;
 use std::time::Duration;
 
+/// The signals that end the run.
+const SIGNALS: [(Signal, &str); 9] = [
+    (Signal::INT, "SIGINT"),
+    (Signal::TERM, "SIGTERM"),
+    (Signal::HUP, "SIGHUP"),
+    (Signal::QUIT, "SIGQUIT"),
+    (Signal::ALARM, "SIGALRM"),
+    (Signal::VTALARM, "SIGVTALRM"),
+    (Signal::XCPU, "SIGXCPU"),
+    (Signal::USR1, "SIGUSR1"),
+    (Signal::USR2, "SIGUSR2"),
+];
+
 #[test]
-fn interrupt_terminate_and_hang_up_cancel_the_run() {
-    for (signal, name) in [(Signal::INT, "SIGINT"), (Signal::TERM, "SIGTERM"), (Signal::HUP, "SIGHUP")] {
+fn each_signal_that_ends_cancels_the_run() {
+    for (signal, name) in SIGNALS {
         let agent = Agent::start();
         let running = agent.sortie(["run", "-o", "json", "go"]).spawn();
         let run = agent.next_run();
@@ -15,7 +28,7 @@ fn interrupt_terminate_and_hang_up_cancel_the_run() {
         run.propose([call("a", "view").held()]);
         agent.wait_for_streams(1);
         running.signal(signal);
-        let output = running.wait().within(Duration::from_secs(10)).stderr_has(name);
+        let output = running.wait().within(Duration::from_secs(10)).stderr_has(&format!("{name}: cancelling"));
         let record = output.fails("interrupted");
         assert!(run.is_over());
         let cancel = agent.only_request(Route::Cancel);
@@ -25,6 +38,48 @@ fn interrupt_terminate_and_hang_up_cancel_the_run() {
         assert_eq!(record["retryable"], true);
         assert_eq!(record["text"], "I look.", "what was said stays in the record");
     }
+}
+
+#[test]
+fn a_line_at_once_says_what_the_signal_does_even_when_quiet() {
+    let agent = Agent::start();
+    let gate = agent.next(Route::Cancel).hold();
+    let running = agent.sortie(["run", "-q", "-o", "json", "go"]).spawn();
+    agent.next_run();
+    agent.wait_for_streams(1);
+    running.signal(Signal::INT);
+    running.wait_for_stderr("SIGINT: cancelling the run, 5 s at most; again to leave it\n");
+    gate.wait_until_reached();
+    gate.open();
+    let output = running.wait();
+    assert_eq!(output.stderr.matches("SIGINT: ").count(), 1, "{}", output.stderr);
+    output.fails("interrupted");
+}
+
+#[test]
+fn a_line_says_where_there_is_nothing_to_cancel() {
+    let agent = Agent::start();
+    let gate = agent.next(Route::CreateSession).hold();
+    let running = agent.sortie(["run", "-o", "json", "go"]).spawn();
+    gate.wait_until_reached();
+    running.signal(Signal::USR1);
+    running.wait().stderr_has("SIGUSR1: no run to cancel").fails("interrupted");
+}
+
+#[test]
+fn the_first_signal_after_a_deadline_does_not_cut_the_cancel_short() {
+    let agent = Agent::start();
+    let gate = agent.next(Route::Cancel).hold();
+    let running = agent.sortie(["run", "-o", "json", "--timeout", "1s", "go"]).spawn();
+    let run = agent.next_run();
+    run.propose([call("a", "view").held()]);
+    gate.wait_until_reached();
+    running.signal(Signal::INT);
+    running.wait_for_stderr("SIGINT: the run is being cancelled");
+    gate.open();
+    let record = running.wait().fails("timeout");
+    assert_eq!(record["cancel_confirmed"], true);
+    assert!(run.is_over());
 }
 
 #[test]
@@ -99,17 +154,28 @@ fn two_signals_close_together_are_one() {
 }
 
 #[test]
-fn a_second_signal_leaves_at_once() {
+fn a_later_signal_gives_up_the_wait_and_comes_to_the_same_end() {
     let agent = Agent::start();
     let gate = agent.next(Route::Cancel).hold();
-    let running = agent.sortie(["run", "go"]).spawn();
-    agent.next_run();
-    agent.wait_for_streams(1);
+    let running = agent
+        .sortie(["run", "-o", "stream-json", "--deny-tool", "remove", "--on-approval", "accept", "go"])
+        .spawn();
+    let run = agent.next_run();
+    run.text("So far");
+    run.propose([call("a", "view").held()]);
+    running.wait_for_stdout("So far");
     running.signal(Signal::INT);
     gate.wait_until_reached();
     // Sooner it would be part of the first.
-    running.signal_after(Duration::from_millis(2_100), Signal::INT);
-    running.wait().code(1).within(Duration::from_secs(5));
+    running.signal_after(Duration::from_millis(2_100), Signal::TERM);
+    let output = running.wait().within(Duration::from_secs(5)).stderr_has("SIGTERM again");
+    let output = output.stderr_has("failed (interrupted)");
+    let hint = format!("to cancel the run: sortie cancel {} --server {}\n", run.session, agent.url());
+    let output = output.stderr_has(&hint);
+    let record = output.fails("interrupted");
+    assert_eq!(record["cancel_confirmed"], false);
+    assert_eq!(record["retryable"], false);
+    assert_eq!(record["text"], "So far");
 }
 
 #[test]
@@ -146,8 +212,49 @@ fn no_cancel_leaves_the_run_going_and_says_how_to_attach() {
     agent.wait_for_streams(1);
     running.signal(Signal::INT);
     let output = running.wait().stderr_has("attach").stderr_has(&run.session.to_string());
+    let output = output.stderr_has("SIGINT: ending; the run is left going (--no-cancel)");
     let record = output.fails("interrupted");
     assert_eq!(record["cancel_confirmed"], Value::Null);
     assert_eq!(record["retryable"], false);
     assert!(!run.is_cancelled());
+}
+
+#[test]
+fn a_full_file_size_limit_is_an_output_failure_and_the_run_is_cancelled() {
+    // SIGXFSZ would end us with 128 + 25.
+    let agent = Agent::start();
+    let command = agent.sortie(["run", "go"]).in_shell(r#"ulimit -f 0; exec "$@" >answer"#);
+    let running = command.spawn();
+    let run = agent.next_run();
+    run.text("An answer.");
+    run.propose([call("a", "view").held()]);
+    let output = running.wait().code(1).stderr_has("failed (output)");
+    assert!(run.is_over(), "{}", output.stderr);
+    agent.only_request(Route::Cancel);
+}
+
+#[test]
+fn a_detached_run_is_cancelled_whose_session_nobody_is_told_of() {
+    for (sink, why) in [(">/dev/full", "No space left"), (">&-", ""), ("", "broken pipe")] {
+        let agent = Agent::start();
+        let command = agent.sortie(["run", "--detach", "go"]);
+        let command = if sink.is_empty() {
+            command.with_broken_stdout()
+        } else {
+            command.in_shell(&format!(r#"exec "$@" {sink}"#))
+        };
+        let running = command.spawn();
+        let run = agent.next_run();
+        run.propose([call("a", "view").held()]);
+        let output = running.wait();
+        if why.is_empty() {
+            // A stdout that was closed at the start is /dev/null by then, and takes everything.
+            let _output = output.code(0);
+            run.cancel();
+        } else {
+            let _output = output.code(1).stderr_has("failed (output)").stderr_has(why);
+            assert!(run.is_over());
+            agent.only_request(Route::Cancel);
+        }
+    }
 }

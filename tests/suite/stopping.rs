@@ -280,15 +280,33 @@ fn detach_with_anything_that_we_would_have_to_decide_or_tell_is_refused() {
     let rows = [
         &["--on-approval", "accept"][..],
         &["--on-approval", "reject"],
-        &["--allow-tool", "view"],
-        &["--deny-tool", "view"],
+        &["--deny-tool", "view", "--pause-on-approval"],
         &["--approve-with", "exit 0"],
-        &["-o", "json"],
+        &["-o", "final"],
+        &["-o", "stream-json"],
         &["--result-file", "result.json"],
     ];
     let started = rows.map(|flags| agent.sortie(["run", "--detach", "go"]).args(flags.iter().copied()).spawn());
     for running in started {
         running.wait().code(1).stderr_has("--detach");
+    }
+}
+
+#[test]
+fn detach_sends_the_list_of_allowed_tools_and_the_rest_waits() {
+    for (flags, list) in [
+        (&["-t", "create", "-t", "stakpak__view"][..], json!(["create", "stakpak__view"])),
+        (&["-t", "create", "-t", "run_command::ls"], json!(["create", "run_command::ls"])),
+    ] {
+        let agent = Agent::with_policy(Policy::All);
+        let detached = agent.sortie(["run", "--detach", "go"]).args(flags.iter().copied()).run().code(0);
+        let run = agent.next_run();
+        assert_eq!(agent.only_request(Route::Send).json()["overrides"]["auto_approve"], list);
+        run.propose([call("a", "create"), call("b", "remove")]);
+        let pending = agent.sortie(["pending", detached.stdout.trim()]).run().code(10);
+        assert!(pending.stdout.contains("b stakpak__remove"), "{pending:#?}");
+        assert!(!pending.stdout.contains("a stakpak__create"), "{pending:#?}");
+        assert_eq!(run.decisions(), []);
     }
 }
 
@@ -368,7 +386,7 @@ fn attach_after_the_end_has_the_runs_own_exit_code() {
         (|run| run.error("the model is out of order", true), 1, "run_error"),
         (|run| run.end("cancelled"), 1, "cancelled"),
         (|run| run.end("max_turns"), 1, "max_turns"),
-        (RunHandle::fail_silently, 1, "lost"),
+        (RunHandle::fail_silently, 1, "run_error"),
     ];
     let started = ends.map(|(end, code, reason)| {
         let agent = Agent::start();
@@ -486,7 +504,7 @@ fn attach_after_a_restart_has_the_text_and_says_that_nobody_knows_the_end() {
     for (format, stdout) in
         [("text", "First.\nSecond,\nin lines.\n"), ("final", "Second,\nin lines.\n"), ("json", "")]
     {
-        let agent = Agent::start();
+        let agent = Agent::with(Options { keepalive: Duration::from_secs(1), ..Options::default() });
         let old = begin(&agent);
         old.text("A run of long ago.");
         old.complete();
@@ -576,7 +594,7 @@ fn attach_never_takes_an_older_runs_success_for_that_of_a_run_that_died_unheard(
 
 #[test]
 fn attach_where_no_run_ever_was_is_not_found() {
-    let agent = Agent::start();
+    let agent = Agent::with(Options { keepalive: Duration::from_secs(1), ..Options::default() });
     let empty = agent.session().to_string();
     let nowhere = Uuid::new_v4().to_string();
     for session in [&empty, &nowhere] {

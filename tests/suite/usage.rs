@@ -1,11 +1,11 @@
 //! The command line: no exit code but ours, and errors that name what is wrong.
 
-use crate::support::agent::Agent;
+use crate::support::agent::{Agent, Route, TOKEN};
 use crate::support::process::Sortie;
 use std::process::Command;
 use uuid::Uuid;
 
-const COMMANDS: [&str; 6] = ["run", "resume", "attach", "cancel", "pending", "ping"];
+const COMMANDS: [&str; 8] = ["run", "resume", "attach", "cancel", "pending", "list", "ping", "help"];
 
 #[test]
 fn help_and_version_are_0_and_go_to_stdout() {
@@ -18,7 +18,7 @@ fn help_and_version_are_0_and_go_to_stdout() {
     }
     for arguments in [["--version"], ["-V"]] {
         let output = Sortie::new(arguments).run().code(0);
-        assert_eq!(output.stdout, format!("sortie {}\n", env!("CARGO_PKG_VERSION")));
+        assert_eq!(output.stdout, format!("sortie {}\n", env!("SORTIE_VERSION")));
     }
     for command in COMMANDS {
         let output = Sortie::new([command, "--help"]).run().code(0);
@@ -66,7 +66,6 @@ fn usage_errors_are_1_and_name_what_is_wrong() {
         (&["attach"], "SESSION"),
         (&["attach", "../../v1/config"], "../../v1/config"),
         (&["cancel"], "SESSION"),
-        (&["pending"], "SESSION"),
         (&["pending", "not-a-uuid"], "not-a-uuid"),
         (&["ping", "--wait", "long"], "--wait"),
         (&["ping", "too", "many"], "too"),
@@ -84,14 +83,15 @@ fn a_mistake_is_answered_in_one_line_with_the_nearest_right_word() {
     let session = session.as_str();
     for (arguments, line) in [
         (&["resum", "x"][..], "there is no command resum; did you mean resume?"),
-        (&["help"], "there is no command help; see sortie --help"),
-        (&["--sever", "x", "ping"], "there is no option --sever here; see sortie --help"),
+        (&["lits"], "there is no command lits; did you mean list?"),
+        (&["fly"], "there is no command fly; see sortie --help"),
+        (&["--sever", "x", "ping"], "there is no option --sever here; did you mean --server?"),
         (&["run", "--tmeout", "3s", "x"], "there is no option --tmeout here; did you mean --timeout?"),
         (&["ping", "--session", "x"], "there is no option --session here; see sortie ping --help"),
         (&["run", "x", "y"], "y: one argument too many; see sortie run --help"),
         (&["run", "--timeout"], "--timeout needs a value"),
         (&["run", "--timeout", "5", "x"], "--timeout 5: it has no unit; did you mean 5s, or 5m?"),
-        (&["run", "--timeout", "0s", "x"], "--timeout 0s: it must be longer than nothing"),
+        (&["run", "--timeout", "0s", "x"], "--timeout 0s: it must be greater than zero"),
         (
             &["run", "--timeout", "soon", "x"],
             "--timeout soon: it must be a number with its unit: 500ms, 90s, 10m, 1h 30m",
@@ -108,7 +108,6 @@ fn a_mistake_is_answered_in_one_line_with_the_nearest_right_word() {
             &["run", "--pause-on-approval", "--on-approval", "accept", "x"],
             "--pause-on-approval does not go with --on-approval; see sortie run --help",
         ),
-        (&["run", "--title", "a", "--title", "b", "x"], "--title is given twice; see sortie run --help"),
         (&["run", "--detach=yes", "x"], "--detach takes no value; see sortie run --help"),
         (&["cancel"], "<SESSION> is missing; see sortie cancel --help"),
         (
@@ -117,9 +116,129 @@ fn a_mistake_is_answered_in_one_line_with_the_nearest_right_word() {
         ),
         (&["run", "--max-turns", "0", "x"], "--max-turns 0: it must be a number from 1 to 256"),
         (&["run", "--\u{1b}[2J", "x"], "there is no option --\\u{1b}[2J here; see sortie run --help"),
+        (
+            &["run", "- tidy up"],
+            "there is no option -  here (a prompt that begins with - goes behind --); see sortie run --help",
+        ),
+        (
+            &["run", "-1 is odd"],
+            "there is no option -1 here (a prompt that begins with - goes behind --); see sortie run --help",
+        ),
+        (
+            &["run", "--tidy up"],
+            "there is no option --tidy up here (a prompt that begins with - goes behind --); see sortie run --help",
+        ),
+        (&["run", "-q", "x", "-v"], "--quiet does not go with --verbose; see sortie run --help"),
+        (&["-q", "run", "x", "-v"], "--quiet does not go with --verbose"),
+        (&["run", "--max-tokens", "0", "x"], "--max-tokens 0: it must be a number greater than zero"),
+        (&["run", "--max-tool-calls", "-1", "x"], "--max-tool-calls -1: it must be a number greater than zero"),
+        (&["run", "-w", ".", "x"], "--workdir .: it must be an absolute path on the server"),
+        (&["run", "-w", "", "x"], "--workdir : it must be an absolute path on the server"),
+        (
+            &["run", "--session", session, "--system-prompt-file", "s", "x"],
+            "--system-prompt-file does not go with --session: a session keeps the system prompt of its first run",
+        ),
+        (
+            &["run", "--context", "log:urgent=x", "x"],
+            "--context log:urgent: the priority behind the colon must be high or normal",
+        ),
+        (
+            &["run", "--context-file", "log:=x", "x"],
+            "--context-file log:: the priority behind the colon must be high or normal",
+        ),
+        (&["attach", "--run", "7", session], "--run \"7\" is not a UUID: invalid length: found 1"),
+        (&["ping", "--key", "k"], "--key is the key of a client certificate: --cert is missing"),
+        (
+            &["list", "--state", "runing"],
+            "--state runing: it must be one of running, idle, failed, waiting; did you mean running?",
+        ),
     ] {
         let output = Sortie::new(arguments.iter().copied()).run().code(1).stdout("");
         assert_eq!(output.stderr, format!("sortie: failed (usage): {line}\n"), "{arguments:?}");
+    }
+}
+
+#[test]
+fn options_come_before_or_after_the_commands_name() {
+    let agent = Agent::answering("Done.");
+    let url = agent.url();
+    let flags = ["--server", &url, "--retry-timeout", "5s", "-q"];
+    for (before, after) in [(&flags[..], &[][..]), (&flags[..2], &flags[2..]), (&[], &flags[..])] {
+        let words = before.iter().chain(&["run", "go"]).chain(after).copied();
+        let output = Sortie::new(words).env("SORTIE_TOKEN", TOKEN).run().code(0).stdout("Done.\n");
+        assert_eq!(output.stderr, "");
+    }
+}
+
+#[test]
+fn the_last_of_a_repeated_option_counts() {
+    let agent = Agent::answering("Done.");
+    let nowhere = "http://127.0.0.1:1";
+    let url = agent.url();
+    let words =
+        ["--server", nowhere, "run", "--server", nowhere, "--server", &url, "--timeout", "1ms", "-o", "json"];
+    let more =
+        ["--timeout", "20s", "-o", "text", "--title", "one", "--title", "two", "--sandbox", "--sandbox", "go"];
+    let command = Sortie::new(words).args(more).env("SORTIE_TOKEN", TOKEN);
+    command.run().code(0).stdout("Done.\n");
+    assert_eq!(agent.only_request(Route::CreateSession).json()["title"], "two");
+}
+
+#[test]
+fn a_variable_at_fault_is_named_instead_of_its_flag() {
+    for (variable, value, named) in [
+        ("SORTIE_SERVER", "ftp://agent.example", "SORTIE_SERVER: the URL"),
+        ("SORTIE_CACERT", "no/such/file", "no/such/file (SORTIE_CACERT)"),
+        ("SORTIE_HEADER_FILE", "no/such/file", "no/such/file (SORTIE_HEADER_FILE)"),
+        ("SORTIE_TOKEN_FILE", "no/such/file", "no/such/file (SORTIE_TOKEN_FILE)"),
+        ("SORTIE_TOKEN", "two words", "SORTIE_TOKEN"),
+        ("SORTIE_REHEARSE", "complted", "SORTIE_REHEARSE complted: it is none of"),
+    ] {
+        let output = Sortie::new(["run", "-o", "json", "go"]).env(variable, value).run();
+        output.stderr_has(named).stderr_lacks("--server").stderr_lacks("--rehearse").fails("usage");
+    }
+    let wrong_flag = ["run", "--server", "ftp://flag.example", "go"];
+    let output = Sortie::new(wrong_flag).env("SORTIE_SERVER", "http://127.0.0.1:1").run().code(1);
+    output.stderr_has("--server: the URL").stderr_lacks("SORTIE_SERVER");
+}
+
+#[test]
+fn a_newline_at_the_end_of_the_servers_variable_does_no_harm() {
+    let agent = Agent::answering("Done.");
+    for end in ["\n", "\r\n"] {
+        agent.sortie(["run", "go"]).env("SORTIE_SERVER", agent.url() + end).run().code(0);
+    }
+}
+
+#[test]
+fn a_missing_command_is_answered_with_the_help_on_stderr() {
+    for command in
+        [Sortie::new([]), Sortie::new(["-q"]), Sortie::new([]).env("SORTIE_SERVER", "http://127.0.0.1:1")]
+    {
+        command.run().code(1).stdout("").stderr_has("Usage: sortie").stderr_has("ping");
+    }
+}
+
+#[test]
+fn help_shows_the_help_of_a_command() {
+    assert_eq!(Sortie::new(["help"]).run().code(0).stdout, Sortie::new(["--help"]).run().stdout);
+    for command in COMMANDS {
+        let help = Sortie::new(["help", command]).run().code(0);
+        assert_eq!(help.stdout, Sortie::new([command, "--help"]).run().code(0).stdout, "{command}");
+    }
+    Sortie::new(["help", "rnu"]).run().code(1).stdout("").stderr_has("it must be one of run, ");
+}
+
+#[test]
+fn the_short_help_of_run_fits_a_screen() {
+    let help = Sortie::new(["run", "-h"]).run().code(0).stdout;
+    assert!(help.lines().count() <= 40, "{}\n{help}", help.lines().count());
+    assert!(help.lines().all(|line| line.chars().count() <= 100), "{help}");
+    let groups: Vec<_> = help.lines().filter(|line| line.ends_with(':') && !line.starts_with(' ')).collect();
+    assert_eq!(groups, ["Prompt:", "Approval:", "Ends:", "Output:", "Server:"]);
+    let full = Sortie::new(["run", "--help"]).run().code(0).stdout;
+    for flag in ["--image", "--header-file", "--max-tool-calls", "--enable-subagents", "SIGUSR1"] {
+        assert!(full.contains(flag) && !help.contains(flag), "{flag}");
     }
 }
 
@@ -140,6 +259,8 @@ fn an_argument_that_is_not_text_is_refused() {
 fn a_token_goes_to_another_host_in_clear_only_when_allowed() {
     // An address of documentation: nothing is sent there.
     for server in ["http://192.0.2.1:4096", "http://agent.example:4096"] {
+        let output = Sortie::new(["run", "--server", server, "--header-file", "no/such/file", "go"]).run();
+        output.code(1).stderr_has("--allow-http").stderr_has("header file");
         let output = Sortie::new(["run", "--server", server, "go"]).env("SORTIE_TOKEN", "secret-token").run();
         output.code(1).stdout("").stderr_has("--allow-http").stderr_lacks("secret-token");
     }
@@ -212,7 +333,7 @@ fn scripts_can_tell_the_outcomes_apart() {
 fn one_file_cannot_take_the_record_and_the_recording() {
     let agent = Agent::out_of_bounds();
     let command = agent.sortie(["run", "--record", "x", "--result-file", "x", "go"]);
-    command.run().code(1).stderr_has("--record and --result-file name the same file");
+    command.run().code(1).stderr_has("--record x: this is also the file of --result-file");
 }
 
 #[test]

@@ -3,7 +3,7 @@
 use super::watched::Watched;
 use serde_json::Value;
 use std::io::{self, Read, Write};
-use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::{Arc, Weak};
 use std::thread::{self, JoinHandle};
 
@@ -227,8 +227,14 @@ pub struct Listener {
 }
 
 impl Listener {
+    /// Listens on a port that is free.
     pub fn start(serve: impl Fn(Connection) + Send + Sync + 'static) -> Self {
-        let listener = TcpListener::bind(("127.0.0.1", 0)).expect("a port on loopback");
+        Self::start_at((Ipv4Addr::LOCALHOST, 0).into(), serve)
+    }
+
+    /// Listens on this address.
+    pub fn start_at(address: SocketAddr, serve: impl Fn(Connection) + Send + Sync + 'static) -> Self {
+        let listener = TcpListener::bind(address).expect("a port on loopback");
         let address = listener.local_addr().expect("an address");
         let open = Arc::new(Watched::new(Open::default()));
         let serve = Arc::new(serve);

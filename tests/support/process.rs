@@ -2,7 +2,7 @@
 
 use super::PATIENCE;
 use super::watched::Watched;
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::{Pid, Signal, kill_process, kill_process_group};
 use serde_json::Value;
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 use tempfile::TempDir;
 
 /// The keys of the result record: all of them, always.
-pub const RECORD_KEYS: [&str; 21] = [
+pub const RECORD_KEYS: [&str; 29] = [
     "type",
     "outcome",
     "exit_code",
@@ -29,15 +29,23 @@ pub const RECORD_KEYS: [&str; 21] = [
     "text",
     "turns",
     "stop_reason",
+    "finish_reason",
     "usage",
     "tool_calls",
+    "decisions",
+    "background_tasks",
     "timed_out",
     "paused",
     "pause_reason",
     "resume_hint",
     "cancel_confirmed",
     "last_event_id",
+    "started_at",
     "duration_ms",
+    "server",
+    "server_version",
+    "sortie_version",
+    "rehearsal",
 ];
 
 enum Input {
@@ -200,7 +208,7 @@ impl Sortie {
         Running {
             pid,
             status,
-            exited: false,
+            exited: None,
             stdout,
             stderr,
             read,
@@ -243,7 +251,8 @@ fn collect(mut pipe: impl Read + Send + 'static) -> Arc<Watched<Captured>> {
 pub struct Running {
     pid: Pid,
     status: Receiver<ExitStatus>,
-    exited: bool,
+    /// How it has ended.
+    exited: Option<ExitStatus>,
     stdout: Arc<Watched<Captured>>,
     stderr: Arc<Watched<Captured>>,
     read: bool,
@@ -264,13 +273,33 @@ impl Running {
         (count("fd"), count("task"))
     }
 
+    /// Where HOME and the working directory are.
+    pub fn home(&self) -> &Path {
+        self.home.path()
+    }
+
+    /// The process that was started: sortie itself, or the program that runs it.
+    pub fn pid(&self) -> Pid {
+        self.pid
+    }
+
     pub fn signal(&self, signal: Signal) {
         kill_process(self.pid, signal).expect("send a signal");
+    }
+
+    /// Sends a signal to the process group that the process leads.
+    pub fn signal_group(&self, signal: Signal) {
+        kill_process_group(self.pid, signal).expect("send a signal to the group");
     }
 
     /// Sends a signal after a pause, for tests of how far apart two signals are. sortie may have ended by then.
     pub fn signal_after(&self, pause: Duration, signal: Signal) {
         thread::sleep(pause);
+        self.interrupt(signal);
+    }
+
+    /// Sends a signal, unless it has ended meanwhile.
+    pub fn interrupt(&self, signal: Signal) {
         let _ = kill_process(self.pid, signal);
     }
 
@@ -295,7 +324,8 @@ impl Running {
         assert_eq!(found, Some(true), "{text:?} on {name}\n{}", self.so_far());
     }
 
-    fn so_far(&self) -> String {
+    /// What it has written up to now.
+    pub fn so_far(&self) -> String {
         let text =
             |pipe: &Watched<Captured>| pipe.look(|captured| String::from_utf8_lossy(&captured.bytes).into_owned());
         format!("--- stdout\n{}\n--- stderr\n{}\n---", text(&self.stdout), text(&self.stderr))
@@ -306,21 +336,52 @@ impl Running {
         assert!(self.unread.take().is_some(), "stdout is read by the harness");
     }
 
+    /// Our end of stdout, which nobody reads, for a reader of the test's own.
+    pub fn take_stdout(&mut self) -> ChildStdout {
+        self.unread.take().expect("an unread stdout")
+    }
+
     /// Reads what nobody has read so far, and what follows.
     pub fn read_stdout(&mut self) {
         self.stdout = collect(self.unread.take().expect("an unread stdout"));
         self.read = true;
     }
 
-    /// Waits for its end.
+    pub fn has_ended(&mut self) -> bool {
+        self.exited = self.exited.or_else(|| self.status.try_recv().ok());
+        self.exited.is_some()
+    }
+
+    /// Asserts that it has not ended yet.
     #[track_caller]
-    pub fn wait(mut self) -> Output {
-        let status = match self.status.recv_timeout(PATIENCE) {
+    pub fn is_going_on(&mut self) {
+        assert!(!self.has_ended(), "sortie has ended\n{}", self.so_far());
+    }
+
+    /// Waits for its end, by an exit code.
+    #[track_caller]
+    pub fn wait(self) -> Output {
+        self.wait_at_most(PATIENCE)
+    }
+
+    /// Waits for its end, where the product's own times are longer than [`PATIENCE`].
+    #[track_caller]
+    pub fn wait_at_most(self, patience: Duration) -> Output {
+        let output = self.wait_for_any_end(patience);
+        assert!(output.code >= 0, "ended by a signal: {output:#?}");
+        output
+    }
+
+    /// Waits for its end. A program that runs sortie may end by a signal: its code is -1 then.
+    #[track_caller]
+    pub fn wait_for_any_end(mut self, patience: Duration) -> Output {
+        let ended = self.exited.map_or_else(|| self.status.recv_timeout(patience), Ok);
+        let status = match ended {
             Ok(status) => status,
-            Err(RecvTimeoutError::Timeout) => panic!("sortie did not end in {PATIENCE:?}\n{}", self.so_far()),
+            Err(RecvTimeoutError::Timeout) => panic!("sortie did not end in {patience:?}\n{}", self.so_far()),
             Err(RecvTimeoutError::Disconnected) => panic!("nobody waits for sortie"),
         };
-        self.exited = true;
+        self.exited = Some(status);
         let elapsed = self.started.elapsed();
         // A process that it left behind may hold the pipes open: what it wrote itself is in them by now.
         let text = |pipe: &Watched<Captured>| {
@@ -329,14 +390,14 @@ impl Running {
         };
         let stderr = String::from_utf8(text(&self.stderr)).expect("UTF-8 on stderr");
         let stdout = String::from_utf8(text(&self.stdout)).expect("UTF-8 on stdout");
-        let code = status.code().unwrap_or_else(|| panic!("ended by a signal ({status})\n{stderr}"));
+        let code = status.code().unwrap_or(-1);
         Output { code, stdout, stderr, elapsed, home: Arc::clone(&self.home) }
     }
 }
 
 impl Drop for Running {
     fn drop(&mut self) {
-        if !self.exited {
+        if self.exited.is_none() {
             let _ = kill_process(self.pid, Signal::KILL);
             let _ = self.status.recv_timeout(PATIENCE);
         }
@@ -455,4 +516,8 @@ fn check_record(record: &Value, code: i32) {
         }
     }
     assert!(record["retryable"].is_boolean() && record["duration_ms"].is_u64(), "{record:#}");
+    assert!(record["decisions"].is_array() && record["background_tasks"].is_array(), "{record:#}");
+    assert!(record["rehearsal"].is_boolean() && record["sortie_version"].is_string(), "{record:#}");
+    let completed = record["stop_reason"] == "completed";
+    assert!(record["retryable"] == false || code == 1 && !completed, "{record:#}");
 }

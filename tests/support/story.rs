@@ -29,12 +29,17 @@ impl Dice {
         self.next() % bound
     }
 
-    fn percent(&mut self, chance: u64) -> bool {
+    /// The same, of a count.
+    pub fn small(&mut self, bound: u64) -> usize {
+        usize::try_from(self.below(bound)).expect("a small number")
+    }
+
+    pub fn percent(&mut self, chance: u64) -> bool {
         self.below(100) < chance
     }
 
-    fn pick<T: Copy>(&mut self, among: &[T]) -> T {
-        among[usize::try_from(self.below(among.len() as u64)).expect("a small number")]
+    pub fn pick<T: Copy>(&mut self, among: &[T]) -> T {
+        among[self.small(among.len() as u64)]
     }
 
     fn ending(&mut self) -> Ending {
@@ -259,7 +264,7 @@ fn spoil(dice: &mut Dice, events: &[bool], lost: &mut Vec<u64>) -> Fault {
 }
 
 /// Says which seed it was, should the test fail.
-struct Confess(u64);
+pub struct Confess(pub u64);
 
 impl Drop for Confess {
     fn drop(&mut self) {
@@ -289,8 +294,8 @@ pub fn play(seed: u64) {
     let record = result_file(&output.home().join("result.json"), code);
     let reason = match story.end {
         End::Completes => Value::Null,
-        End::Fails => "run_error".into(),
-        End::FailsSilently | End::Restart => "lost".into(),
+        End::Fails | End::FailsSilently => "run_error".into(),
+        End::Restart => "lost".into(),
     };
     assert_eq!(record["reason"], reason, "{record:#}\n{}", output.stderr);
     assert_eq!(record["text"], text, "{record:#}\n{}", output.stderr);

@@ -133,7 +133,7 @@ pub fn answer(exchange: Exchange, session: Uuid, run: Uuid) {
         ("POST", "decisions") => exchange.json(200, &json!({ "accepted": true, "run_id": run })),
         ("GET", "config") => exchange.json(200, &config),
         ("GET", "health") => {
-            exchange.json(200, &json!({ "status": "ok", "version": "0.3.88", "uptime_seconds": 1 }));
+            exchange.json(200, &json!({ "status": "ok", "version": "0.3.88", "uptime_seconds": 86_400 }));
         }
         ("GET", "messages") => exchange.json(200, &json!({ "messages": [], "total": 0 })),
         ("GET", "pending") => exchange.json(200, &json!({ "run_id": null, "tool_calls": [] })),

@@ -1,9 +1,9 @@
-//! Each event of the protocol as the decoder reads it, and what is none.
+//! How each event of the protocol is read, and what is not an event.
 
 use super::*;
 use crate::agent::sse::Parser;
 
-/// The frame that such a block of lines makes.
+/// Passes the frame that these lines make.
 fn with_frame<T>(block: &str, look: impl FnOnce(&Frame<'_>) -> T) -> T {
     let mut parser = Parser::new();
     let block = format!("{block}\n\n");
@@ -27,14 +27,18 @@ fn tool<'a>() -> Tool<'a> {
 }
 
 #[test]
-fn each_variant_is_read_with_what_we_use_of_it() {
+fn each_variant_is_read_with_the_fields_that_we_use() {
     let usage = Usage { prompt_tokens: 1, completion_tokens: 2, total_tokens: 3 };
     let arguments = |json: &str| serde_json::from_str::<Arguments>(json).unwrap();
     let call = |id: &str, json| ToolCall { id: id.into(), name: "p__t".into(), arguments: arguments(json) };
     let rows: Vec<(&str, Event<'_>)> = vec![
         (r#"{"RunStarted":{"run_id":"r"}}"#, Event::RunStarted),
         (r#"{"TurnStarted":{"turn":2}}"#, Event::TurnStarted(Turn { turn: 2 })),
-        (r#"{"TurnCompleted":{"turn":2,"finish_reason":"stop"}}"#, Event::TurnCompleted(Turn { turn: 2 })),
+        (
+            r#"{"TurnCompleted":{"turn":2,"finish_reason":"stop"}}"#,
+            Event::TurnCompleted(TurnEnd { finish_reason: Some(text("stop")) }),
+        ),
+        (r#"{"TurnCompleted":{}}"#, Event::TurnCompleted(TurnEnd { finish_reason: None })),
         (r#"{"TextDelta":{"delta":"a\nb"}}"#, Event::TextDelta(Delta { delta: text("a\nb") })),
         (r#"{"ThinkingDelta":{"delta":"hm"}}"#, Event::ThinkingDelta),
         (r#"{"TextComplete":{"text":"ab"}}"#, Event::TextComplete(Complete { text: text("ab") })),
@@ -63,8 +67,20 @@ fn each_variant_is_read_with_what_we_use_of_it() {
             r#"{"RetryAttempt":{"attempt":1,"delay_ms":2000,"reason":"busy"}}"#,
             Event::RetryAttempt(Retry { attempt: 1, delay_ms: 2000, reason: text("busy") }),
         ),
-        (r#"{"CompactionStarted":{"reason":"long"}}"#, Event::CompactionStarted),
-        (r#"{"CompactionCompleted":{"tokens_before":9}}"#, Event::CompactionCompleted),
+        (
+            r#"{"CompactionStarted":{"reason":"long"}}"#,
+            Event::CompactionStarted(Compaction { reason: text("long") }),
+        ),
+        (r#"{"CompactionStarted":{}}"#, Event::CompactionStarted(Compaction { reason: text("") })),
+        (
+            r#"{"CompactionCompleted":{"tokens_before":9,"tokens_after":4,"truncated":true}}"#,
+            Event::CompactionCompleted(Compacted {
+                tokens_before: Some(9),
+                tokens_after: Some(4),
+                truncated: true,
+            }),
+        ),
+        (r#"{"CompactionCompleted":{}}"#, Event::CompactionCompleted(Compacted::default())),
         (
             r#"{"UsageReport":{"turn":1,"usage":{"prompt_tokens":1,"completion_tokens":2,"total_tokens":3}}}"#,
             Event::UsageReport(Report { usage }),
@@ -90,13 +106,13 @@ fn each_variant_is_read_with_what_we_use_of_it() {
         let block = format!(r#"data: {{"id":1,"session_id":"s","run_id":"r","event":{json},"new":[]}}"#);
         with_frame(&block, |frame| {
             let run_id = Some(text("r"));
-            assert_eq!(decode(frame), Ok(Item::Event(Envelope { run_id, event: expected })), "{json}");
+            assert_eq!(decode(frame), Ok(Envelope { run_id, event: expected, is_json: true }), "{json}");
         });
     }
 }
 
 #[test]
-fn an_event_of_the_protocol_must_have_its_shape_and_any_other_need_not() {
+fn a_known_event_must_have_the_protocols_shape_and_an_unknown_one_need_not() {
     for (name, json, says) in [
         ("message", "{", "the message event: EOF"),
         ("text_delta", r#"{"event":{"TextDelta":{}}}"#, "the text_delta event: missing field `delta`"),
@@ -108,24 +124,49 @@ fn an_event_of_the_protocol_must_have_its_shape_and_any_other_need_not() {
         ("turn_started", r#"{"event":{"TurnStarted":{"turn":-1}}}"#, "the turn_started event: invalid value"),
         ("run_started", r#"{"event":17}"#, "expected an event: {\"Variant\":{…}}"),
         ("run_started", "{}", "missing field `event`"),
-        ("gap_detected", "{}", "the gap_detected event: missing field `oldest_available_id`"),
     ] {
         with_frame(&format!("event: {name}\ndata: {json}"), |frame| {
             let Malformed(why) = decode(frame).unwrap_err();
             assert!(why.contains(says), "{name} {json}: {why}");
         });
         with_frame(&format!("event: {name}_of_tomorrow\ndata: {json}"), |frame| {
-            let unknown = Envelope { run_id: None, event: Event::Unknown };
-            assert_eq!(decode(frame), Ok(Item::Event(unknown)), "{name} {json}");
+            let unknown = Envelope { run_id: None, event: Event::Unknown, is_json: false };
+            assert_eq!(decode(frame), Ok(unknown), "{name} {json}");
         });
     }
-    with_frame("event: gap_detected\ndata: {\"oldest_available_id\":7}", |frame| {
-        assert_eq!(decode(frame), Ok(Item::Gap(Gap { oldest_available_id: 7 })));
-    });
+    for (rest, newest_available_id) in [("", None), (r#","newest_available_id":9,"resume_hint":"…""#, Some(9))] {
+        with_frame(&format!("event: gap_detected\ndata: {{\"oldest_available_id\":7{rest}}}"), |frame| {
+            assert_eq!(gap(frame), Some(Ok(Gap { oldest_available_id: 7, newest_available_id })));
+        });
+    }
 }
 
 #[test]
-fn arguments_stay_as_they_are_but_on_one_line() {
+fn a_frame_has_the_name_of_its_variant_in_snake_case() {
+    let mut seen = std::collections::BTreeSet::new();
+    for stream in [
+        include_str!("../../../tests/fixtures/completed-tools-accepted.sse"),
+        include_str!("../../../tests/fixtures/run-error.sse"),
+        include_str!("../../../tests/fixtures/waiting-for-approval.sse"),
+    ] {
+        let (mut parser, mut input) = (Parser::new(), stream.as_bytes());
+        while let Some(frame) = parser.next(&mut input).unwrap() {
+            let data: serde_json::Value = serde_json::from_str(frame.data).unwrap();
+            let (variant, _) = data["event"].as_object().unwrap().iter().next().unwrap();
+            assert!(VARIANTS.contains(&variant.as_str()) && snake_case(variant) == frame.event, "{}", frame.event);
+            seen.insert(variant.clone());
+        }
+    }
+    assert!(seen.len() > 10, "{seen:?}");
+    for variant in VARIANTS {
+        with_frame(&format!("event: {}\ndata: {{", snake_case(variant)), |frame| {
+            assert!(decode(frame).is_err(), "{variant} must have its shape");
+        });
+    }
+}
+
+#[test]
+fn arguments_keep_their_text_but_for_line_breaks() {
     for (json, kept) in
         [(r#"{"b" : 1,  "a":"x\ny"}"#, r#"{"b" : 1,  "a":"x\ny"}"#), ("{\n\"a\":\r1}", "{ \"a\": 1}"), ("17", "17")]
     {
@@ -138,7 +179,7 @@ fn arguments_stay_as_they_are_but_on_one_line() {
 }
 
 #[test]
-fn ids_names_and_lists_have_a_most() {
+fn ids_names_and_lists_have_a_bound() {
     let call = |id: usize, name: usize| {
         serde_json::from_str::<ToolCall>(&format!(r#"{{"id":"{}","name":"{}"}}"#, "i".repeat(id), "n".repeat(name)))
     };
@@ -157,35 +198,34 @@ fn ids_names_and_lists_have_a_most() {
 }
 
 #[test]
-fn a_long_text_has_its_place() {
-    let nested = |open: &str, times: usize, close: &str| {
-        format!("{}{}{}", open.repeat(times), r#"{"turn":"LONG"}"#, close.repeat(times))
-    };
-    let rows = [
-        (r#""LONG""#.to_owned(), false),
-        (r#"{"event":"LONG"}"#.to_owned(), false),
-        (r#"{"event":{"TextDelta":"LONG"}}"#.to_owned(), false),
-        (r#"{"event":{"TextDelta":{"delta":"LONG"}}}"#.to_owned(), true),
-        (r#"{"event":{"TurnStarted":{"turn":"LONG"}}}"#.to_owned(), false),
-        (r#"{"event":{"ToolCallsProposed":{"tool_calls":"LONG"}}}"#.to_owned(), false),
-        (r#"{"event":{"ToolCallsProposed":{"tool_calls":["LONG"]}}}"#.to_owned(), false),
-        (r#"{"event":{"ToolCallsProposed":{"tool_calls":[{"arguments":{"turn":"LONG"}}]}}}"#.to_owned(), true),
-        (r#"{"messages":["LONG"]}"#.to_owned(), false),
-        (r#"{"messages":[{"content":["LONG"]}]}"#.to_owned(), false),
-        (r#"{"messages":[{"content":"LONG"}]}"#.to_owned(), true),
-        (r#"{"new":["LONG",{"newer":"LONG"}]}"#.to_owned(), true),
-        (r#"{"new":[1,-1,1.5,true,null],"turn":"LONG"}"#.to_owned(), false),
-        // Deeper than this nothing is read.
-        (nested(r#"{"new":"#, 7, "}"), false),
-        (nested(r#"{"new":"#, 8, "}"), true),
-        (nested(r#"{"new":["#, 3, "]}"), false),
-        (nested(r#"{"new":["#, 4, "]}"), true),
-        // What is no JSON at all is told as that.
-        (r#"{"event":"LONG"#.to_owned(), true),
-    ];
-    for (json, fine) in rows {
-        let long = |length| json.replace("LONG", &"x".repeat(length));
-        assert_eq!(place_texts(long(LONG + 1).as_bytes()).is_ok(), fine, "{json}");
-        assert!(place_texts(long(LONG).as_bytes()).is_ok(), "{json}: just not too long");
+fn an_error_quotes_no_long_text() {
+    let long = "\u{7f}".repeat(100_000);
+    for event in [
+        r#""LONG""#,
+        r#"{"TextDelta":"LONG"}"#,
+        r#"{"TurnStarted":{"turn":"LONG"}}"#,
+        r#"{"ToolCallsProposed":{"tool_calls":"LONG"}}"#,
+        r#"{"ToolCallsProposed":{"tool_calls":["LONG"]}}"#,
+        r#"{"ToolExecutionCompleted":{"tool_call_id":"a","result":"LONG","is_error":"LONG"}}"#,
+        r#"{"UsageReport":{"usage":{"total_tokens":"LONG"}}}"#,
+    ] {
+        let event = event.replace("LONG", &long);
+        with_frame(&format!("event: message\ndata: {{\"event\":{event}}}"), |frame| match decode(frame) {
+            Ok(item) => assert_eq!(item, Envelope { run_id: None, event: Event::Unknown, is_json: true }),
+            Err(Malformed(why)) => assert!(why.len() < 200, "{} bytes", why.len()),
+        });
     }
+    let event = format!(r#"data: {{"event":{{"TextDelta":{{"delta":"{long}"}}}}}}"#);
+    with_frame(&event, |frame| {
+        let event = Event::TextDelta(Delta { delta: text(&long) });
+        assert_eq!(decode(frame), Ok(Envelope { run_id: None, event, is_json: true }));
+    });
+}
+
+#[test]
+fn usage_adds_up_and_does_not_overflow() {
+    let mut usage = Usage::default();
+    usage.add(Usage { prompt_tokens: 1, completion_tokens: 2, total_tokens: 3 });
+    usage.add(Usage { prompt_tokens: 10, completion_tokens: 20, total_tokens: u64::MAX });
+    assert_eq!(usage, Usage { prompt_tokens: 11, completion_tokens: 22, total_tokens: u64::MAX });
 }

@@ -6,6 +6,13 @@ use proptest::sample::{Index, select};
 
 use super::*;
 
+impl Parser {
+    /// Advances, and returns the frame of an event that is complete.
+    pub fn next<'a>(&'a mut self, input: &mut &[u8]) -> Result<Option<Frame<'a>>, TooLarge> {
+        Ok(if self.advance(input)? { Some(self.frame()) } else { None })
+    }
+}
+
 /// A frame that outlives the parser: id, event, data.
 type Seen = (Option<String>, String, String);
 
@@ -178,14 +185,14 @@ fn however_the_stream_is_cut_its_frames_are_the_same() {
 }
 
 #[test]
-fn an_event_is_given_at_a_cr_without_waiting_for_an_lf() {
+fn an_event_is_complete_at_a_cr_without_waiting_for_an_lf() {
     let mut parser = Parser::new();
     assert_eq!(parser.next(&mut &b"data\r\n\r"[..]).unwrap().unwrap().data, "");
     assert_eq!(parser.next(&mut &b"\n"[..]), Ok(None), "the same line end, not a blank line");
 }
 
 #[test]
-fn next_stops_after_each_event() {
+fn the_parser_stops_after_each_event() {
     let mut parser = Parser::new();
     let mut input = &b"data: 1\n\ndata: 2\n\nrest"[..];
     assert_eq!(parser.next(&mut input).unwrap().unwrap().data, "1");
@@ -214,7 +221,7 @@ fn data_at_the_limit_passes_and_one_byte_more_fails() {
 }
 
 #[test]
-fn the_lf_between_data_lines_counts() {
+fn the_lf_between_data_lines_counts_towards_the_limit() {
     let fits = long(b"data: ", b'x', MAX_EVENT - 3, b"\ndata\ndata:\ndata: \n\n").unwrap();
     assert_eq!(fits[0].2.len(), MAX_EVENT);
     assert_eq!(long(b"data: ", b'x', MAX_EVENT - 3, b"\ndata\ndata\ndata\ndata\n"), Err(TooLarge));
@@ -230,14 +237,14 @@ fn the_limit_holds_for_an_event_not_for_the_stream() {
 }
 
 #[test]
-fn data_that_replacement_makes_too_long_fails() {
+fn data_that_is_too_long_after_its_utf8_was_repaired_fails() {
     let fits = long(b"data:xx", 0xFF, MAX_EVENT / 3, b"\n\n").unwrap();
     assert_eq!(fits[0].2.len(), MAX_EVENT);
     assert_eq!(long(b"data:xxx", 0xFF, MAX_EVENT / 3, b"\n\n"), Err(TooLarge));
 }
 
 #[test]
-fn a_line_that_is_skipped_has_a_limit_too() {
+fn a_skipped_line_has_a_limit_too() {
     for head in [":", "unknown: ", "retry: ", "", "xyz"] {
         let len = MAX_LINE - head.len();
         let frames = long(head.as_bytes(), b'x', len, b"\ndata: 1\n\n").unwrap();
@@ -260,7 +267,7 @@ fn ids_and_names_have_a_limit() {
 }
 
 #[test]
-fn what_is_skipped_is_not_stored() {
+fn skipped_fields_take_no_memory() {
     for head in [":", "unknown:", "retry:", "", "\ndata\n:"] {
         let mut parser = Parser::new();
         parser.next(&mut head.as_bytes()).unwrap();
@@ -362,7 +369,7 @@ proptest! {
 }
 
 #[test]
-fn between_events_is_where_no_part_of_one_has_come() {
+fn between_events_no_part_of_the_next_one_has_been_read() {
     for (stream, between) in [
         ("", true),
         ("i", false),

@@ -1,12 +1,11 @@
-//! The machine against a model of the server's approvals (protocol traps 2 to 4), in simulated time: for random batches
-//! with random durations every run completes, and nothing runs that the policy does not accept.
+//! The machine against a model of the server's approvals (protocol traps 2 to 4), in simulated time. For random
+//! batches with random durations every run completes, and no call runs that the policy does not accept.
 
 use super::*;
-use crate::run::policy::Verdict;
 use proptest::prelude::*;
 use std::collections::VecDeque;
 
-/// What the server's own policy says of a call.
+/// The verdict of the server's own policy on a call.
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Own {
     Approve,
@@ -14,7 +13,7 @@ enum Own {
     Deny,
 }
 
-/// What ours says.
+/// The verdict of our policy.
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Ours {
     Accept,
@@ -40,7 +39,7 @@ struct Plan {
     ours: Ours,
     /// How long the tool takes, in ms.
     runs: u64,
-    /// How long the server stays deaf after the tool is done, in ms (trap 3).
+    /// How long the server drops decisions after the tool has finished, in ms (trap 3): the server is deaf.
     deaf: u64,
 }
 
@@ -51,14 +50,14 @@ enum Entry {
     Dispatched,
 }
 
-/// The server's side of one batch, as `approval.rs` and `agent.rs` of its agent core have it.
+/// The server's side of one batch, as in `approval.rs` and `agent.rs` of its agent core.
 struct Server {
     plans: Vec<Plan>,
     entries: Vec<Entry>,
     next: usize,
     now: u64,
     inbox: VecDeque<(u64, Vec<(usize, Ours)>)>,
-    /// When, and what.
+    /// The events, each with its time.
     events: Vec<(u64, String)>,
     dead: bool,
     done: bool,
@@ -85,7 +84,7 @@ impl Server {
         self.events.push((self.now, event.to_owned()));
     }
 
-    /// Lives on until `time`.
+    /// Advances the server to `time`.
     fn advance(&mut self, time: u64) {
         while !self.dead && !self.done {
             let Some(entry) = self.entries.get(self.next).copied() else {
@@ -104,12 +103,13 @@ impl Server {
                         _ => (0, 0),
                     };
                     if self.now + runs + deaf > time {
-                        // Started events are out already; the rest belongs to a later time.
+                        // The start event is out. The other events come later.
                         if decision == Ours::Accept && !self.ran.contains(&id) {
                             self.start(id);
                         }
                         if self.now + runs <= time {
-                            // Done but still deaf: said once the time comes, as of when it was done.
+                            // The tool has finished but the server is still deaf. The event gets the time of the
+                            // finish.
                             self.finish_early(id, self.now + runs);
                         }
                         return;
@@ -130,7 +130,7 @@ impl Server {
                     self.entries[id] = Entry::Dispatched;
                     self.next += 1;
                     self.now = done_at + deaf;
-                    // What came while it was deaf is dropped for this batch.
+                    // Decisions that came while the server was deaf are dropped for this batch.
                     while self.inbox.front().is_some_and(|(at, _)| *at <= self.now) {
                         self.inbox.pop_front();
                     }
@@ -145,7 +145,7 @@ impl Server {
                         match self.entries[id] {
                             Entry::Waiting => self.entries[id] = Entry::Ready(decision),
                             Entry::Ready(same) if same == decision => {}
-                            // Trap 2: already resolved, and the run dies without a word.
+                            // Trap 2: the call was already resolved, so the run dies silently.
                             _ => self.dead = true,
                         }
                     }
@@ -166,34 +166,35 @@ impl Server {
         }
     }
 
-    /// Truly stopped, at this call.
+    /// Returns the call that the server waits for.
     fn waits_at(&self) -> Option<usize> {
         (!self.dead && self.entries.get(self.next) == Some(&Entry::Waiting)).then_some(self.next)
     }
 }
 
-/// Follows the run as the driver does, on a line that takes `delay` ms each way; `breaks` are the ticks at which the
-/// connection is cut.
+/// Follows the run like [`crate::follow`], on a network with a delay of `delay` ms each way. `breaks` are the ticks at
+/// which the connection is cut. The policy answers like a policy program.
 fn follow(plans: &[Plan], asks: Asks, delay: u64, breaks: &[u64]) -> (End, Server) {
     let mut server = Server::new(plans.to_vec());
-    if asks == Asks::Every {
+    if asks == Asks::EveryCall {
         server.entries.fill(Entry::Waiting);
     }
-    let mut run = Run::new(Options::of(RUN.into(), asks));
-    let (mut time, mut quiet, mut last_event, mut seen) = (0, 0, 0, 0);
+    let policy = Policy { program: true, ..Policy::default() };
+    let mut run = Machine::new(Options { asks, policy, ..options(Start::Fresh) });
+    let (mut time, mut silent, mut last_event, mut seen) = (0, 0, 0, 0);
     for ticks in 0..100_000 {
         server.advance(time);
-        // One read: the next event that has arrived, or a tick.
-        let mut act = if breaks.contains(&ticks) {
+        // One read returns the next event that has arrived, or a tick.
+        let mut effect = if breaks.contains(&ticks) {
             time += delay;
-            quiet = 0;
-            run.step(Input::Reconnected).act
+            silent = 0;
+            tell(&mut run, Input::Reconnected)
         } else if let Some((_, event)) = server.events.get(seen).filter(|(at, _)| at + delay <= time) {
             let json = ours(event);
             seen += 1;
-            quiet = 0;
+            silent = 0;
             last_event = time;
-            feed(&mut run, seen as u64, &json).2
+            feed(&mut run, seen as u64, &json).effect
         } else {
             server.advance(time + 250);
             match server.events.get(seen).map(|(at, _)| at + delay).filter(|at| *at <= time + 250) {
@@ -203,38 +204,46 @@ fn follow(plans: &[Plan], asks: Asks, delay: u64, breaks: &[u64]) -> (End, Serve
                 }
                 None => {
                     time += 250;
-                    quiet += 250;
-                    tick(&mut run, quiet, (time - last_event) / 1000)
+                    silent += 250;
+                    tell(&mut run, Input::Quiet(silence(silent, last_event, time)))
                 }
             }
         };
         loop {
-            act = match act {
-                Act::Continue => break,
-                Act::End(end) => return (end, server),
-                Act::Reconnect(_) => {
+            effect = match effect {
+                Effect::Continue => break,
+                Effect::End(end) => return (end, server),
+                Effect::Reconnect(_) | Effect::Replay(_) => {
                     time += delay;
-                    quiet = 0;
-                    run.step(Input::Reconnected).act
+                    silent = 0;
+                    tell(&mut run, Input::Reconnected)
                 }
-                Act::AskState => {
+                Effect::AskState => {
                     time += 2 * delay;
                     server.advance(time);
-                    run.step(Input::State { active: !server.dead && !server.done }).act
+                    let state = match (server.dead, server.done) {
+                        (true, _) => State::Failed,
+                        (false, true) => State::Idle,
+                        (false, false) => State::Active { run_id: RUN.into() },
+                    };
+                    tell(&mut run, Input::State(state))
                 }
-                Act::Judge(call) => {
-                    let ours = plans[call.id.parse::<usize>().unwrap()].ours;
-                    run.batch.judged(&call.id, ours.verdict());
-                    tick(&mut run, quiet, (time - last_event) / 1000)
+                Effect::AskProgram(call) => {
+                    let verdict = plans[call.id.parse::<usize>().unwrap()].ours.verdict();
+                    silent = 0;
+                    tell(&mut run, Input::Judged { call_id: &call.id, verdict })
                 }
-                Act::Send { decisions, .. } => {
+                Effect::Send { decisions, .. } => {
                     let taken = decisions.iter().map(|(call, _)| call.id.parse().unwrap());
                     let taken = taken.map(|id: usize| (id, plans[id].ours)).collect();
                     server.inbox.push_back((time + delay, taken));
                     time += 2 * delay;
-                    run.batch.sent(&decisions);
-                    quiet = 0;
-                    Act::Continue
+                    silent = 0;
+                    tell(&mut run, Input::Sent)
+                }
+                Effect::TakeBack(_) => {
+                    time += 2 * delay;
+                    Effect::Continue
                 }
                 other => panic!("{other:?}"),
             };
@@ -243,9 +252,16 @@ fn follow(plans: &[Plan], asks: Asks, delay: u64, breaks: &[u64]) -> (End, Serve
     panic!("it never ends: {plans:?} {asks:?} {delay}");
 }
 
-/// A server that stays deaf for longer than we wait, before a call that it decides by itself, is one that we guess wrong
-/// about; when our decision and its own cross on the line, the run dies. Nothing that it tells us would prevent that:
-/// such a run must be found lost. Here it is deaf so long only before calls that it asks about.
+/// All times in ms.
+fn silence(silent: u64, last_event: u64, now: u64) -> Quiet {
+    let (quiet, idle) = (Duration::from_millis(silent), Duration::from_millis(now - last_event));
+    Quiet { quiet, idle, heard: true, held_back: false, now: Duration::from_millis(now) }
+}
+
+/// Returns batches in which the server is deaf for a long time only before calls that it asks about.
+///
+/// If it is deaf for longer than we wait, before a call that it decides by itself, our decision and its own cross,
+/// and the run dies. No event could prevent this.
 fn batch() -> impl Strategy<Value = Vec<Plan>> {
     prop::collection::vec(plan(), 1..6).prop_map(|mut plans| {
         for next in 1..plans.len() {
@@ -269,13 +285,13 @@ proptest! {
     #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(2000) })]
 
     #[test]
-    fn every_run_completes_or_truly_waits_and_only_what_may_run_runs(
+    fn every_run_completes_or_waits_and_only_accepted_calls_run(
         plans in batch(),
         every in any::<bool>(),
         delay in 0..100_u64,
         breaks in prop::collection::vec(0..60_u64, 0..3),
     ) {
-        let asks = if every { Asks::Every } else { Asks::Some };
+        let asks = if every { Asks::EveryCall } else { Asks::SomeCalls };
         let (end, mut server) = follow(&plans, asks, delay, &breaks);
         prop_assert!(!server.dead, "a wrong guess killed the run");
         for id in &server.ran {
@@ -285,12 +301,12 @@ proptest! {
         }
         match end {
             End::Completed => prop_assert!(server.done),
-            End::Paused(calls) => {
+            End::Paused(Waiting { calls, .. }) => {
                 if every {
-                    // It will wait there, as soon as it is no longer deaf: that is known, not guessed.
+                    // The server will wait for this call once it is no longer deaf.
                     server.advance(u64::MAX / 2);
                 }
-                // A server that is deaf for longer than a pause needs quiet cannot be told from one that waits.
+                // A server that is deaf for longer than the quiet before a pause looks like a server that waits.
                 prop_assume!(every || plans.iter().all(|plan| plan.deaf < 1500));
                 let at = server.waits_at();
                 prop_assert_eq!(at, Some(calls[0].id.parse().unwrap()), "it reported a pause");

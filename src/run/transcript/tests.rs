@@ -1,32 +1,9 @@
-//! What may be shown, what is kept, and how text that was lost is made whole.
+//! Which text is shown, which text is kept, and how lost text is filled in.
 
 use super::*;
 
 #[test]
-fn of_a_run_that_says_more_than_is_kept_the_last_turn_is() {
-    let long = "x".repeat(MAX_TEXT / 3);
-    let mut text = Transcript::new(Keep::Everything);
-    for turn in ["one", "two", "three"] {
-        assert!(!text.is_cut());
-        text.turn();
-        text.delta(turn);
-        text.delta(&long);
-    }
-    assert!(text.is_cut() && !text.is_too_long());
-    assert_eq!((text.last_turn().map(str::len), text.all()), (Some(5 + long.len()), None));
-    text.turn();
-    text.delta("four");
-    assert_eq!(text.last_turn(), Some("four"));
-    (0..3).for_each(|_| assert_eq!(text.delta(&long).len(), long.len()));
-    assert!(text.is_too_long());
-    let mut text = Transcript::new(Keep::Nothing);
-    text.turn();
-    (0..4).for_each(|_| assert_eq!(text.delta(&long).len(), long.len()));
-    assert!(!text.is_cut() && !text.is_too_long());
-}
-
-#[test]
-fn pieces_go_out_as_they_come_and_the_whole_adds_only_what_they_lacked() {
+fn deltas_are_shown_at_once_and_the_whole_text_adds_only_the_rest() {
     let mut text = Transcript::new(Keep::Everything);
     text.turn();
     assert_eq!(text.delta("Hel"), "Hel");
@@ -39,7 +16,7 @@ fn pieces_go_out_as_they_come_and_the_whole_adds_only_what_they_lacked() {
 }
 
 #[test]
-fn a_silent_last_turn_has_an_empty_text_and_no_turn_has_none() {
+fn the_last_text_is_empty_if_the_turn_has_none_and_missing_without_a_turn() {
     let mut text = Transcript::new(Keep::Everything);
     assert_eq!((text.last_turn(), text.all()), (None, None));
     text.turn();
@@ -50,7 +27,7 @@ fn a_silent_last_turn_has_an_empty_text_and_no_turn_has_none() {
 }
 
 #[test]
-fn only_what_is_asked_for_is_kept() {
+fn only_the_text_that_the_output_needs_is_kept() {
     for (keep, last, all) in [
         (Keep::Nothing, None, None),
         (Keep::LastTurn, Some("two"), None),
@@ -67,7 +44,7 @@ fn only_what_is_asked_for_is_kept() {
 }
 
 #[test]
-fn pieces_that_are_not_of_the_whole_are_out_but_the_record_is_true() {
+fn the_record_has_the_whole_text_if_the_deltas_differ_from_it() {
     for (whole, keep) in [("Help!", Keep::Everything), ("He", Keep::Everything), ("é", Keep::LastTurn)] {
         let mut text = Transcript::new(keep);
         text.turn();
@@ -84,7 +61,7 @@ fn strings(texts: &[&str]) -> Vec<String> {
     texts.iter().map(|text| (*text).to_owned()).collect()
 }
 
-/// A run whose second turn is out in part when events are lost.
+/// A run that loses events when its second turn was shown in part.
 fn held_in_the_second_turn(keep: Keep) -> Transcript {
     let mut text = Transcript::new(keep);
     text.turn();
@@ -97,7 +74,7 @@ fn held_in_the_second_turn(keep: Keep) -> Transcript {
 }
 
 #[test]
-fn after_a_loss_nothing_goes_out_until_the_messages_fill_in_what_is_not_out_yet() {
+fn after_lost_events_no_text_is_shown_until_the_messages_fill_it_in() {
     for keep in [Keep::Nothing, Keep::LastTurn, Keep::Everything] {
         let mut text = held_in_the_second_turn(keep);
         text.turn();
@@ -110,8 +87,8 @@ fn after_a_loss_nothing_goes_out_until_the_messages_fill_in_what_is_not_out_yet(
 }
 
 #[test]
-fn what_was_heard_stays_where_the_messages_lag_behind_or_are_gone() {
-    // What the messages have → what goes out, whether that is all, and the record's text.
+fn the_text_of_the_events_is_used_if_the_messages_lag_behind_or_are_gone() {
+    // The text of the messages → the text shown, whether it is complete, and the record's text.
     let rows: &[(&[&str], &[&str], bool, &str)] = &[
         (&["one", "two", "three", "four"], &["o", "three", "four"], true, "one\ntwo\nthree\nfour"),
         (&["one", "two", "three"], &["o", "three", "four"], true, "one\ntwo\nthree\nfour"),
@@ -134,7 +111,7 @@ fn what_was_heard_stays_where_the_messages_lag_behind_or_are_gone() {
 }
 
 #[test]
-fn the_rest_of_a_turn_that_is_out_in_part_is_known_by_its_beginning_where_it_is_kept() {
+fn the_rest_of_a_turn_is_recognized_by_its_kept_beginning() {
     for (keep, whole, continues, pieces) in [
         (Keep::Everything, "two", true, &["o"][..]),
         (Keep::Everything, "another", false, &["another"]),
@@ -148,7 +125,7 @@ fn the_rest_of_a_turn_that_is_out_in_part_is_known_by_its_beginning_where_it_is_
 }
 
 #[test]
-fn where_the_messages_have_just_what_is_out_nothing_is_missing() {
+fn no_text_is_missing_if_the_messages_have_only_what_was_shown() {
     let mut text = Transcript::new(Keep::Everything);
     text.turn();
     text.delta("one");
@@ -158,7 +135,7 @@ fn where_the_messages_have_just_what_is_out_nothing_is_missing() {
 }
 
 #[test]
-fn a_turn_that_ends_its_line_needs_no_newline_more() {
+fn no_newline_is_added_after_a_turn_that_ends_with_one() {
     let mut text = Transcript::new(Keep::Everything);
     for said in ["one\n", "two", "three"] {
         text.turn();
@@ -168,7 +145,7 @@ fn a_turn_that_ends_its_line_needs_no_newline_more() {
 }
 
 #[test]
-fn a_turn_that_says_the_same_as_the_one_before_is_not_taken_for_it() {
+fn a_turn_that_repeats_the_text_of_the_last_turn_is_another_turn() {
     let mut text = Transcript::new(Keep::Everything);
     text.turn();
     text.complete("Done.");
@@ -179,14 +156,14 @@ fn a_turn_that_says_the_same_as_the_one_before_is_not_taken_for_it() {
     assert_eq!(text.all().as_deref(), Some("Done.\nDone."));
 }
 
-/// What the server says of a turn.
+/// An event of a turn.
 enum Said {
     Turn,
     Delta(String),
     Whole(String),
 }
 
-/// Turns of so many pieces each: `0a0b`, `1a`, …; no two have a piece in common.
+/// Returns turns with this many pieces each: `0a0b`, `1a`, …. No two turns have a piece in common.
 fn story(pieces: &[u8]) -> (Vec<String>, Vec<Said>) {
     let mut events = Vec::new();
     let turn = |(number, count): (usize, &u8)| {
@@ -204,10 +181,10 @@ fn story(pieces: &[u8]) -> (Vec<String>, Vec<Said>) {
 }
 
 proptest::proptest! {
-    /// Some events are lost, and the messages know of some turns: nothing is out twice or in the wrong order, and
-    /// with all the messages nothing is missing.
+    /// Some events are lost, and the messages have some of the turns. No text is shown twice or in the wrong order.
+    /// If the messages are complete, no text is missing.
     #[test]
-    fn whatever_is_lost_nothing_comes_twice_and_the_messages_heal_it(
+    fn lost_text_comes_from_the_messages_and_no_text_comes_twice(
         pieces in proptest::collection::vec(0_u8..4, 1..5),
         lost in 0_usize..30,
         count in 1_usize..12,
@@ -265,111 +242,89 @@ proptest::proptest! {
     }
 }
 
-const MIB: usize = 1024 * 1024;
-
-/// A turn of `first` MiB, then one that goes on, of `second`.
-fn two_turns(keep: Keep, first: usize, second: usize) -> Transcript {
-    let mut text = Transcript::new(keep);
-    for (letter, size) in [("a", first), ("b", second)] {
-        text.turn();
-        text.delta(&letter.repeat(size * MIB));
-    }
-    text
-}
-
 #[test]
-fn the_bounds_are_the_documented_ones() {
-    assert_eq!([MAX_TEXT, MAX_HELD, ROOM], [8 * MIB, 8 * MIB, 28 * MIB]);
-}
-
-#[test]
-fn room_for_a_large_event_is_made_of_the_turns_that_are_over() {
-    for (first, second) in [(5, 1), (0, 5)] {
-        let mut text = two_turns(Keep::Everything, first, second);
-        let fits = (ROOM - text.size) / 3;
-        text.make_room(fits);
-        assert!(!text.is_cut() && text.size > (first + second) * MIB, "it fits");
-        let mut over = text.clone();
-        over.turn();
-        text.make_room(fits + 1);
-        assert_eq!((text.is_cut(), text.clone().into_all()), (true, None));
-        let goes_on = text.last_turn().map(str::len);
-        assert_eq!(goes_on == Some(second * MIB), first > 0, "{goes_on:?}");
-        assert_eq!(text.is_too_long(), first == 0, "what goes on alone is too much");
-        over.make_room(fits + 1);
-        assert_eq!(over.last_turn(), Some(""), "all of it is over");
-        assert!(over.is_cut() && over.size == 0 && !over.is_too_long());
+fn over_the_bound_only_the_last_turn_is_kept() {
+    for (turns, all, last) in [
+        (&[MAX_TEXT][..], true, true),
+        (&[MAX_TEXT + 1], false, false),
+        (&[1, MAX_TEXT - 2], true, true),
+        (&[1, MAX_TEXT - 1], false, true),
+        (&[1, MAX_TEXT], false, true),
+        (&[1, MAX_TEXT + 1], false, false),
+        (&[MAX_TEXT + 1, 1], false, true),
+        (&[MAX_TEXT, 1, 1], false, true),
+        (&[MAX_TEXT / 2; 3], false, true),
+    ] {
+        for in_pieces in [false, true] {
+            let mut text = Transcript::new(Keep::Everything);
+            for size in turns {
+                text.turn();
+                let said = "x".repeat(*size);
+                let (one, two) = said.split_at(if in_pieces { size / 2 } else { 0 });
+                assert_eq!((text.delta(one), text.delta(two)), (one, two), "all of it is passed on");
+            }
+            assert_eq!(text.is_cut(), !all, "{turns:?}");
+            assert_eq!(text.last_turn().map(str::len), last.then(|| turns[turns.len() - 1]), "{turns:?}");
+            let length = turns.iter().sum::<usize>() + turns.len() - 1;
+            assert_eq!(text.into_all().map(|all| all.len()), all.then_some(length), "{turns:?}");
+        }
     }
 }
 
 #[test]
-fn text_is_kept_up_to_its_bound_and_a_turn_beyond_it_is_too_long() {
-    for keep in [Keep::Everything, Keep::LastTurn] {
+fn a_turn_over_the_bound_does_not_affect_later_turns() {
+    for (keep, is_cut) in [(Keep::Everything, true), (Keep::LastTurn, false), (Keep::Nothing, false)] {
         let mut text = Transcript::new(keep);
         text.turn();
         text.delta("a");
-        text.delta(&"b".repeat(MAX_TEXT - 1 - 2 * TURN));
-        assert!(!text.is_cut() && !text.is_too_long(), "{keep:?}: all of it fits");
-        text.delta(&"c".repeat(TURN));
-        assert_eq!(text.last_turn().map(str::len), Some(MAX_TEXT - TURN), "{keep:?}: so does the last byte");
-        assert!(!text.is_too_long());
-        text.delta("d");
-        assert_eq!(text.last_turn().map(str::len), Some(MAX_TEXT - TURN), "{keep:?}: no more is kept");
-        assert!(text.is_too_long(), "{keep:?}");
-        let mut text = Transcript::new(keep);
-        text.delta(&"e".repeat(MAX_TEXT + 1));
-        assert!(text.is_too_long(), "{keep:?}: at once");
-    }
-    let mut text = Transcript::new(Keep::Everything);
-    text.delta(&"a".repeat(MAX_TEXT - TURN));
-    assert!(!text.is_cut(), "just as much as is kept");
-}
-
-#[test]
-fn exactly_enough_room_is_enough() {
-    const EVENT: usize = 8_000_000;
-    let mut text = Transcript::new(Keep::Everything);
-    text.turn();
-    text.delta(&"a".repeat(ROOM - 3 * EVENT - TURN));
-    text.make_room(EVENT);
-    assert!(!text.is_cut());
-    let mut text = Transcript::new(Keep::Everything);
-    for said in ["a".to_owned(), "b".repeat(ROOM - 3 * EVENT - TURN)] {
+        text.delta(&"b".repeat(MAX_TEXT));
+        assert_eq!((text.is_cut(), text.last_turn()), (keep != Keep::Nothing, None), "{keep:?}");
+        assert_eq!(text.delta("c"), "c", "{keep:?}: it is passed on all the same");
+        let whole = format!("a{}c!", "b".repeat(MAX_TEXT));
+        assert_eq!(text.complete(&whole), Some("!"), "{keep:?}");
         text.turn();
-        text.delta(&said);
+        text.delta("d");
+        assert_eq!((text.is_cut(), text.last_turn()), (is_cut, (keep != Keep::Nothing).then_some("d")), "{keep:?}");
+        assert_eq!(text.all(), None, "{keep:?}");
     }
-    text.make_room(EVENT);
-    assert!(text.is_cut() && !text.is_too_long(), "after the first turn has gone");
-    // Where nothing is kept, nothing can go.
+}
+
+#[test]
+fn the_whole_text_of_a_turn_replaces_deltas_over_the_bound() {
     let mut text = Transcript::new(Keep::Everything);
-    text.hold();
-    text.complete(&"c".repeat(5 * MIB));
-    text.make_room(MAX_EVENT);
-    assert!(!text.is_cut() && !text.is_too_long());
+    text.turn();
+    text.delta(&"a".repeat(MAX_TEXT + 1));
+    assert_eq!(text.complete("short"), None);
+    assert_eq!((text.last_turn(), text.is_cut()), (Some("short"), true));
+    text.turn();
+    text.delta("b");
+    assert_eq!(text.complete(&"c".repeat(MAX_TEXT + 1)), None);
+    assert_eq!(text.last_turn(), None);
 }
 
 #[test]
-fn what_is_held_takes_room_too_and_what_is_not_kept_takes_none() {
-    let mut text = two_turns(Keep::Everything, 0, 4);
-    text.hold();
-    text.turn();
-    assert_eq!(text.complete(&"c".repeat(5 * MIB)), Some(""));
-    let fits = (ROOM - text.size - 5 * MIB - TURN) / 3;
-    text.make_room(fits);
-    assert!(!text.is_cut());
-    text.make_room(fits + 1);
-    assert!(text.is_cut());
-    for keep in [Keep::Nothing, Keep::LastTurn] {
-        let mut text = two_turns(keep, 5, 1);
-        text.make_room(MAX_EVENT);
-        assert!(!text.is_cut() && !text.is_too_long(), "{keep:?}");
-        assert_eq!(text.last_turn().map(str::len), (keep != Keep::Nothing).then_some(MIB));
+fn after_a_second_loss_no_text_is_shown_twice() {
+    for keep in [Keep::Nothing, Keep::LastTurn, Keep::Everything] {
+        let mut text = Transcript::new(keep);
+        text.turn();
+        text.delta("one");
+        text.hold();
+        text.turn();
+        text.complete("two");
+        assert_eq!(text.heal(Vec::new()).pieces, ["two"], "{keep:?}");
+        text.turn();
+        assert_eq!(text.delta("three"), "three");
+        text.hold();
+        text.turn();
+        text.complete("four");
+        let healed = text.heal(strings(&["one", "two", "three", "four"]));
+        assert_eq!((healed.continues, healed.pieces), (true, strings(&["", "four"])), "{keep:?}");
     }
 }
 
 #[test]
-fn text_from_the_messages_is_kept_as_far_as_all_is() {
-    for (size, all) in [(MAX_TEXT - 1 - 2 * TURN, true), (MAX_TEXT - 2 * TURN, false)] {
+fn text_from_the_messages_is_kept_up_to_the_bound() {
+    for (size, all) in [(MAX_TEXT - 2, true), (MAX_TEXT - 1, false)] {
         let mut text = Transcript::new(Keep::Everything);
         text.hold();
         text.heal(vec!["a".repeat(size), "b".to_owned()]);
@@ -379,12 +334,29 @@ fn text_from_the_messages_is_kept_as_far_as_all_is() {
 }
 
 #[test]
-fn text_without_end_is_not_held() {
+fn the_rest_of_an_unkept_turn_is_not_taken_for_another_turn() {
+    let mut text = Transcript::new(Keep::Everything);
+    text.turn();
+    text.delta(&"a".repeat(MAX_TEXT + 1));
+    text.hold();
+    assert_eq!(text.complete(&"a".repeat(MAX_TEXT + 2)), Some(""));
+    assert_eq!(text.heal(Vec::new()), Healed::default());
+}
+
+#[test]
+fn text_is_held_up_to_the_bound_and_shown_once() {
+    let long = |letter: &str| letter.repeat(MAX_TEXT / 4 - TURN);
     let mut text = Transcript::new(Keep::Nothing);
     text.hold();
-    let long = "x".repeat(MAX_HELD / 4 - TURN);
-    for _ in 0..100 {
-        assert_eq!(text.complete(&long), Some(""));
+    for letter in ["a", "b", "c", "d", "e", "f"] {
+        text.turn();
+        assert_eq!(text.complete(&long(letter)), Some(""));
     }
-    assert_eq!(text.heal(Vec::new()).pieces.len(), 4);
+    let mut behind = text.clone();
+    let healed = behind.heal(vec![long("a")]);
+    assert_eq!((healed.pieces.len(), healed.complete), (4, false), "the messages lag behind");
+    let messages: Vec<_> = ["a", "b", "c", "d", "e", "f"].map(long).into();
+    let healed = text.clone().heal(messages[..4].to_vec());
+    assert_eq!((healed.pieces.len(), healed.complete), (4, false), "the rest is missing");
+    assert_eq!(text.heal(messages.clone()), Healed { continues: false, pieces: messages, complete: true });
 }

@@ -25,6 +25,15 @@ pub enum Kind {
     Small,
 }
 
+/// What the texts are written in.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Letters {
+    /// Characters of every width.
+    All,
+    /// For clients that take each read for whole characters.
+    Ascii,
+}
+
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Framing {
     /// A chunk of the transfer encoding for each event, as the agent server has it.
@@ -36,6 +45,7 @@ pub enum Framing {
 /// A whole stream.
 pub struct Stream {
     kind: Kind,
+    letters: Letters,
     framing: Framing,
     size: usize,
     kept: Option<Vec<Turn>>,
@@ -50,10 +60,10 @@ pub struct Turn {
 }
 
 impl Stream {
-    pub fn new(kind: Kind, framing: Framing, size: usize) -> Self {
-        let mut stream = Self { kind, framing, size, kept: None, text_len: 0 };
+    pub fn new(kind: Kind, letters: Letters, framing: Framing, size: usize) -> Self {
+        let mut stream = Self { kind, letters, framing, size, kept: None, text_len: 0 };
         if size <= KEPT {
-            stream.kept = Some(Turns::new(kind, framing, size).collect());
+            stream.kept = Some(stream.turns().collect());
         }
         let mut text_len = 0;
         let Ok(()) = stream.each(|turn| {
@@ -64,11 +74,15 @@ impl Stream {
         stream
     }
 
+    fn turns(&self) -> Turns {
+        Turns::new(self.kind, self.letters, self.framing, self.size)
+    }
+
     /// Hands out the turns one by one; the last one brings the run's end.
     pub fn each<E>(&self, mut take: impl FnMut(&Turn) -> Result<(), E>) -> Result<(), E> {
         match &self.kept {
             Some(turns) => turns.iter().try_for_each(take),
-            None => Turns::new(self.kind, self.framing, self.size).try_for_each(|turn| take(&turn)),
+            None => self.turns().try_for_each(|turn| take(&turn)),
         }
     }
 
@@ -85,8 +99,9 @@ struct Piece {
 }
 
 impl Piece {
-    fn new(seed: usize, chars: usize) -> Self {
-        let text: String = PROSE.chars().cycle().skip(seed * 17 % PROSE.len()).take(chars).collect();
+    fn new(letters: Letters, seed: usize, chars: usize) -> Self {
+        let prose = PROSE.chars().filter(|c| letters == Letters::All || c.is_ascii());
+        let text: String = prose.cycle().skip(seed * 17 % PROSE.len()).take(chars).collect();
         let json = text.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n");
         Self { text, json }
     }
@@ -103,13 +118,13 @@ struct Turns {
 }
 
 impl Turns {
-    fn new(kind: Kind, framing: Framing, size: usize) -> Self {
+    fn new(kind: Kind, letters: Letters, framing: Framing, size: usize) -> Self {
         let length = |n: usize| match (kind, n) {
             (Kind::Small, _) | (Kind::Mixed, 0..48) => 60,
             (Kind::Mixed, 48..60) => 80 * (n - 47),
             (Kind::Mixed, _) => 1000 * (n - 59),
         };
-        let pieces = (0..64).map(|n| Piece::new(n, length(n))).collect();
+        let pieces = (0..64).map(|n| Piece::new(letters, n, length(n))).collect();
         Self { kind, pieces, wire: Wire::new(framing), size, turn: 0, chance: 1, done: false }
     }
 

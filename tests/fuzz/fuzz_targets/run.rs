@@ -116,7 +116,7 @@ fn steer(start: u8, told: Vec<Told>) {
                 }
                 step.act
             }
-            Told::Gap(oldest) => run.step(Input::Gap(Gap { oldest_available_id: oldest.into() })).act,
+            Told::Gap(oldest) => run.step(Input::Gap(Gap { oldest_available_id: oldest.into(), newest_available_id: None })).act,
             Told::Malformed => run.step(Input::Malformed("odd")).act,
             Told::Reconnected => run.step(Input::Reconnected).act,
             Told::State(active) => run.step(Input::State { active }).act,

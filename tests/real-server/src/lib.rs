@@ -7,11 +7,15 @@
 mod model;
 mod server;
 mod sortie;
+mod storage;
+mod tools;
 
 pub use model::{Gate, Model, Reply, Request};
 pub use server::{Event, Options, RealServer, TOKEN};
 pub use sortie::{Finished, Running, Sortie};
 pub use stakpak_agent_core::{ToolApprovalAction, ToolApprovalPolicy};
+pub use storage::StorageGate;
+pub use tools::Tools;
 
 use std::time::{Duration, Instant};
 
@@ -30,6 +34,19 @@ pub fn eventually<T>(what: &str, mut ask: impl FnMut() -> Option<T>) -> T {
             return answer;
         }
         assert!(start.elapsed() < PATIENCE, "waited in vain for {what}");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+/// Checks that a condition holds for as long as `duration`.
+///
+/// # Panics
+///
+/// As soon as it does not; `what` names the condition.
+pub fn for_at_least(duration: Duration, what: &str, mut holds: impl FnMut() -> bool) {
+    let start = Instant::now();
+    while start.elapsed() < duration {
+        assert!(holds(), "after {:?}, no longer: {what}", start.elapsed());
         std::thread::sleep(Duration::from_millis(5));
     }
 }

@@ -181,6 +181,13 @@ impl Reply {
         Self::empty().and_calls(calls)
     }
 
+    /// Calls one more tool, with these arguments.
+    pub fn and_call(mut self, id: &str, tool: &str, arguments: &Value) -> Self {
+        self.calls.push(call(id, tool, arguments));
+        self.finish_reason = "tool_calls";
+        self
+    }
+
     /// Fails with an HTTP status.
     pub fn error(status: u16, message: &str) -> Self {
         Self { status: StatusCode::from_u16(status).expect("an HTTP status"), ..Self::text(message) }
@@ -188,14 +195,8 @@ impl Reply {
 
     /// Calls tools after the text.
     pub fn and_calls<'a>(mut self, calls: impl IntoIterator<Item = (&'a str, &'a str)>) -> Self {
-        self.calls = calls
-            .into_iter()
-            .map(|(id, tool)| {
-                let arguments = json!({ "path": format!("/{id}") }).to_string();
-                let function = json!({ "name": format!("stakpak__{tool}"), "arguments": arguments });
-                json!({ "id": id, "type": "function", "function": function })
-            })
-            .collect();
+        self.calls =
+            calls.into_iter().map(|(id, tool)| call(id, tool, &json!({ "path": format!("/{id}") }))).collect();
         if !self.calls.is_empty() {
             self.finish_reason = "tool_calls";
         }
@@ -245,6 +246,12 @@ impl Reply {
     }
 }
 
+/// Returns a tool call in OpenAI's form, whose arguments are a JSON text.
+fn call(id: &str, tool: &str, arguments: &Value) -> Value {
+    let function = json!({ "name": format!("stakpak__{tool}"), "arguments": arguments.to_string() });
+    json!({ "id": id, "type": "function", "function": function })
+}
+
 /// Holds replies back until the test opens it. Clones are the same gate.
 #[derive(Clone)]
 pub struct Gate(Arc<watch::Sender<bool>>);
@@ -260,7 +267,12 @@ impl Gate {
         self.0.send_replace(true);
     }
 
-    async fn passed(&self) {
+    /// Holds back what comes from now on.
+    pub fn close(&self) {
+        self.0.send_replace(false);
+    }
+
+    pub(crate) async fn passed(&self) {
         // It cannot fail: the sender lives in `self`.
         let _ = self.0.subscribe().wait_for(|open| *open).await;
     }

@@ -13,7 +13,10 @@ use stakai::{
 };
 use stakpak_agent_core::ToolApprovalPolicy;
 use stakpak_api::LocalStorage;
-use stakpak_server::{AppState, AuthConfig, CheckpointStore, EventLog, IdempotencyStore};
+use stakpak_server::{
+    AppState, AuthConfig, CheckpointStore, EventLog, IdempotencyStore, SandboxConfig, SandboxMode,
+    SandboxUserMapping,
+};
 use std::{
     io::{BufRead, BufReader, ErrorKind},
     net::SocketAddr,
@@ -25,7 +28,7 @@ use tempfile::TempDir;
 use tokio::{net::TcpListener, runtime::Runtime};
 use ureq::Agent;
 
-use crate::{Model, PATIENCE, Sortie, eventually};
+use crate::{Model, PATIENCE, Sortie, StorageGate, Tools, eventually, storage::Gated};
 
 /// The bearer token that every hosted server takes.
 pub const TOKEN: &str = "a-token-for-tests";
@@ -38,11 +41,23 @@ pub struct Options {
     pub policy: ToolApprovalPolicy,
     /// How many events a session keeps for replay.
     pub events_kept: usize,
+    /// The tool server. Without one, every call that the agent server runs fails.
+    pub tools: Option<Tools>,
+    /// Lets the test hold back checkpoint writes.
+    pub storage: Option<StorageGate>,
+    /// Whether a sandbox is configured. It cannot start: its program does not exist.
+    pub broken_sandbox: bool,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { policy: ToolApprovalPolicy::with_defaults(), events_kept: 4096 }
+        Self {
+            policy: ToolApprovalPolicy::with_defaults(),
+            events_kept: 4096,
+            tools: None,
+            storage: None,
+            broken_sandbox: false,
+        }
     }
 }
 
@@ -51,6 +66,7 @@ pub struct RealServer {
     address: SocketAddr,
     model: Model,
     options: Options,
+    token: String,
     requests: Arc<Mutex<Vec<String>>>,
     runtime: Option<Runtime>,
     // Sessions and checkpoints: what outlives a restart.
@@ -76,6 +92,7 @@ impl RealServer {
             address: SocketAddr::from(([127, 0, 0, 1], 0)),
             model: model.clone(),
             options,
+            token: TOKEN.to_owned(),
             requests: Arc::default(),
             runtime: None,
             disk: tempfile::tempdir().expect("a temporary directory"),
@@ -88,6 +105,13 @@ impl RealServer {
     /// Kills the server and starts it again on the same address, with what it had on disk.
     pub fn restart(&mut self) {
         self.stop();
+        self.serve();
+    }
+
+    /// Restarts it with another token, as a server does that generates its token.
+    pub fn restart_with_token(&mut self, token: &str) {
+        self.stop();
+        token.clone_into(&mut self.token);
         self.serve();
     }
 
@@ -107,7 +131,7 @@ impl RealServer {
                 response
             }
         });
-        let app = stakpak_server::router(state, AuthConfig::token(TOKEN)).layer(log);
+        let app = stakpak_server::router(state, AuthConfig::token(self.token.clone())).layer(log);
         self.address = runtime.block_on(listen(self.address, app));
         self.runtime = Some(runtime);
     }
@@ -120,6 +144,12 @@ impl RealServer {
         }
     }
 
+    /// Makes what the server keeps of a session unreadable: its next run dies before its first event.
+    pub fn spoil(&self, session: &str) {
+        let path = self.disk.path().join("checkpoints").join(session).join("latest.checkpoint");
+        std::fs::write(path, "not a checkpoint").expect("a checkpoint to spoil");
+    }
+
     /// Where it listens.
     pub fn url(&self) -> String {
         format!("http://{}", self.address)
@@ -127,7 +157,7 @@ impl RealServer {
 
     /// `sortie` with these arguments, this server and its token.
     pub fn sortie<'a>(&self, arguments: impl IntoIterator<Item = &'a str>) -> Sortie {
-        Sortie::new(arguments).env("SORTIE_SERVER", self.url()).env("SORTIE_TOKEN", TOKEN)
+        Sortie::new(arguments).env("SORTIE_SERVER", self.url()).env("SORTIE_TOKEN", &self.token)
     }
 
     /// The last result that the model was given for a tool call.
@@ -155,14 +185,14 @@ impl RealServer {
     /// A GET with the token: the status, and the body as JSON, or as a string where it is none.
     pub fn get(&self, path: &str) -> (u16, Value) {
         let request = self.agent.get(format!("{}{path}", self.url()));
-        let answer = request.header("authorization", format!("Bearer {TOKEN}")).call();
+        let answer = request.header("authorization", format!("Bearer {}", self.token)).call();
         read(answer.expect("an answer"))
     }
 
     /// A POST of JSON with the token.
     pub fn post(&self, path: &str, body: &Value) -> (u16, Value) {
         let request = self.agent.post(format!("{}{path}", self.url()));
-        let answer = request.header("authorization", format!("Bearer {TOKEN}")).send_json(body);
+        let answer = request.header("authorization", format!("Bearer {}", self.token)).send_json(body);
         read(answer.expect("an answer"))
     }
 
@@ -178,12 +208,21 @@ impl RealServer {
         eventually("the session to be idle", || (self.run_status(session)["state"] == "idle").then_some(()));
     }
 
+    /// Waits until nothing runs in any session.
+    pub fn wait_until_all_idle(&self) {
+        eventually("all sessions to be idle", || {
+            let (_, body) = self.get("/v1/sessions");
+            let sessions = body["sessions"].as_array()?;
+            sessions.iter().all(|session| session["run_status"]["state"] == "idle").then_some(())
+        });
+    }
+
     /// Subscribes to a session's events, from the one after `last_event_id` where it is given.
-    pub fn events(&self, session: &str, last_event_id: Option<u64>) -> impl Iterator<Item = Event> {
+    pub fn events(&self, session: &str, last_event_id: Option<u64>) -> impl Iterator<Item = Event> + use<> {
         let mut request = self
             .agent
             .get(format!("{}/v1/sessions/{session}/events", self.url()))
-            .header("authorization", format!("Bearer {TOKEN}"));
+            .header("authorization", format!("Bearer {}", self.token));
         if let Some(id) = last_event_id {
             request = request.header("last-event-id", id.to_string());
         }
@@ -234,7 +273,7 @@ fn read(mut answer: ureq::http::Response<ureq::Body>) -> (u16, Value) {
     (answer.status().as_u16(), body)
 }
 
-async fn listen(address: SocketAddr, app: Router) -> SocketAddr {
+pub(crate) async fn listen(address: SocketAddr, app: Router) -> SocketAddr {
     let began = Instant::now();
     let listener = loop {
         match TcpListener::bind(address).await {
@@ -259,8 +298,9 @@ async fn state(options: &Options, model: SocketAddr, disk: &Path) -> AppState {
     let registry = ProviderRegistry::new().register("openai", provider);
     let inference = Inference::builder().with_registry(registry).build();
     let stub = stakai::Model::custom("stub", "openai");
-    AppState::new(
-        Arc::new(storage.expect("session storage")),
+    let storage = Gated::new(storage.expect("session storage"), options.storage.clone());
+    let mut state = AppState::new(
+        Arc::new(storage),
         Arc::new(EventLog::new(options.events_kept)),
         Arc::new(IdempotencyStore::new(Duration::from_secs(24 * 60 * 60))),
         Arc::new(inference.expect("an inference client")),
@@ -270,5 +310,18 @@ async fn state(options: &Options, model: SocketAddr, disk: &Path) -> AppState {
     )
     .with_checkpoint_store(Arc::new(CheckpointStore::new(disk.join("checkpoints"))))
     // Else the server describes the directory that the tests run in to the model.
-    .with_project_dir(disk.to_str().map(str::to_owned))
+    .with_project_dir(disk.to_str().map(str::to_owned));
+    if let Some(tools) = &options.tools {
+        state = state.with_mcp(tools.connect().await, Vec::new(), None, None);
+    }
+    if options.broken_sandbox {
+        state = state.with_sandbox(SandboxConfig {
+            warden_path: "/nonexistent/warden".to_owned(),
+            image: "none".to_owned(),
+            volumes: Vec::new(),
+            mode: SandboxMode::Ephemeral,
+            user_mapping: SandboxUserMapping::ImageDefault,
+        });
+    }
+    state
 }

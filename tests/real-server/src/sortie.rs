@@ -94,6 +94,11 @@ impl Running {
         assert!(status.expect("run kill").success(), "kill -s {name}");
     }
 
+    /// Whether it has not ended yet.
+    pub fn is_running(&mut self) -> bool {
+        self.child.try_wait().expect("its status").is_none()
+    }
+
     /// Waits for its end.
     ///
     /// # Panics

@@ -11,7 +11,7 @@ mod stream;
 
 pub use log::Fields;
 pub use routes::Route;
-pub use run::{Action, Call, Decision, Effect, Policy, call};
+pub use run::{Action, Call, Decision, Effect, Policy, Starting, Step, call, command_task, subagent_task};
 pub use stream::Fault;
 
 use super::PATIENCE;
@@ -22,9 +22,10 @@ use log::{Frame, Log};
 use run::{Phase, Run};
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use uuid::Uuid;
 
 /// The token that the server takes.
@@ -39,17 +40,34 @@ pub struct Options {
     pub token: Option<&'static str>,
     /// A comment is sent after so much silence.
     pub keepalive: Duration,
+    /// For how long the server has been up when it starts.
+    pub uptime: Duration,
+    /// What health says.
+    pub version: &'static str,
+    /// What health says of the sandbox, if anything.
+    pub sandbox: Option<Value>,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { policy: Policy::usual(), events_kept: 4096, token: Some(TOKEN), keepalive: Duration::from_secs(15) }
+        Self {
+            policy: Policy::usual(),
+            events_kept: 4096,
+            token: Some(TOKEN),
+            keepalive: Duration::from_secs(15),
+            uptime: Duration::from_secs(86_400),
+            version: "0.3.88",
+            sandbox: None,
+        }
     }
 }
 
 type Script = Arc<dyn Fn(&RunHandle) + Send + Sync>;
 
 struct Session {
+    /// When it was made and last changed, in ticks of [`State::now`].
+    created: u32,
+    updated: u32,
     title: String,
     cwd: Option<String>,
     log: Log,
@@ -87,8 +105,17 @@ struct State {
     script: Option<Script>,
     /// The state lags behind the run's end until the test says otherwise (protocol trap 8).
     lagging: bool,
+    /// Runs do not start before the test lets them.
+    starting: Option<Starting>,
+    uptime: Duration,
+    up_since: Instant,
+    /// Counts what changes sessions.
+    now: u32,
     down: bool,
     refused: usize,
+    connections: usize,
+    /// Each connection is closed after one answer, without a word.
+    hangs_up: bool,
     closing: bool,
     /// What no client of ours should ever do.
     complaints: Vec<String>,
@@ -110,7 +137,17 @@ struct Logged {
 /// What is to become of a request.
 #[derive(Clone)]
 enum Mishap {
-    Answer { status: u16, headers: Vec<(String, String)>, body: Vec<u8> },
+    Answer {
+        status: u16,
+        headers: Vec<(String, String)>,
+        body: Vec<u8>,
+    },
+    /// It takes effect first.
+    AnswerAfterwards {
+        status: u16,
+        headers: Vec<(String, String)>,
+        body: Vec<u8>,
+    },
     LoseRequest(Ending),
     LoseAnswer(Ending),
     Hold(usize),
@@ -146,8 +183,11 @@ impl State {
         if let Phase::Over(outcome) = &run.phase
             && session.state == SessionState::Running
             && !lagging
+            && !run.has_sandbox
         {
-            session.messages.clone_from(&run.messages);
+            if run.started {
+                session.messages.clone_from(&run.messages);
+            }
             session.state = if outcome.is_ok() { SessionState::Idle } else { SessionState::Failed };
         }
         let fatal = run.decisions.iter().find(|(.., effect)| *effect == Effect::Fatal);
@@ -173,7 +213,15 @@ type Shared = Watched<State>;
 pub struct Agent {
     shared: Arc<Shared>,
     listener: Listener,
-    may_be_unreached: bool,
+    reach: Reach,
+}
+
+/// Whether a client comes.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Reach {
+    Must,
+    May,
+    MustNot,
 }
 
 impl Agent {
@@ -203,11 +251,24 @@ impl Agent {
     /// A server that must not be reached.
     pub fn out_of_bounds() -> Self {
         let mut agent = Self::start();
-        agent.may_be_unreached = true;
+        agent.reach = Reach::MustNot;
+        agent
+    }
+
+    /// Another server, which knows nothing of the first one's sessions and takes the same token. It may stay unreached.
+    pub fn replica() -> Self {
+        Self::replica_with(Options::default())
+    }
+
+    /// The same, set up like this.
+    pub fn replica_with(options: Options) -> Self {
+        let mut agent = Self::with(options);
+        agent.reach = Reach::May;
         agent
     }
 
     pub fn with(options: Options) -> Self {
+        let uptime = options.uptime;
         let shared = Arc::new(Watched::new(State {
             token: options.token.map(str::to_owned),
             options,
@@ -225,8 +286,14 @@ impl Agent {
             every_fault: None,
             script: None,
             lagging: false,
+            starting: None,
+            uptime,
+            up_since: Instant::now(),
+            now: 0,
             down: false,
             refused: 0,
+            connections: 0,
+            hangs_up: false,
             closing: false,
             complaints: Vec::new(),
         }));
@@ -234,11 +301,15 @@ impl Agent {
             let shared = Arc::clone(&shared);
             move |connection| routes::serve(&shared, connection)
         });
-        Self { shared, listener, may_be_unreached: false }
+        Self { shared, listener, reach: Reach::Must }
     }
 
     pub fn url(&self) -> String {
-        format!("http://{}", self.listener.address)
+        format!("http://{}", self.address())
+    }
+
+    pub const fn address(&self) -> SocketAddr {
+        self.listener.address
     }
 
     /// A command line for this server, with its token.
@@ -281,9 +352,18 @@ impl Agent {
 
     /// The same, under a policy of its own.
     pub fn begin_run_with(&self, session: Uuid, policy: Option<Policy>) -> RunHandle {
+        self.begin(session, policy, 64)
+    }
+
+    /// The same as [`Agent::begin_run`], and it may take the most turns that the server allows.
+    pub fn begin_long_run(&self, session: Uuid) -> RunHandle {
+        self.begin(session, None, 256)
+    }
+
+    fn begin(&self, session: Uuid, policy: Option<Policy>, max_turns: u64) -> RunHandle {
         let (index, id) = self.shared.change(|state| {
             let policy = policy.unwrap_or_else(|| state.options.policy.clone());
-            let begun = state.begin_run(session, "a prompt of somebody else", policy, 64);
+            let begun = state.begin_run(session, &json!("a prompt of somebody else"), policy, max_turns);
             state.handed_out += 1;
             begun
         });
@@ -308,12 +388,33 @@ impl Agent {
         });
     }
 
+    /// Runs that begin from now on have no event before [`RunHandle::start`].
+    pub fn hold_starts(&self, starting: Starting) {
+        self.shared.change(|state| state.starting = Some(starting));
+    }
+
+    pub fn has_session(&self, session: Uuid) -> bool {
+        self.shared.look(|state| state.sessions.contains_key(&session))
+    }
+
     /// The title and the working directory of a session.
     pub fn session_details(&self, session: Uuid) -> (String, Option<String>) {
         self.shared.look(|state| {
             let session = &state.sessions[&session];
             (session.title.clone(), session.cwd.clone())
         })
+    }
+
+    // Connections.
+
+    /// How many connections have brought a request so far.
+    pub fn connections(&self) -> usize {
+        self.shared.look(|state| state.connections)
+    }
+
+    /// From now on each connection is closed after one answer, which does not say so.
+    pub fn hang_up_after_answers(&self) {
+        self.shared.change(|state| state.hangs_up = true);
     }
 
     // Requests.
@@ -424,8 +525,19 @@ impl Agent {
         self.shared.change(|state| state.token = Some(token.to_owned()));
     }
 
+    /// The server takes another token from now on, and goes on with all else.
+    pub fn set_token(&self, token: &str) {
+        self.shared.change(|state| state.token = Some(token.to_owned()));
+    }
+
+    /// Health says this from now on, and counts on from it.
+    pub fn set_uptime(&self, uptime: Duration) {
+        self.shared.change(|state| (state.uptime, state.up_since) = (uptime, Instant::now()));
+    }
+
     fn forget(&self) {
         self.down();
+        self.set_uptime(Duration::ZERO);
         self.shared.change(|state| {
             let kept = state.options.events_kept;
             for session in state.sessions.values_mut() {
@@ -477,11 +589,13 @@ impl Drop for Agent {
             return;
         }
         assert!(complaints.is_empty(), "the server complains: {complaints:#?}");
-        if self.may_be_unreached {
-            let requests: Vec<&Request> = requests.iter().map(|logged| &logged.request).collect();
-            assert!(requests.is_empty(), "the server was reached: {requests:#?}");
-        } else {
-            assert!(!requests.is_empty(), "the server was never reached");
+        match self.reach {
+            Reach::Must => assert!(!requests.is_empty(), "the server was never reached"),
+            Reach::May => {}
+            Reach::MustNot => {
+                let requests: Vec<&Request> = requests.iter().map(|logged| &logged.request).collect();
+                assert!(requests.is_empty(), "the server was reached: {requests:#?}");
+            }
         }
     }
 }
@@ -524,6 +638,12 @@ impl Planning<'_> {
     pub fn answer(self, status: u16, headers: &[(&str, &str)], body: &str) {
         let headers = headers.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
         self.plan(Mishap::Answer { status, headers, body: body.as_bytes().to_vec() });
+    }
+
+    /// It takes effect on the server, but something in between answers this.
+    pub fn answer_afterwards(self, status: u16, headers: &[(&str, &str)], body: &str) {
+        let headers = headers.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
+        self.plan(Mishap::AnswerAfterwards { status, headers, body: body.as_bytes().to_vec() });
     }
 
     /// An error of the server's own kind.
@@ -643,6 +763,16 @@ impl RunHandle {
         self.as_model("the model to fail", |run| run.error(error, retryable));
     }
 
+    /// The server makes room in the model's context: two events (protocol trap 15).
+    #[track_caller]
+    pub fn compact(&self, reason: &str) {
+        let after = [("tokens_before", json!(9)), ("tokens_after", json!(9)), ("truncated", json!(false))];
+        self.as_model("the model to be asked", |run| {
+            run.outbox.push(("CompactionStarted", vec![("reason", reason.into())]));
+            run.outbox.push(("CompactionCompleted", after.into()));
+        });
+    }
+
     // The tools.
 
     /// Waits until a call of [`Call::held`] runs, and finishes it.
@@ -671,12 +801,42 @@ impl RunHandle {
 
     // The server.
 
+    /// A run that was held at its start begins ([`Agent::hold_starts`]).
+    pub fn start(&self) {
+        assert!(self.attempt(Step::Start), "the run is not held at its start");
+    }
+
+    /// Takes a step if the run is ready for it, and says whether it was.
+    pub fn attempt(&self, step: Step) -> bool {
+        self.shared.change(|state| {
+            let session = state.session(self.session);
+            let run = &mut session.runs[self.index];
+            let taken = run.attempt(step);
+            if taken && step == Step::Start {
+                session.messages.clone_from(&run.messages);
+            }
+            state.publish(self.session);
+            taken
+        })
+    }
+
+    /// The run has a sandbox: after its end the state stays `running` until [`RunHandle::tear_down`], and the last
+    /// messages are written only then (protocol trap 20).
+    pub fn give_sandbox(&self) {
+        self.at_once(|run| run.has_sandbox = true);
+    }
+
+    /// The sandbox is gone.
+    pub fn tear_down(&self) {
+        self.at_once(|run| run.has_sandbox = false);
+    }
+
     /// The run ends with this stop reason, whatever it was doing.
     pub fn end(&self, stop_reason: &str) {
         self.at_once(|run| run.end(stop_reason));
     }
 
-    /// The run ends without a word (protocol trap 7).
+    /// The run ends without a word (protocol trap 7). Before its start: its sandbox did not start (protocol trap 21).
     pub fn fail_silently(&self) {
         self.at_once(Run::fail_silently);
     }
@@ -759,6 +919,31 @@ impl RunHandle {
 
     pub fn is_over(&self) -> bool {
         self.shared.look(|state| state.sessions[&self.session].runs[self.index].is_over())
+    }
+
+    /// The text of its turns, as the client puts it together.
+    pub fn said(&self) -> String {
+        let mut said = String::new();
+        self.shared.look(|state| {
+            let messages = &state.sessions[&self.session].runs[self.index].messages;
+            let begin = messages.iter().rposition(|message| message["role"] == "user").unwrap_or(0);
+            for parts in messages[begin..].iter().filter(|message| message["role"] == "assistant") {
+                for text in
+                    parts["content"].as_array().into_iter().flatten().filter_map(|part| part["text"].as_str())
+                {
+                    if !said.is_empty() && !said.ends_with('\n') {
+                        said.push('\n');
+                    }
+                    said.push_str(text);
+                }
+            }
+        });
+        said
+    }
+
+    /// What its `RunCompleted` said, if there was one.
+    pub fn stop_reason(&self) -> Option<String> {
+        self.shared.look(|state| state.sessions[&self.session].runs[self.index].stop_reason.clone())
     }
 
     pub fn is_cancelled(&self) -> bool {

@@ -1,6 +1,6 @@
 //! The server's calls: authentication, routing, idempotency, errors.
 
-use super::run::{Decision, Policy, Run};
+use super::run::{Decision, Phase, Policy, Run, Starting};
 use super::{Connection, Log, Logged, Mishap, Request, RunHandle, Script, Session, SessionState, Shared, State};
 use super::{pass, stream};
 use serde_json::{Value, json};
@@ -13,6 +13,7 @@ use uuid::Uuid;
 pub enum Route {
     Health,
     Config,
+    Sessions,
     CreateSession,
     Session,
     Send,
@@ -25,11 +26,12 @@ pub enum Route {
 
 impl Route {
     /// The kind of a request, and the session that it names.
-    fn of(request: &Request) -> Option<(Self, &str)> {
+    pub fn of(request: &Request) -> Option<(Self, &str)> {
         let path = request.path.strip_prefix("/v1/")?;
         match (request.method.as_str(), path) {
             ("GET", "health") => return Some((Self::Health, "")),
             ("GET", "config") => return Some((Self::Config, "")),
+            ("GET", "sessions") => return Some((Self::Sessions, "")),
             ("POST", "sessions") => return Some((Self::CreateSession, "")),
             _ => {}
         }
@@ -59,8 +61,14 @@ pub fn serve(shared: &Arc<Shared>, mut connection: Connection) {
     if refused {
         return;
     }
+    let mut used = false;
     while let Some(request) = connection.read_request() {
-        let last = request.header("connection").is_some_and(|value| value.eq_ignore_ascii_case("close"));
+        let hangs_up = shared.change(|state| {
+            state.connections += usize::from(!std::mem::replace(&mut used, true));
+            state.hangs_up
+        });
+        let last =
+            hangs_up || request.header("connection").is_some_and(|value| value.eq_ignore_ascii_case("close"));
         let Some(again) = exchange(shared, connection, &request) else { return };
         if last {
             return;
@@ -89,7 +97,7 @@ fn exchange(shared: &Arc<Shared>, mut connection: Connection, request: &Request)
             return None;
         }
         Some(Mishap::Hold(gate)) => pass(shared, *gate),
-        Some(Mishap::LoseAnswer(_) | Mishap::HoldAnswer(_)) | None => {}
+        Some(Mishap::LoseAnswer(_) | Mishap::HoldAnswer(_) | Mishap::AnswerAfterwards { .. }) | None => {}
     }
     let answer = shared.change(|state| {
         state.requests[index].settled = true;
@@ -115,6 +123,11 @@ fn exchange(shared: &Arc<Shared>, mut connection: Connection, request: &Request)
             return None;
         }
         Some(Mishap::HoldAnswer(gate)) => pass(shared, gate),
+        Some(Mishap::AnswerAfterwards { status, headers, body }) => {
+            let headers: Vec<(&str, &str)> =
+                headers.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
+            return connection.respond(status, &headers, &body).then_some(connection);
+        }
         _ => {}
     }
     connection.respond(status, &[("content-type", kind)], body.as_bytes()).then_some(connection)
@@ -157,7 +170,7 @@ impl State {
     fn answer(&mut self, request: &Request) -> Answer {
         let Some((route, session)) = Route::of(request) else { return Answer::Plain(404, String::new()) };
         if route == Route::Health {
-            return Answer::Json(200, json!({ "status": "ok", "version": "0.3.88", "uptime_seconds": 7 }));
+            return Answer::Json(200, self.health());
         }
         if let Some(token) = &self.token
             && request.header("authorization") != Some(&format!("Bearer {token}"))
@@ -166,6 +179,7 @@ impl State {
         }
         match route {
             Route::Config => return Answer::Json(200, self.config()),
+            Route::Sessions => return self.list(&request.query),
             Route::CreateSession => return self.post(request, Self::create),
             _ => {}
         }
@@ -226,6 +240,29 @@ impl State {
         answer
     }
 
+    fn health(&self) -> Value {
+        let uptime = (self.uptime + self.up_since.elapsed()).as_secs();
+        let mut health = json!({ "status": "ok", "version": self.options.version, "uptime_seconds": uptime });
+        if let Some(sandbox) = &self.options.sandbox {
+            health["sandbox"] = sandbox.clone();
+        }
+        health
+    }
+
+    /// The sessions, last changed first. `total` is the length of the page.
+    fn list(&self, query: &str) -> Answer {
+        let number = |name: &str| parameter(query, name).and_then(|value| value.parse::<usize>().ok());
+        let searched = parameter(query, "search").unwrap_or_default().to_lowercase();
+        // No session is ever deleted here.
+        let none = parameter(query, "status").is_some_and(|status| status.eq_ignore_ascii_case("deleted"));
+        let mut found: Vec<(&Uuid, &Session)> = self.sessions.iter().collect();
+        found.retain(|(_, session)| !none && session.title.to_lowercase().contains(&searched));
+        found.sort_by_key(|(_, session)| std::cmp::Reverse(session.updated));
+        let page = found.iter().skip(number("offset").unwrap_or(0)).take(number("limit").unwrap_or(100));
+        let page: Vec<Value> = page.map(|(id, _)| self.session_json(**id)).collect();
+        Answer::Json(200, json!({ "total": page.len(), "sessions": page }))
+    }
+
     fn config(&self) -> Value {
         json!({ "default_model": "openai/stub", "auto_approve_mode": self.options.policy.mode() })
     }
@@ -235,13 +272,16 @@ impl State {
         let run_status = match session.state {
             SessionState::Idle => json!({ "state": "idle" }),
             SessionState::Running => {
-                json!({ "state": "running", "run_id": session.runs.last().map(|run| run.id.to_string()) })
+                let run = session.runs.last();
+                let starts = run.is_some_and(|run| run.phase == Phase::Starting(Starting::Actor));
+                let state = if starts { "starting" } else { "running" };
+                json!({ "state": state, "run_id": run.map(|run| run.id.to_string()) })
             }
             SessionState::Failed => json!({ "state": "failed" }),
         };
         json!({
-            "id": id.to_string(), "title": session.title, "cwd": session.cwd, "created_at": "2026-11-22T10:20:30Z",
-            "updated_at": "2026-11-22T10:20:30Z", "run_status": run_status,
+            "id": id.to_string(), "title": session.title, "cwd": session.cwd, "created_at": time(session.created),
+            "updated_at": time(session.updated), "run_status": run_status,
         })
     }
 
@@ -253,7 +293,10 @@ impl State {
 
     pub(super) fn create_session(&mut self, title: &str, cwd: Option<&str>) -> Uuid {
         let id = Uuid::new_v4();
+        self.now += 1;
         let session = Session {
+            created: self.now,
+            updated: self.now,
             title: title.to_owned(),
             cwd: cwd.map(str::to_owned),
             log: Log::new(self.options.events_kept),
@@ -266,9 +309,10 @@ impl State {
     }
 
     fn send(&mut self, session: Uuid, body: &Value) -> Answer {
-        let Some(content) = body["message"]["content"].as_str() else {
+        let content = &body["message"]["content"];
+        if !is_content(content) {
             return unprocessable("message: Content must be a string or array");
-        };
+        }
         if body["message"]["role"] != "user" {
             return Answer::error(400, "invalid_message_role", "message.role must be 'user' for this endpoint");
         }
@@ -290,16 +334,24 @@ impl State {
         Answer::Begun(json!({ "run_id": id.to_string() }), session, index, id, self.script.clone())
     }
 
-    pub(super) fn begin_run(&mut self, id: Uuid, prompt: &str, policy: Policy, max_turns: u64) -> (usize, Uuid) {
+    pub(super) fn begin_run(&mut self, id: Uuid, prompt: &Value, policy: Policy, max_turns: u64) -> (usize, Uuid) {
         let run_id = Uuid::new_v4();
+        self.now += 1;
+        let (now, starting) = (self.now, self.starting);
         let session = self.session(id);
         let mut messages = session.messages.clone();
         // The first message of a session gets a description of the machine.
-        let prompt =
-            if messages.is_empty() { format!("# Environment\n\nLinux\n\n{prompt}") } else { prompt.to_owned() };
+        let prompt = if messages.is_empty() { with_environment(prompt) } else { prompt.clone() };
         messages.push(json!({ "role": "user", "content": prompt }));
-        session.messages.clone_from(&messages);
-        session.runs.push(Run::new(run_id, policy, max_turns, messages));
+        let mut run = Run::new(run_id, policy, max_turns, messages);
+        if let Some(starting) = starting {
+            run.phase = Phase::Starting(starting);
+        } else {
+            run.start();
+            session.messages.clone_from(&run.messages);
+        }
+        session.updated = now;
+        session.runs.push(run);
         session.state = SessionState::Running;
         let index = session.runs.len() - 1;
         self.started.push((id, index, run_id));
@@ -311,10 +363,7 @@ impl State {
         let Some(session) = self.sessions.get(&session) else {
             return Answer::error(404, "not_found", "No checkpoint");
         };
-        let parameter = |wanted: &str| {
-            let pairs = query.split('&').filter_map(|pair| pair.split_once('='));
-            pairs.filter(|(name, _)| *name == wanted).find_map(|(_, value)| value.parse::<usize>().ok())
-        };
+        let parameter = |wanted: &str| parameter(query, wanted).and_then(|value| value.parse::<usize>().ok());
         let all = &session.messages;
         let from = parameter("offset").unwrap_or(0).min(all.len());
         let to = from.saturating_add(parameter("limit").unwrap_or(100)).min(all.len());
@@ -336,6 +385,9 @@ impl State {
         };
         match self.active_run(session) {
             None => Err(Answer::conflict("session_not_running")),
+            Some(run) if run.phase == Phase::Starting(Starting::Actor) => {
+                Err(Answer::conflict("session_already_running"))
+            }
             Some(run) if run.id != named => Err(Answer::conflict("run_mismatch")),
             Some(run) => Ok((run, named)),
         }
@@ -381,6 +433,38 @@ impl State {
                 Answer::Json(200, json!({ "cancelled": true, "run_id": id.to_string() }))
             }
         }
+    }
+}
+
+/// What a query says of this name.
+fn parameter<'a>(query: &'a str, wanted: &str) -> Option<&'a str> {
+    let pairs = query.split('&').filter_map(|pair| pair.split_once('='));
+    pairs.filter(|(name, _)| *name == wanted).map(|(_, value)| value).next()
+}
+
+/// A time that is later for a greater number.
+fn time(number: u32) -> String {
+    format!("2026-11-22T{:02}:{:02}:{:02}Z", number / 3600 % 24, number / 60 % 60, number % 60)
+}
+
+/// A text, or parts: texts and images.
+fn is_content(content: &Value) -> bool {
+    let is_part = |part: &Value| match part["type"].as_str() {
+        Some("text") => part["text"].is_string(),
+        Some("image") => part["url"].as_str().is_some_and(|url| url.starts_with("data:image/")),
+        _ => false,
+    };
+    content.is_string() || content.as_array().is_some_and(|parts| parts.iter().all(is_part))
+}
+
+fn with_environment(prompt: &Value) -> Value {
+    const ENVIRONMENT: &str = "# Environment\n\nLinux";
+    match prompt {
+        Value::Array(parts) => {
+            let environment = json!({ "type": "text", "text": ENVIRONMENT });
+            std::iter::once(environment).chain(parts.iter().cloned()).collect()
+        }
+        prompt => format!("{ENVIRONMENT}\n\n{}", prompt.as_str().unwrap_or_default()).into(),
     }
 }
 

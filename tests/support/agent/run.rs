@@ -7,7 +7,8 @@ use std::collections::{HashMap, HashSet, VecDeque};
 use uuid::Uuid;
 
 /// What the server does with a call by itself.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// The more restrictive one is the greater.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Action {
     Approve,
     Ask,
@@ -21,7 +22,7 @@ pub enum Policy {
     None,
     /// Every call is approved.
     All,
-    /// By the tool's name without its prefix.
+    /// By the tool's name without its prefix, or by a command scope: `run_command::git::status`.
     Custom { rules: HashMap<String, Action>, default: Action },
 }
 
@@ -43,11 +44,18 @@ impl Policy {
         Self::Custom { rules, default: Action::Deny }
     }
 
-    fn action(&self, tool: &str) -> Action {
+    fn action(&self, call: &Call) -> Action {
         match self {
             Self::None => Action::Ask,
             Self::All => Action::Approve,
-            Self::Custom { rules, default } => rules.get(bare_name(tool)).copied().unwrap_or(*default),
+            Self::Custom { rules, default } => {
+                let tool = bare_name(&call.name);
+                let command = call.arguments["command"].as_str().filter(|_| SHELL_TOOLS.contains(&tool));
+                let parts = command.into_iter().flat_map(|command| command.split(['|', ';', '&', '\n']));
+                let parts = parts.filter(|part| !part.trim().is_empty());
+                let of_command = parts.map(|part| scope(rules, tool, part).unwrap_or(*default)).max();
+                of_command.unwrap_or_else(|| rules.get(tool).copied().unwrap_or(*default))
+            }
         }
     }
 
@@ -59,6 +67,18 @@ impl Policy {
             Self::Custom { .. } => "custom",
         }
     }
+}
+
+/// `run_command` in a list speaks of the other three, too.
+const SHELL_TOOLS: [&str; 4] = ["run_command", "run_command_task", "run_remote_command", "run_remote_command_task"];
+
+/// The rule of the longest scope that a command's words begin with.
+fn scope(rules: &HashMap<String, Action>, tool: &str, command: &str) -> Option<Action> {
+    let words: Vec<&str> = command.split_whitespace().collect();
+    [tool, SHELL_TOOLS[0]].into_iter().find_map(|tool| {
+        let scopes = (0..=words.len()).rev().map(|count| [&[tool], &words[..count]].concat().join("::"));
+        scopes.into_iter().find_map(|scope| rules.get(&scope).copied())
+    })
 }
 
 fn bare_name(tool: &str) -> &str {
@@ -82,7 +102,25 @@ pub fn call(id: &str, tool: &str) -> Call {
     Call { id: id.to_owned(), name, arguments: json!({ "path": "motd.txt" }), result, slow_checkpoint: false }
 }
 
+/// A call that starts a task in the background, which goes on whatever becomes of the run (protocol trap 17).
+pub fn command_task(id: &str, task: &str) -> Call {
+    let result = format!("Background task started:\n{{\n  \"id\": \"{task}\",\n  \"status\": \"Running\"\n}}");
+    call(id, "run_command_task").with(json!({ "command": "sleep 6; touch done" })).returning(&result)
+}
+
+/// The same, of a subagent.
+pub fn subagent_task(id: &str, task: &str) -> Call {
+    let result = format!("🤖 Dynamic Subagent Created\n\nTask ID: {task}\nDescription: look\nStatus: Running");
+    call(id, "dynamic_subagent_task").with(json!({ "description": "look" })).returning(&result)
+}
+
 impl Call {
+    /// It succeeds at once with this result.
+    pub fn returning(mut self, result: &str) -> Self {
+        self.result = Some((result.to_owned(), false));
+        self
+    }
+
     pub fn with(mut self, arguments: Value) -> Self {
         self.arguments = arguments;
         self
@@ -111,6 +149,22 @@ impl Call {
     }
 }
 
+/// Something that may happen to a run, if it is ready for it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Step {
+    /// A run that was held at its start begins.
+    Start,
+    Say(&'static str),
+    /// The model has said all, and something at least.
+    Complete,
+    /// The model fails for good.
+    Error,
+    /// The tool that runs is done.
+    FinishTool,
+    /// The loop ends without a word (protocol traps 7 and 21).
+    FailSilently,
+}
+
 /// What the client decided about a call.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Decision {
@@ -137,8 +191,19 @@ enum Entry {
     Dispatched,
 }
 
+/// Why a run has not started yet: it is known, and has no event.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Starting {
+    /// The session's state is `starting`; cancels and decisions are refused.
+    Actor,
+    /// Its sandbox starts: the state is `running`, and a cancel is taken but not heeded (protocol trap 20).
+    Sandbox,
+}
+
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Phase {
+    /// There is no `RunStarted` yet.
+    Starting(Starting),
     /// The model thinks: cancelling has no effect until it answers (protocol trap 6).
     Inference,
     /// The loop sleeps until a command comes; cancelling does not wake it (protocol trap 5).
@@ -165,6 +230,12 @@ pub struct Run {
     /// Every decision that came, in order, and what became of it.
     pub decisions: Vec<(String, Decision, Effect)>,
     pub cancelled: bool,
+    /// There was a `RunStarted`. Before that nothing is written to the session's messages either.
+    pub started: bool,
+    /// What its `RunCompleted` said.
+    pub stop_reason: Option<String>,
+    /// Its sandbox is still to be torn down after its end (protocol trap 20).
+    pub has_sandbox: bool,
     policy: Policy,
     max_turns: u64,
     turn: u64,
@@ -178,15 +249,18 @@ pub struct Run {
 }
 
 impl Run {
-    /// Begins a run.
+    /// A run that is yet to be started.
     pub fn new(id: Uuid, policy: Policy, max_turns: u64, messages: Vec<Value>) -> Self {
-        let mut run = Self {
+        Self {
             id,
-            phase: Phase::Inference,
+            phase: Phase::Starting(Starting::Actor),
             outbox: Vec::new(),
             messages,
             decisions: Vec::new(),
             cancelled: false,
+            started: false,
+            stop_reason: None,
+            has_sandbox: false,
             policy,
             max_turns,
             turn: 0,
@@ -197,10 +271,14 @@ impl Run {
             entries: Vec::new(),
             next: 0,
             finished: HashSet::new(),
-        };
-        run.emit("RunStarted", []);
-        run.next_turn();
-        run
+        }
+    }
+
+    /// The loop begins.
+    pub fn start(&mut self) {
+        self.started = true;
+        self.emit("RunStarted", []);
+        self.next_turn();
     }
 
     /// The calls of the current batch, decided or not.
@@ -219,6 +297,26 @@ impl Run {
 
     fn emit<const N: usize>(&mut self, variant: &'static str, fields: [(&'static str, Value); N]) {
         self.outbox.push((variant, fields.into()));
+    }
+
+    /// Takes a step if the run is ready for it, and says whether it was.
+    pub fn attempt(&mut self, step: Step) -> bool {
+        match (step, &self.phase) {
+            (_, Phase::Over(_)) => return false,
+            (Step::FailSilently, _) => self.fail_silently(),
+            (Step::Start, Phase::Starting(_)) => self.start(),
+            (Step::Say(text), Phase::Inference) => self.text(text),
+            (Step::Complete, Phase::Inference) => {
+                if self.said.is_empty() {
+                    self.text("Done. ");
+                }
+                self.stop("stop");
+            }
+            (Step::Error, Phase::Inference) => self.error("the model is out of order", false),
+            (Step::FinishTool, Phase::Tool(index)) => self.finish_tool(*index, "done", false),
+            _ => return false,
+        }
+        true
     }
 
     // What the model does.
@@ -241,7 +339,7 @@ impl Run {
         let pending = json!(ids);
         self.emit("ToolCallsProposed", [("tool_calls", calls.iter().map(Call::json).collect())]);
         self.emit("WaitingForToolApproval", [("pending_tool_call_ids", pending)]);
-        self.entries = calls.iter().map(|call| Self::entry(self.policy.action(&call.name))).collect();
+        self.entries = calls.iter().map(|call| Self::entry(self.policy.action(call))).collect();
         self.calls = calls;
         self.next = 0;
         self.finished.clear();
@@ -495,6 +593,7 @@ impl Run {
     }
 
     fn run_completed(&mut self, stop_reason: &str) {
+        self.stop_reason = Some(stop_reason.to_owned());
         let usage = json!({
             "prompt_tokens": 11 * self.turn, "completion_tokens": 7 * self.turn, "total_tokens": 18 * self.turn,
         });

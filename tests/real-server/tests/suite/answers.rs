@@ -85,8 +85,12 @@ fn an_empty_answer_completes_and_prints_nothing() {
 
 #[test]
 fn an_answer_cut_off_by_the_output_limit_completes() {
-    let server = RealServer::start(&Model::script([Reply::text("and then").cut_short()]));
-    server.sortie(["run", "tell"]).run().says("and then\n");
+    let server = RealServer::start(&Model::always(Reply::text("and then").cut_short()));
+    let run = server.sortie(["run", "tell"]).run();
+    assert!(run.stderr.contains("max_output_tokens"), "{}", run.stderr);
+    run.says("and then\n");
+    let record = server.sortie(["run", "-o", "json", "tell"]).run().exits(0).record();
+    assert_eq!(record["finish_reason"], "max_output_tokens");
 }
 
 #[test]
@@ -165,6 +169,14 @@ fn the_record_has_every_field() {
         "cancel_confirmed",
         "last_event_id",
         "duration_ms",
+        "finish_reason",
+        "decisions",
+        "background_tasks",
+        "started_at",
+        "server",
+        "server_version",
+        "sortie_version",
+        "rehearsal",
     ]);
     assert_eq!(names, expected);
     assert_eq!(record["type"], "result");
@@ -173,7 +185,7 @@ fn the_record_has_every_field() {
     for absent in ["reason", "error", "pause_reason", "resume_hint", "cancel_confirmed"] {
         assert_eq!(record[absent], Value::Null, "{absent}");
     }
-    for no in ["retryable", "timed_out", "paused"] {
+    for no in ["retryable", "timed_out", "paused", "rehearsal"] {
         assert_eq!(record[no], false, "{no}");
     }
     assert_eq!(record["agent_message"], "Found it.");
@@ -182,6 +194,11 @@ fn the_record_has_every_field() {
     assert_eq!(record["stop_reason"], "completed");
     assert_eq!(record["usage"], json!({ "prompt_tokens": 20, "completion_tokens": 10, "total_tokens": 30 }));
     assert_eq!(record["last_event_id"], 16);
+    assert_eq!(record["finish_reason"], "stop");
+    assert_eq!(record["server"], server.url());
+    for none in ["decisions", "background_tasks"] {
+        assert_eq!(record[none], json!([]), "{none}");
+    }
     let (_, session) = server.get(&format!("/v1/sessions/{}", field(&record, "session_id")));
     assert_eq!(session["session"]["id"], record["session_id"]);
     let file: Value = serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap();
@@ -285,4 +302,65 @@ fn the_token_is_read_from_a_file() {
     by_flag.run().says("done\n");
     let by_environment = Sortie::new(["run", "--server", &url, "go"]).env("SORTIE_TOKEN_FILE", path);
     by_environment.run().says("done\n");
+}
+
+/// A file of each kind, as far as its first bytes tell, and the same in base64.
+const IMAGES: [(&str, &[u8], &str); 4] = [
+    ("png", b"\x89PNG\r\n\x1a\n\0\0\0\x0dIHDR", "iVBORw0KGgoAAAANSUhEUg=="),
+    ("jpeg", b"\xff\xd8\xff\xe0", "/9j/4A=="),
+    ("gif", b"GIF89a", "R0lGODlh"),
+    ("webp", b"RIFF\0\0\0\0WEBP", "UklGRgAAAABXRUJQ"),
+];
+
+#[test]
+fn images_reach_the_model_in_their_order_beside_the_prompt() {
+    let model = Model::always(Reply::text("seen"));
+    let server = RealServer::start(&model);
+    let directory = tempfile::tempdir().unwrap();
+    let paths = IMAGES.map(|(kind, bytes, _)| {
+        // The name says nothing of the kind.
+        let path = directory.path().join(format!("picture of {kind}.dat"));
+        std::fs::write(&path, bytes).unwrap();
+        path.to_str().unwrap().to_owned()
+    });
+    let images = paths.iter().flat_map(|path| ["--image", path]);
+    server.sortie(["run"]).and(images).and(["what is it?"]).run().says("seen\n");
+    let request = &model.requests()[0];
+    let message = request.messages().last().unwrap();
+    let parts = message["content"].as_array().unwrap_or_else(|| panic!("no parts: {message:#}"));
+    let urls: Vec<&str> = parts.iter().filter_map(|part| part["image_url"]["url"].as_str()).collect();
+    assert_eq!(urls, IMAGES.map(|(kind, _, base64)| format!("data:image/{kind};base64,{base64}")));
+    assert!(parts.iter().any(|part| part["text"] == "what is it?"), "{message:#}");
+}
+
+#[test]
+fn what_is_no_image_or_too_large_is_refused_before_anything_is_sent() {
+    let server = RealServer::start(&Model::script([]));
+    let directory = tempfile::tempdir().unwrap();
+    let text = directory.path().join("notes.png");
+    std::fs::write(&text, "no image").unwrap();
+    let large = directory.path().join("large.png");
+    std::fs::write(&large, [IMAGES[0].1, &vec![0; 2_000_000]].concat()).unwrap();
+    for (path, words) in [(&text, "notes.png"), (&large, "2")] {
+        let run = server.sortie(["run", "-o", "json", "--image", path.to_str().unwrap(), "look"]).run();
+        let record = run.fails("usage");
+        assert!(field(&record, "error").contains(words), "{record:#}");
+    }
+    assert!(server.requests().is_empty(), "{:#?}", server.requests());
+}
+
+#[test]
+fn a_working_directory_is_told_to_the_model() {
+    // Trap 16: the server itself only names it, and its tools start elsewhere.
+    let model = Model::always(Reply::text("done"));
+    let server = RealServer::start(&model);
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().to_str().unwrap();
+    server.sortie(["run", "--workdir", path, "go"]).run().says("done\n");
+    let told = model.requests()[0].user_text();
+    let entry = told.split("<context_file").nth(1).unwrap_or_else(|| panic!("no entry: {told}"));
+    assert!(entry.contains(path), "{told}");
+    for relative in [".", "srv/app"] {
+        server.sortie(["run", "-o", "json", "--workdir", relative, "go"]).run().fails("usage");
+    }
 }

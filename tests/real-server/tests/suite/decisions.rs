@@ -87,14 +87,56 @@ fn calls_are_rejected_on_request() {
 #[test]
 fn a_denied_tool_is_rejected_with_a_reason_that_the_model_learns() {
     let server = RealServer::start(&Model::obedient());
-    let run = server.sortie(["run", "-o", "json", "--deny-tool", "create", "a=view b=create c=remove"]);
-    let record = run.run().exits(0).record();
+    let run = server.sortie(["run", "-o", "json", "--on-approval", "accept", "--deny-tool", "create"]);
+    let record = run.and(["a=view b=create c=remove"]).run().exits(0).record();
     assert_eq!(record["tool_calls"]["accepted"], 2, "{record:#}");
     assert_eq!(record["tool_calls"]["rejected"], 1, "{record:#}");
     assert_eq!(server.tool_result("a"), NO_TOOLS);
     assert_eq!(server.tool_result("c"), NO_TOOLS);
     let told = server.tool_result("b");
     assert!(told != NO_TOOLS && told != REJECTED && !told.is_empty(), "told: {told}");
+}
+
+#[test]
+fn a_restriction_alone_does_not_open_what_the_operator_denies() {
+    let server = server_with(ToolApprovalPolicy::from_allowlist(&["view".to_owned()]));
+    let run = server.sortie(["run", "-o", "json", "--deny-tool", "remove", "a=create"]).run();
+    let record = run.fails("usage");
+    assert!(field(&record, "error").contains("--on-approval"), "{record:#}");
+    assert!(server.requests().is_empty(), "{:#?}", server.requests());
+    server.sortie(["run", "-o", "json", "-t", "view", "--deny-tool", "view", "a=view"]).run().fails("usage");
+}
+
+#[test]
+fn a_name_that_no_call_had_is_told() {
+    let server = RealServer::start(&Model::obedient());
+    let run = server.sortie(["run", "-t", "view", "-t", "run_comand", "a=view"]).run();
+    assert!(run.stderr.contains("no call was named run_comand"), "{}", run.stderr);
+    assert!(!run.stderr.contains("no call was named view"), "{}", run.stderr);
+    run.says("done\n");
+}
+
+#[test]
+fn a_pause_on_a_server_that_approves_everything_is_told_at_the_start() {
+    let server = server_with(ToolApprovalPolicy::All);
+    let run = server.sortie(["run", "--pause-on-approval", "a=create"]).run();
+    assert!(run.stderr.contains("nothing will pause"), "{}", run.stderr);
+    run.says("done\n");
+}
+
+#[test]
+fn the_record_tells_who_decided_what_and_why() {
+    let server = RealServer::start(&Model::obedient());
+    let program = Program::new("grep -q stakpak__remove && { echo 'not on a Friday'; exit 1; }; exit 0");
+    let run = server.sortie(["run", "-o", "json", "--approve-with", &program.command, "a=create b=remove"]).run();
+    assert!(run.stderr.contains("not on a Friday"), "{}", run.stderr);
+    let record = run.exits(0).record();
+    let decisions = &record["decisions"];
+    assert_eq!(decisions[0]["tool_call_id"], "a", "{record:#}");
+    assert_eq!(decisions[0]["verdict"], "accept", "{record:#}");
+    assert_eq!(decisions[1]["verdict"], "reject", "{record:#}");
+    assert_eq!(decisions[1]["by"], "program", "{record:#}");
+    assert!(field(&decisions[1], "reason").contains("not on a Friday"), "{record:#}");
 }
 
 #[test]

@@ -2,6 +2,7 @@
 
 use real_server::{Gate, Model, RealServer, Reply};
 use serde_json::{Value, json};
+use std::time::Duration;
 
 use crate::field;
 
@@ -79,13 +80,14 @@ fn a_session_in_which_something_runs_takes_no_message() {
 
 #[test]
 fn a_prompt_too_big_for_the_server_fails() {
-    // It takes 2 MiB. What is longer gets a 413, or, as the server hangs up before it has read all
-    // of it, a broken connection.
+    // It takes 2 MiB, and answers what is longer with a 413, in the middle of it where it is much longer.
     let server = RealServer::start(&Model::always(Reply::text("read")));
-    let prompt = "word ".repeat(600_000);
-    let run = server.sortie(["run", "-o", "json", "--retry-timeout", "2s", "-"]).run_with_stdin(&prompt).exits(1);
-    let record = run.record();
-    assert!(["server", "connection"].contains(&field(&record, "reason")), "{record:#}");
+    for words in [600_000, 3_000_000] {
+        let run = server.sortie(["run", "-o", "json", "-"]).run_with_stdin(&"word ".repeat(words));
+        let record = run.exits(1).record();
+        assert!(["server", "usage"].contains(&field(&record, "reason")), "{record:#}");
+        assert_eq!(record["retryable"], false, "{record:#}");
+    }
 }
 
 #[test]
@@ -95,13 +97,16 @@ fn a_run_that_a_restart_of_the_server_ended_is_lost() {
     let mut server = RealServer::start(&model);
     let run = server.sortie(["run", "-o", "json", "go"]).spawn();
     model.wait_for_request(1);
+    // A restart is known by an uptime that is shorter than the run.
+    real_server::for_at_least(Duration::from_secs(3), "the model is asked once", || model.requests().len() == 1);
     server.restart();
     let record = run.wait().fails("lost");
+    assert!(field(&record, "error").contains("the server was restarted"), "{record:#}");
     assert_eq!(record["retryable"], true);
 }
 
 #[test]
-fn a_run_that_died_without_a_word_is_lost() {
+fn a_run_that_died_without_a_word_is_a_run_error() {
     // Trap 2, brought about by somebody else's decision in the moment in which `attach` watches
     // whether the call waits. When it was quicker, the run goes on, and is tried again.
     let server = RealServer::start(&Model::obedient());
@@ -116,7 +121,7 @@ fn a_run_that_died_without_a_word_is_lost() {
         server.post(&format!("/v1/sessions/{session}/tools/decisions"), &accept);
         let attached = attached.wait();
         if attached.code != 0 {
-            attached.fails("lost");
+            attached.fails("run_error");
             return;
         }
     }
@@ -138,14 +143,13 @@ fn a_model_whose_context_is_too_small_cannot_make_it_hang() {
     // The server then shortens and asks again, for ever, hundreds of times a second.
     let model = Model::always(Reply::error(400, "maximum context length exceeded: too many tokens"));
     let server = RealServer::start(&model);
-    let run = server.sortie(["run", "-o", "json", "--timeout", "3s", "go"]).run();
-    let record = run.exits(1).record();
-    assert_ne!(record["reason"], "internal", "{record:#}");
+    let run = server.sortie(["run", "-o", "json", "--timeout", "30s", "go"]).run();
+    let record = run.fails("run_error");
     server.wait_until_idle(field(&record, "session_id"));
 }
 
 #[test]
-fn a_run_that_died_without_a_word_is_lost_to_whoever_comes_later() {
+fn a_run_that_died_without_a_word_is_a_run_error_later_as_well() {
     // Trap 2 again, but nobody watched.
     let server = RealServer::start(&Model::obedient());
     let run = server.sortie(["run", "-o", "json", "--on-approval", "pause", "a=view b=create"]);
@@ -155,8 +159,9 @@ fn a_run_that_died_without_a_word_is_lost_to_whoever_comes_later() {
     server.post(&format!("/v1/sessions/{session}/tools/decisions"), &accept);
     real_server::eventually("the run to die", || (server.run_status(session)["state"] == "failed").then_some(()));
 
-    server.sortie(["attach", "-o", "json", session]).run().fails("lost");
-    server.sortie(["resume", "-o", "json", "--approve-all", session]).run().fails("conflict");
+    let record = server.sortie(["attach", "-o", "json", session]).run().fails("run_error");
+    assert!(field(&record, "error").contains("log"), "{record:#}");
+    server.sortie(["resume", "-o", "json", "--approve-all", session]).run().exits(1);
     server.sortie(["pending", session]).run().says("");
     server.sortie(["cancel", session]).run().says("");
     server.sortie(["run", "--session", session, "c=create"]).run().says("done\n");
@@ -169,8 +174,9 @@ fn a_pause_does_not_outlive_the_server() {
     let record = run.run().exits(10).record();
     let session = field(&record, "session_id");
     server.restart();
-    server.sortie(["pending", session]).run().says("");
-    server.sortie(["resume", "-o", "json", "--approve-all", session]).run().fails("conflict");
+    assert_ne!(server.sortie(["pending", session]).run().code, 10);
+    let resumed = server.sortie(["resume", "-o", "json", "--approve-all", session]).run().exits(1).record();
+    assert!(["lost", "conflict"].contains(&field(&resumed, "reason")), "{resumed:#}");
     let attached = server.sortie(["attach", "-o", "json", session]).run().exits(1).record();
     assert!(["lost", "not_found"].contains(&field(&attached, "reason")), "{attached:#}");
     server.sortie(["run", "--session", session, "c=create"]).run().says("done\n");

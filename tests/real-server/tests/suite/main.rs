@@ -2,11 +2,16 @@
 
 mod answers;
 mod decisions;
+mod dropped;
 mod failures;
 mod host;
 mod interruptions;
+mod known;
 mod pauses;
+mod plain;
 mod replays;
+mod scopes;
+mod sessions;
 mod soak;
 
 use serde_json::Value;

@@ -1,27 +1,40 @@
-//! Where the server is and how it is reached: the URL, the certificates that vouch for it, the proxy on the way.
+//! Where the server is and how it is reached: its URL, the certificates on both sides, the proxy on the way, and the
+//! address that answered last.
 
-use super::proxy;
+use super::proxy::{self, Target};
+use super::tls::Tls;
 use anyhow::{Context, bail, ensure};
 use base64::prelude::{BASE64_STANDARD, Engine};
-use std::io::Read;
-use std::path::Path;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::{Arc, Mutex, PoisonError};
 use ureq::http::{HeaderValue, Uri};
-use ureq::tls::{Certificate, PemItem, parse_pem};
 
-/// The largest file of certificates, in bytes.
-const MAX_PEM: u64 = 4 * 1024 * 1024;
+/// Remembers the address that answered last. Clones share it.
+#[derive(Clone, Debug, Default)]
+pub struct Memory(Arc<Mutex<Option<SocketAddr>>>);
 
-/// An agent server's address, checked.
-#[derive(Clone, Debug)]
-pub struct Server {
-    /// Scheme, host, port and path prefix, without a slash at the end.
-    pub(super) base: String,
-    uri: Uri,
-    pub(super) roots: Option<Vec<Certificate<'static>>>,
-    pub(super) proxy: Option<ureq::Proxy>,
+impl Memory {
+    pub(super) fn get(&self) -> Option<SocketAddr> {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn set(&self, address: SocketAddr) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(address);
+    }
 }
 
-impl Server {
+/// An agent server's address, checked. Clones share the memory of what answered last.
+#[derive(Clone, Debug)]
+pub struct Address {
+    /// Scheme, host, port and path prefix, without a slash at the end.
+    base: String,
+    uri: Uri,
+    tls: Tls,
+    proxy: Option<ureq::Proxy>,
+    memory: Memory,
+}
+
+impl Address {
     /// Checks a URL: http or https, with a host, without user, query or fragment.
     ///
     /// # Errors
@@ -36,8 +49,9 @@ impl Server {
         ensure!(uri.host().is_some_and(|host| !host.is_empty()), "the URL {url:?} names no host");
         // What follows may be a secret too.
         ensure!(uri.query().is_none() && !url.contains('#'), "the URL has more than a path");
-        ensure!(has_valid_port(&uri), "the URL {url:?} has no valid port");
-        Ok(Self { base: url.trim_end_matches('/').to_owned(), uri, roots: None, proxy: None })
+        ensure!(proxy::has_valid_port(&uri), "the URL {url:?} has no valid port");
+        let base = url.trim_end_matches('/').to_owned();
+        Ok(Self { base, uri, tls: Tls::default(), proxy: None, memory: Memory::default() })
     }
 
     /// Goes through the proxy that the environment names for it, if it names one.
@@ -45,17 +59,36 @@ impl Server {
     /// # Errors
     /// When that is no proxy that we can use.
     pub fn use_proxy(&mut self) -> anyhow::Result<()> {
-        self.proxy = proxy::choose(&self.target(), |name| {
+        let https = self.is_https();
+        let port = self.uri.port_u16().unwrap_or(if https { 443 } else { 80 });
+        let target = Target { https, host: self.host(), port, loopback: self.is_loopback() };
+        self.proxy = proxy::choose(&target, |name| {
             // What is no text is no proxy either, and is refused as such.
             std::env::var_os(name).map(|value| value.to_string_lossy().into_owned())
         })?;
         Ok(())
     }
 
-    pub(super) fn target(&self) -> proxy::Target<'_> {
-        let https = self.is_https();
-        let port = self.uri.port_u16().unwrap_or(if https { 443 } else { 80 });
-        proxy::Target { https, host: self.host(), port, loopback: self.is_loopback() }
+    /// Trusts the certificates in a PEM file, and no others.
+    ///
+    /// # Errors
+    /// When one of them is no certificate, or when there is none.
+    pub fn trust(&mut self, pem: &[u8]) -> anyhow::Result<()> {
+        self.tls.trust(pem)
+    }
+
+    /// Shows a client certificate, in PEM form with its private key, to a server that asks for one.
+    ///
+    /// # Errors
+    /// When the URL is not an https one, when one of the two cannot be used, when they do not belong together, and when
+    /// the certificate is not valid now. The error names `--cert` and `--key`.
+    pub fn present(&mut self, cert_pem: &[u8], key_pem: &[u8]) -> anyhow::Result<()> {
+        ensure!(
+            self.is_https(),
+            "a client certificate (--cert, --key) needs an https:// URL, and not {}",
+            self.base
+        );
+        self.tls.present(cert_pem, key_pem)
     }
 
     fn is_https(&self) -> bool {
@@ -66,17 +99,28 @@ impl Server {
         self.uri.host().unwrap_or_default().trim_matches(['[', ']'])
     }
 
+    pub(super) const fn tls(&self) -> &Tls {
+        &self.tls
+    }
+
+    pub(super) fn memory(&self) -> Memory {
+        self.memory.clone()
+    }
+
+    pub(super) const fn proxy(&self) -> Option<&ureq::Proxy> {
+        self.proxy.as_ref()
+    }
+
     /// For an error: the proxy on the way, if there is one.
     pub(super) fn through(&self) -> String {
-        let proxy =
-            self.proxy.as_ref().map(|proxy| format!(" through the proxy {}:{}", proxy.host(), proxy.port()));
+        let proxy = self.proxy().map(|proxy| format!(" through the proxy {}:{}", proxy.host(), proxy.port()));
         proxy.unwrap_or_default()
     }
 
     /// The proxy that is asked in the server's place, with the server's URL in the request: that for plain http. One
     /// for https only leads there (CONNECT).
     pub(super) fn asked_proxy(&self) -> Option<&ureq::Proxy> {
-        self.proxy.as_ref().filter(|_| !self.is_https())
+        self.proxy().filter(|_| !self.is_https())
     }
 
     /// What is asked for a path, and where: `http://HOST:PORT/PATH`.
@@ -115,30 +159,6 @@ impl Server {
         &self.base
     }
 
-    /// Trusts the certificates in a PEM file, and no others.
-    ///
-    /// # Errors
-    /// When the file cannot be read, or holds no certificate: such a file would fail late and obscurely.
-    pub fn trust(&mut self, path: &Path) -> anyhow::Result<()> {
-        let doing = || format!("read the certificates in {} (--cacert)", path.display());
-        let mut pem = Vec::new();
-        let file = std::fs::File::open(path).with_context(doing)?;
-        file.take(MAX_PEM + 1).read_to_end(&mut pem).with_context(doing)?;
-        ensure!(pem.len() as u64 <= MAX_PEM, "{}: it is larger than {MAX_PEM} bytes", doing());
-        let mut certificates = Vec::new();
-        for item in parse_pem(&pem) {
-            if let PemItem::Certificate(certificate) = item.with_context(doing)? {
-                let number = certificates.len() + 1;
-                webpki::anchor_from_trusted_cert(&certificate.der().into())
-                    .with_context(|| format!("{}: number {number} is no certificate", doing()))?;
-                certificates.push(certificate);
-            }
-        }
-        ensure!(!certificates.is_empty(), "{}: there is none in PEM form", doing());
-        self.roots = Some(certificates);
-        Ok(())
-    }
-
     /// Whether what is sent can be read on the way: plain http to another machine.
     pub fn is_exposed(&self) -> bool {
         !self.is_https() && !self.is_loopback()
@@ -146,14 +166,7 @@ impl Server {
 
     fn is_loopback(&self) -> bool {
         let host = self.host();
-        let address: Result<std::net::IpAddr, _> = host.parse();
+        let address: Result<IpAddr, _> = host.parse();
         host.eq_ignore_ascii_case("localhost") || address.is_ok_and(|address| address.is_loopback())
     }
-}
-
-/// Whether the port, if there is one, is one.
-pub(super) fn has_valid_port(uri: &Uri) -> bool {
-    let authority = uri.authority().map_or("", |authority| authority.as_str());
-    let port = authority.rsplit_once(':').filter(|(_, port)| !port.ends_with(']'));
-    port.is_none() || uri.port_u16().is_some()
 }

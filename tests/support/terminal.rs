@@ -1,6 +1,6 @@
 //! A pseudo-terminal: what the client writes to it arrives here, byte for byte.
 
-use crate::support::watched::Watched;
+use super::watched::Watched;
 use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
 use rustix::termios::{OptionalActions, Winsize, tcgetattr, tcsetattr, tcsetwinsize};
 use std::fs::File;
@@ -51,6 +51,14 @@ impl Terminal {
     /// The client's side, to be given to it.
     pub fn file(&self) -> File {
         self.slave.try_clone().expect("another handle")
+    }
+
+    /// Waits until the client has said this.
+    #[track_caller]
+    pub fn wait_for(&self, text: &str) {
+        self.said.expect(&format!("{text:?} on the terminal"), |said| {
+            said.windows(text.len()).any(|window| window == text.as_bytes()).then_some(())
+        });
     }
 
     /// All that was said, once the client has ended.

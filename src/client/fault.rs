@@ -1,0 +1,312 @@
+//! What can go wrong with a connection, and the words for it. A fault is told by its type, never by its text.
+
+use crate::console::visible_start;
+use rustls::pki_types::UnixTime;
+use rustls::{AlertDescription, CertificateError, InvalidMessage, PeerIncompatible};
+use std::fmt;
+use std::io::{self, ErrorKind};
+use std::time::{Duration, SystemTime};
+
+/// As much of what the TLS library says as is repeated, in characters. The server chooses the names in it.
+const MAX_SAID: usize = 300;
+
+/// The most headers that the HTTP crate reads.
+const MAX_HEADERS: usize = 128;
+/// Makes a certificate for a server that is no authority's, and so works with `--cacert`.
+const HOW_TO: &str = "openssl req -x509 -newkey rsa:2048 -nodes -days 365 -keyout key.pem -out cert.pem -subj /CN=HOST \
+                      -addext subjectAltName=DNS:HOST -addext basicConstraints=critical,CA:FALSE";
+
+/// What our connections say beside the errors of the HTTP crate.
+#[derive(Debug)]
+pub(super) enum Fault {
+    /// There is a cause to end.
+    Ended,
+    /// No connection was made, so that the request never left.
+    Unconnected(ureq::Error),
+    /// The server had closed a kept connection.
+    Stale,
+    /// The name was not found.
+    LookUp(io::Error),
+    /// Plain http was asked for, and the server speaks https.
+    Https,
+    /// The server speaks HTTP/2 alone.
+    Http2,
+    /// There are no certificates of authorities on this machine; and why, where that is known.
+    NoRoots(Option<String>),
+    /// No certificate can have the host's name.
+    NoName,
+}
+
+impl Fault {
+    pub(super) fn unconnected(error: ureq::Error) -> ureq::Error {
+        match Self::of(&error) {
+            // A connection through a proxy is made of two.
+            Some(Self::Unconnected(_)) => error,
+            _ => Self::Unconnected(error).into(),
+        }
+    }
+
+    pub(super) fn of(error: &ureq::Error) -> Option<&Self> {
+        match error {
+            ureq::Error::Other(error) => error.downcast_ref(),
+            _ => None,
+        }
+    }
+}
+
+impl From<Fault> for ureq::Error {
+    fn from(fault: Fault) -> Self {
+        Self::Other(Box::new(fault))
+    }
+}
+
+impl std::error::Error for Fault {}
+
+impl fmt::Display for Fault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Ended => f.write_str("interrupted"),
+            Self::Unconnected(error) => error.fmt(f),
+            Self::Stale => f.write_str("the server has closed the connection that was kept"),
+            Self::LookUp(error) => write!(f, "the name cannot be looked up: {error}"),
+            Self::Https => {
+                f.write_str("the server speaks https there, and http was asked for; give an https:// URL")
+            }
+            Self::Http2 => f.write_str("the server speaks HTTP/2 alone there; sortie needs HTTP/1.1"),
+            Self::NoRoots(why) => {
+                f.write_str(
+                    "no certificates of authorities on this machine; install ca-certificates or give --cacert",
+                )?;
+                why.as_ref().map_or(Ok(()), |why| write!(f, " ({why})"))
+            }
+            Self::NoName => f.write_str("no certificate can have such a host name"),
+        }
+    }
+}
+
+/// Whether the server had closed the kept connection that the request went out on. The same request may follow at once
+/// on a new connection, under the same idempotency key.
+pub fn is_stale(error: &ureq::Error) -> bool {
+    matches!(Fault::of(error), Some(Fault::Stale))
+}
+
+/// Why a request got no answer.
+pub struct NoAnswer {
+    /// What is wrong and what to do about it.
+    pub why: String,
+    /// The same request may be answered the next time.
+    pub passes: bool,
+    /// The request may have reached the server.
+    pub may_have_arrived: bool,
+}
+
+/// Explains why a request got no answer.
+pub fn explain(error: &ureq::Error) -> NoAnswer {
+    let (error, unconnected) = match Fault::of(error) {
+        Some(Fault::Unconnected(inner)) => (inner, true),
+        _ => (error, false),
+    };
+    let (why, passes) = reason(error);
+    // A server whose own side of the connection is another takes no request. An answer that cannot be read is one.
+    let is_refused = !passes && !matches!(error, ureq::Error::Protocol(_));
+    NoAnswer { why, passes, may_have_arrived: !unconnected && !is_refused }
+}
+
+/// What is wrong, in our words, and whether it may be better the next time.
+fn reason(error: &ureq::Error) -> (String, bool) {
+    let why = match error {
+        ureq::Error::Io(error) => match (tls_fault(error), error.kind()) {
+            (Some(fault), _) => {
+                let (why, passes) = explain_tls(fault);
+                return (format!("{why} ({})", visible_start(&fault.to_string(), MAX_SAID)), passes);
+            }
+            (_, ErrorKind::ConnectionRefused) => "connection refused: nothing listens there".into(),
+            (_, ErrorKind::UnexpectedEof) => "the connection was closed before the answer was complete".into(),
+            _ => error.to_string(),
+        },
+        ureq::Error::Timeout(ureq::Timeout::Connect) => "no connection within --connect-timeout".into(),
+        ureq::Error::Timeout(ureq::Timeout::Resolve) => "the name was not found within --connect-timeout".into(),
+        ureq::Error::Timeout(ureq::Timeout::RecvBody) => "the answer was not complete in time".into(),
+        ureq::Error::Timeout(_) => "no answer in time".into(),
+        ureq::Error::HostNotFound => "there is no host of that name".into(),
+        ureq::Error::Protocol(ureq_proto::Error::HttpParseTooManyHeaders) => {
+            return (format!("the answer has more than {MAX_HEADERS} headers"), false);
+        }
+        ureq::Error::Other(fault) => fault.to_string(),
+        _ => error.to_string(),
+    };
+    let passes = match error {
+        // A proxy that says no (4xx) will say it again.
+        ureq::Error::ConnectProxyFailed(said) => !said.contains("responded 4"),
+        error => !matches!(Fault::of(error), Some(Fault::Https | Fault::Http2 | Fault::NoRoots(_) | Fault::NoName)),
+    };
+    (why, passes)
+}
+
+/// Finds the TLS library's error in one of a connection.
+pub(super) fn tls_fault(error: &io::Error) -> Option<&rustls::Error> {
+    error.get_ref().and_then(|inner| inner.downcast_ref())
+}
+
+/// The same for TLS.
+fn explain_tls(fault: &rustls::Error) -> (String, bool) {
+    let why = match fault {
+        rustls::Error::InvalidCertificate(error) => return (distrust(error), false),
+        rustls::Error::AlertReceived(alert) => return (refusal(*alert).into(), is_passing(*alert)),
+        rustls::Error::InvalidMessage(InvalidMessage::InvalidContentType) => {
+            "the server does not speak https there; is its URL an http:// one?"
+        }
+        rustls::Error::PeerIncompatible(PeerIncompatible::ServerDoesNotSupportTls12Or13) => {
+            "the server speaks no TLS that is still safe; it needs TLS 1.2 or 1.3"
+        }
+        rustls::Error::PeerIncompatible(_) => "the server offers no TLS that can be spoken here",
+        _ => return ("the TLS connection failed".into(), true),
+    };
+    (why.into(), false)
+}
+
+/// A time in a certificate, as it is shown.
+pub(super) fn date(time: UnixTime) -> String {
+    let date = SystemTime::UNIX_EPOCH.checked_add(Duration::from_secs(time.as_secs()));
+    date.map_or_else(|| "an unknown date".to_owned(), |date| humantime::format_rfc3339_seconds(date).to_string())
+}
+
+/// What is wrong with the server's certificate.
+fn distrust(error: &CertificateError) -> String {
+    match error {
+        // The second: of two authorities of one name, we know the other.
+        CertificateError::UnknownIssuer | CertificateError::BadSignature => {
+            "its certificate is signed by nobody that is trusted here; --cacert names a PEM file to trust".into()
+        }
+        CertificateError::NotValidForName => "its certificate is for another name".into(),
+        CertificateError::NotValidForNameContext { presented, .. } if presented.is_empty() => {
+            "its certificate is for another name: it has none at all (no subjectAltName)".into()
+        }
+        CertificateError::NotValidForNameContext { presented, .. } => {
+            // `DnsName("a.example")`
+            let name = |name: &String| name.split_once('(').map_or(name.as_str(), |(_, rest)| rest).to_owned();
+            let names: Vec<_> = presented.iter().map(name).collect();
+            let names = names.join(", ").replace(['"', ')'], "");
+            format!("its certificate is for another name: {}", visible_start(&names, MAX_SAID))
+        }
+        CertificateError::Expired => "its certificate has expired".into(),
+        CertificateError::ExpiredContext { not_after, .. } => {
+            format!("its certificate has expired on {}", date(*not_after))
+        }
+        CertificateError::NotValidYet => "its certificate is not valid yet".into(),
+        CertificateError::NotValidYetContext { not_before, .. } => {
+            format!("its certificate is not valid yet, but from {}", date(*not_before))
+        }
+        CertificateError::Revoked => "its certificate has been revoked".into(),
+        CertificateError::Other(other)
+            if matches!(other.0.downcast_ref(), Some(webpki::Error::CaUsedAsEndEntity)) =>
+        {
+            format!(
+                "its certificate is an authority's, which cannot be a server's; this makes one that can: {HOW_TO}"
+            )
+        }
+        _ => "its certificate is not valid".into(),
+    }
+}
+
+/// What a server that breaks off means by it.
+const fn refusal(alert: AlertDescription) -> &'static str {
+    match alert {
+        AlertDescription::CertificateRequired | AlertDescription::NoCertificate => {
+            "the server wants a client certificate; give --cert and --key"
+        }
+        AlertDescription::BadCertificate
+        | AlertDescription::UnsupportedCertificate
+        | AlertDescription::CertificateRevoked
+        | AlertDescription::CertificateExpired
+        | AlertDescription::CertificateUnknown
+        | AlertDescription::UnknownCA
+        | AlertDescription::AccessDenied => {
+            "the server takes no client without another client certificate (--cert, --key)"
+        }
+        // What TLS 1.2 says for a client certificate that is not there.
+        AlertDescription::HandshakeFailure => {
+            "the server refuses the TLS connection; it may want a client certificate (--cert, --key)"
+        }
+        AlertDescription::UnrecognisedName => "the server serves no host of that name",
+        AlertDescription::NoApplicationProtocol => "the server speaks HTTP/2 alone there; sortie needs HTTP/1.1",
+        AlertDescription::ProtocolVersion | AlertDescription::InsufficientSecurity => {
+            "the server refuses TLS 1.2 and 1.3 as they are spoken here"
+        }
+        _ => "the server refuses the TLS connection",
+    }
+}
+
+/// Whether the trouble is the server's own, or the network's, and may pass.
+const fn is_passing(alert: AlertDescription) -> bool {
+    matches!(
+        alert,
+        AlertDescription::InternalError | AlertDescription::UserCanceled | AlertDescription::BadRecordMac
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rustls::PeerMisbehaved;
+
+    #[test]
+    fn a_fault_of_tls_says_what_to_do_and_whether_it_passes() {
+        let alert = rustls::Error::AlertReceived;
+        let rows = [
+            (alert(AlertDescription::CertificateRequired), "--cert and --key", false),
+            (alert(AlertDescription::HandshakeFailure), "may want a client certificate", false),
+            (alert(AlertDescription::UnknownCA), "another client certificate", false),
+            (alert(AlertDescription::CertificateExpired), "another client certificate", false),
+            (alert(AlertDescription::UnrecognisedName), "no host of that name", false),
+            (alert(AlertDescription::NoApplicationProtocol), "HTTP/2", false),
+            (alert(AlertDescription::ProtocolVersion), "TLS 1.2 and 1.3", false),
+            (alert(AlertDescription::DecodeError), "refuses the TLS connection", false),
+            (alert(AlertDescription::InternalError), "refuses the TLS connection", true),
+            (alert(AlertDescription::BadRecordMac), "refuses the TLS connection", true),
+            (InvalidMessage::InvalidContentType.into(), "does not speak https", false),
+            (InvalidMessage::MessageTooLarge.into(), "failed", true),
+            (PeerIncompatible::ServerDoesNotSupportTls12Or13.into(), "TLS 1.2 or 1.3", false),
+            (PeerIncompatible::NoCipherSuitesInCommon.into(), "no TLS that can be spoken here", false),
+            (PeerMisbehaved::TooMuchEarlyDataReceived.into(), "failed", true),
+            (CertificateError::UnknownIssuer.into(), "--cacert", false),
+            (CertificateError::BadSignature.into(), "--cacert", false),
+            (CertificateError::Expired.into(), "expired", false),
+            (CertificateError::NotValidYet.into(), "not valid yet", false),
+            (CertificateError::Revoked.into(), "revoked", false),
+            (CertificateError::BadEncoding.into(), "not valid", false),
+        ];
+        for (fault, says, passes) in rows {
+            let library = fault.to_string();
+            for (unconnected, error) in [false, true].map(|unconnected| {
+                let error = ureq::Error::Io(io::Error::other(fault.clone()));
+                (unconnected, if unconnected { Fault::unconnected(error) } else { error })
+            }) {
+                let answer = explain(&error);
+                assert!(answer.why.contains(says), "{says}: {}", answer.why);
+                assert!(answer.why.ends_with(&format!("({library})")), "our words come first: {}", answer.why);
+                assert_eq!(answer.passes, passes, "{says}");
+                assert_eq!(answer.may_have_arrived, !unconnected && passes, "{says}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_request_has_not_left_while_there_was_no_connection() {
+        let refused = || ureq::Error::Io(ErrorKind::ConnectionRefused.into());
+        let timed_out = ureq::Error::Timeout(ureq::Timeout::Connect);
+        for (error, arrived) in [
+            (Fault::unconnected(refused()), false),
+            (Fault::unconnected(Fault::unconnected(refused())), false),
+            (Fault::unconnected(timed_out), false),
+            (Fault::unconnected(Fault::LookUp(ErrorKind::NotFound.into()).into()), false),
+            (Fault::Stale.into(), true),
+            (Fault::Ended.into(), true),
+            (ureq::Error::Io(ErrorKind::UnexpectedEof.into()), true),
+            (ureq::Error::Timeout(ureq::Timeout::RecvResponse), true),
+            (ureq::Error::Protocol(ureq_proto::Error::HttpParseTooManyHeaders), true),
+        ] {
+            assert_eq!(explain(&error).may_have_arrived, arrived, "{error:?}");
+        }
+    }
+}

@@ -1,0 +1,76 @@
+//! A little of what somebody else said, for a line of ours.
+
+use crate::console::visible_start;
+
+/// The most that is quoted of the server's own words, in characters.
+const MAX_QUOTE: usize = 300;
+/// The most that is quoted of a page, in characters.
+const MAX_WORDS: usize = 80;
+
+/// The start of the server's own words, harmless and on one line.
+pub(super) fn quote(text: &str) -> String {
+    visible_start(text.trim(), MAX_QUOTE)
+}
+
+/// What a page is, in a few words: its title, or the first words of its text.
+pub(super) fn few_words(page: &str) -> String {
+    let text = title(page).unwrap_or(page);
+    let mut words = String::new();
+    let mut in_tag = false;
+    for c in text.chars() {
+        match c {
+            '<' => in_tag = true,
+            '>' if in_tag => {
+                in_tag = false;
+                words.push(' ');
+            }
+            c if in_tag || c.is_whitespace() && words.ends_with(' ') => {}
+            c if c.is_whitespace() => words.push(' '),
+            c => words.push(c),
+        }
+        // Spaces that follow each other count once more below; a few more than are needed do no harm.
+        if words.len() > 8 * MAX_WORDS {
+            break;
+        }
+    }
+    let words: Vec<&str> = words.split_whitespace().collect();
+    visible_start(&words.join(" "), MAX_WORDS)
+}
+
+/// The text of the `title` element, if there is one.
+fn title(page: &str) -> Option<&str> {
+    let start = find(page, "<title")?;
+    let inner = &page[start..];
+    let inner = &inner[inner.find('>')? + 1..];
+    let inner = &inner[..find(inner, "</title").unwrap_or(inner.len())];
+    Some(inner).filter(|title| !title.trim().is_empty())
+}
+
+/// Where an ASCII word is, in either case.
+fn find(text: &str, word: &str) -> Option<usize> {
+    text.as_bytes().windows(word.len()).position(|window| window.eq_ignore_ascii_case(word.as_bytes()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_page_is_quoted_by_its_title_or_its_first_words() {
+        let rows = [
+            ("", ""),
+            ("plain\n words", "plain words"),
+            ("<html><head><TITLE>404 Not\nFound</TITLE></head><body>nginx</body></html>", "404 Not Found"),
+            ("<html><head><title> </title></head><body><h1>Bad</h1><p>gateway</p></body>", "Bad gateway"),
+            ("<title lang=en>Sign in</title>", "Sign in"),
+            ("<title>cut", "cut"),
+            ("<title", ""),
+            ("a < b", "a"),
+            ("\u{1b}[2J", "\\u{1b}[2J"),
+        ];
+        for (page, words) in rows {
+            assert_eq!(few_words(page), words, "{page}");
+        }
+        assert_eq!(few_words(&"word ".repeat(1000)).chars().count(), MAX_WORDS + 1);
+    }
+}

@@ -1,0 +1,214 @@
+//! One TCP connect, to one of the addresses that a host has: the address that answered last is tried first, and beside an
+//! address that says nothing the next one is tried (RFC 8305, without its rules of order).
+
+use super::address::Memory;
+use super::fault::Fault;
+use super::wait::{Woken, wait};
+use crate::watchdog::Watch;
+use rustix::event::{PollFd, PollFlags};
+use rustix::io::{Errno, FdFlags, fcntl_setfd};
+use rustix::net::{AddressFamily, SocketType, connect as start_connect, socket, sockopt};
+use std::collections::VecDeque;
+use std::io;
+use std::net::{IpAddr, SocketAddr, TcpStream, ToSocketAddrs};
+use std::os::unix::net::UnixStream;
+use std::sync::mpsc;
+use std::thread;
+use std::time::{Duration, Instant};
+
+/// The time that an address has for itself before the next one is tried beside it.
+const HEAD_START: Duration = Duration::from_millis(250);
+
+/// Connects to a host, by `end` at the latest. A name is looked up only where no address is remembered for it, or where
+/// that address does not answer at once.
+///
+/// # Errors
+/// A cause to end of `watch`, a time-out, or what the last address said.
+pub fn connect(
+    host: &str,
+    port: u16,
+    memory: &Memory,
+    watch: &Watch,
+    end: Instant,
+) -> Result<TcpStream, ureq::Error> {
+    let host = host.trim_matches(['[', ']']);
+    let number = host.parse::<IpAddr>().ok().map(|address| SocketAddr::new(address, port));
+    let first = number.or_else(|| memory.get());
+    let race = Race {
+        host,
+        port,
+        watch,
+        end,
+        names: if number.is_some() { Names::Known } else { Names::Unknown },
+        waiting: first.into_iter().collect(),
+        tried: Vec::new(),
+        running: Vec::new(),
+        next: Instant::now(),
+        error: None,
+    };
+    let (address, stream) = race.run()?;
+    memory.set(address);
+    Ok(stream)
+}
+
+/// The state of the look-up.
+enum Names {
+    /// It has not begun.
+    Unknown,
+    /// A thread does it.
+    Asked(LookUp),
+    /// It is over, or none is needed.
+    Known,
+}
+
+struct Race<'a> {
+    host: &'a str,
+    port: u16,
+    watch: &'a Watch,
+    end: Instant,
+    names: Names,
+    /// Addresses that are not tried yet.
+    waiting: VecDeque<SocketAddr>,
+    tried: Vec<SocketAddr>,
+    /// Connects under way.
+    running: Vec<(SocketAddr, TcpStream)>,
+    /// When the next address is tried.
+    next: Instant,
+    /// What the look-up or the last address said.
+    error: Option<ureq::Error>,
+}
+
+impl Race<'_> {
+    fn run(mut self) -> Result<(SocketAddr, TcpStream), ureq::Error> {
+        loop {
+            if self.running.is_empty() || Instant::now() >= self.next {
+                self.advance();
+            }
+            let asked = match &self.names {
+                Names::Asked(look_up) => Some(look_up),
+                _ => None,
+            };
+            if self.running.is_empty() && asked.is_none() {
+                return Err(self.error.unwrap_or(ureq::Error::HostNotFound));
+            }
+            let mut fds: Vec<_> =
+                self.running.iter().map(|(_, stream)| PollFd::new(stream, PollFlags::OUT)).collect();
+            fds.extend(asked.map(|look_up| PollFd::new(&look_up.done, PollFlags::IN)));
+            let is_last = self.waiting.is_empty() && !matches!(self.names, Names::Unknown);
+            let until = if is_last { self.end } else { self.end.min(self.next) };
+            match wait(&mut fds, Some(self.watch), until)? {
+                Woken::Cause => return Err(Fault::Ended.into()),
+                Woken::Late if Instant::now() >= self.end => {
+                    let looking = self.tried.is_empty();
+                    let reason = if looking { ureq::Timeout::Resolve } else { ureq::Timeout::Connect };
+                    return Err(ureq::Error::Timeout(reason));
+                }
+                Woken::Late => {}
+                Woken::Ready => {
+                    let ready: Vec<bool> = fds.iter().map(|fd| !fd.revents().is_empty()).collect();
+                    if let Some(winner) = self.take(&ready) {
+                        return Ok(winner);
+                    }
+                }
+            }
+        }
+    }
+
+    /// Tries the next address; where there is none, looks for more.
+    fn advance(&mut self) {
+        self.next = Instant::now() + HEAD_START;
+        loop {
+            while let Some(address) = self.waiting.pop_front() {
+                if self.tried.contains(&address) {
+                    continue;
+                }
+                self.tried.push(address);
+                match start(address) {
+                    Ok(stream) => return self.running.push((address, stream)),
+                    Err(error) => self.error = Some(error.into()),
+                }
+            }
+            if !matches!(self.names, Names::Unknown) {
+                return;
+            }
+            match LookUp::start(self.host, self.port) {
+                Ok(look_up) => self.names = Names::Asked(look_up),
+                // The system gives no thread. The main thread does it, unless a connect may yet succeed.
+                Err(_) if self.running.is_empty() => self.learn(look_up(self.host, self.port)),
+                Err(_) => return,
+            }
+        }
+    }
+
+    /// Takes what the descriptors that are ready have brought: the first connection that was made, if there is one.
+    fn take(&mut self, ready: &[bool]) -> Option<(SocketAddr, TcpStream)> {
+        let mut ready = ready.iter().copied();
+        for (address, stream) in std::mem::take(&mut self.running) {
+            if !ready.next().unwrap_or_default() {
+                self.running.push((address, stream));
+                continue;
+            }
+            match sockopt::socket_error(&stream).and_then(|outcome| outcome) {
+                Ok(()) => return Some((address, stream)),
+                Err(error) => {
+                    self.error = Some(io::Error::from(error).into());
+                    self.next = Instant::now();
+                }
+            }
+        }
+        if ready.next().unwrap_or_default()
+            && let Names::Asked(look_up) = &self.names
+        {
+            let found = look_up.found.try_recv().unwrap_or_else(|_| Err(io::Error::other("the thread has died")));
+            self.learn(found);
+        }
+        None
+    }
+
+    fn learn(&mut self, found: io::Result<Vec<SocketAddr>>) {
+        self.names = Names::Known;
+        match found {
+            Ok(addresses) => self.waiting.extend(addresses),
+            Err(error) => self.error = Some(Fault::LookUp(error).into()),
+        }
+        self.next = Instant::now();
+    }
+}
+
+/// Begins a connect.
+fn start(address: SocketAddr) -> io::Result<TcpStream> {
+    let family = if address.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
+    let socket = socket(family, SocketType::STREAM, None)?;
+    fcntl_setfd(&socket, FdFlags::CLOEXEC)?;
+    let stream = TcpStream::from(socket);
+    stream.set_nonblocking(true)?;
+    match start_connect(&stream, &address) {
+        Ok(()) | Err(Errno::INPROGRESS) => Ok(stream),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// A look-up on a thread of its own, which is left behind when there is a cause to end: nothing can interrupt it.
+struct LookUp {
+    found: mpsc::Receiver<io::Result<Vec<SocketAddr>>>,
+    /// Its other end is closed when the thread is done.
+    done: UnixStream,
+}
+
+impl LookUp {
+    fn start(host: &str, port: u16) -> io::Result<Self> {
+        let (sender, found) = mpsc::channel();
+        let (done, open) = UnixStream::pair()?;
+        let host = host.to_owned();
+        thread::Builder::new().name("look-up".into()).spawn(move || {
+            // Nobody may be waiting any more.
+            let _ = sender.send(look_up(&host, port));
+            drop(open);
+        })?;
+        Ok(Self { found, done })
+    }
+}
+
+fn look_up(host: &str, port: u16) -> io::Result<Vec<SocketAddr>> {
+    (host, port).to_socket_addrs().map(Iterator::collect)
+}

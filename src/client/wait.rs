@@ -1,0 +1,43 @@
+//! Waiting for descriptors, together with the watch.
+
+use crate::watchdog::Watch;
+use rustix::event::{PollFd, PollFlags};
+use std::io;
+use std::time::{Duration, Instant};
+
+/// The longest wait before the watch is asked again. Its descriptor wakes us, but only for the newest of its last calls.
+const GLANCE: Duration = Duration::from_millis(250);
+
+/// What ended a wait.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Woken {
+    /// A descriptor is ready.
+    Ready,
+    /// There is a cause to end.
+    Cause,
+    /// The time is over.
+    Late,
+}
+
+/// Waits until one of `fds` is ready, the watch has a cause to end, or the time is `until`; looked at in this order.
+pub(super) fn wait<'a>(fds: &mut Vec<PollFd<'a>>, watch: Option<&'a Watch>, until: Instant) -> io::Result<Woken> {
+    let ours = fds.len();
+    fds.extend(watch.map(|watch| PollFd::from_borrowed_fd(watch.fd(), PollFlags::IN)));
+    loop {
+        let left = until.saturating_duration_since(Instant::now());
+        let glance = left.min(GLANCE).try_into().map_err(io::Error::other)?;
+        match rustix::event::poll(fds, Some(&glance)) {
+            Ok(_) | Err(rustix::io::Errno::INTR) => {}
+            Err(error) => return Err(error.into()),
+        }
+        if fds[..ours].iter().any(|fd| !fd.revents().is_empty()) {
+            return Ok(Woken::Ready);
+        }
+        if watch.is_some_and(|watch| watch.cause().is_some()) {
+            return Ok(Woken::Cause);
+        }
+        if left.is_zero() {
+            return Ok(Woken::Late);
+        }
+    }
+}

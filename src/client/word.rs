@@ -1,0 +1,267 @@
+//! Whose word an unusable answer is. Only the server's own word is evidence of anything about a run; what a proxy, a
+//! balancer or a login page answers in its place never is.
+//!
+//! | answer | whose word |
+//! |---|---|
+//! | 2xx whose body has the call's shape, or an event stream | the server's: a result, no error |
+//! | 4xx or 5xx whose JSON body has `code` (401: `unauthorized`, 404: `not_found`) | the server's |
+//! | 400 or 422 in plain text | the server's: its extractor |
+//! | 413, 414, 431 | counted as the server's, whoever says it: nothing was taken |
+//! | 2xx of the server's that is encoded or too large | broken |
+//! | everything else | something between us and the server |
+
+use crate::outcome::{Failure, Reason};
+use crate::watchdog::Cause;
+use std::fmt;
+
+/// A call that brought no usable answer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CallError {
+    /// Who said so.
+    pub word: Word,
+    /// One line: what we were doing, with what, why it failed, and what to do.
+    pub message: String,
+    /// Whether the request may have reached the server, in this attempt or an earlier one.
+    pub may_have_arrived: bool,
+}
+
+/// Who refused a call, or why nobody answered it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Word {
+    /// The server's own refusal.
+    Server(Refusal),
+    /// Something between us and the server answered. That is never evidence of anything about a run.
+    Between(Between),
+    /// No answer came within the retry timeout.
+    Nothing,
+    /// A fault that no retry mends (a certificate, the wrong scheme, a proxy that refuses), found before the request left
+    /// us.
+    Hopeless,
+    /// The answer is the server's but breaks the protocol.
+    Broken,
+    /// The answer is larger than we read; the same call for less may succeed.
+    OverBound,
+    /// We stopped waiting: the deadline or a signal.
+    Stopped(Cause),
+    /// A bug of ours.
+    Internal,
+}
+
+/// The server's own refusals.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Refusal {
+    /// 401 `unauthorized`: the token is not the server's present one.
+    Unauthorized,
+    /// 403.
+    Forbidden,
+    /// 404 `not_found`: the server knows no such session.
+    NotFound,
+    /// 409 `session_already_running`.
+    SessionBusy,
+    /// 409 `session_not_running`.
+    NotRunning,
+    /// 409 `run_mismatch`: the session is busy with another run.
+    OtherRun,
+    /// 409 `idempotency_key_reused`.
+    KeyReused,
+    /// 413, 414 or 431: the request is too large for the server, or for something in front of it. Nothing was taken.
+    TooLarge,
+    /// 400 or 422: the request is not of the shape that this server wants.
+    Invalid,
+    /// Any other status, with the server's code.
+    Other { status: u16, code: String },
+}
+
+/// What something between us and the server answered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Between {
+    /// A 401 that is not the agent server's own.
+    Auth,
+    /// An answer that will not pass, before the server's first own word in this command.
+    NoAgentServer,
+    /// A 2xx of another shape than the call's, which did not pass within the retry timeout.
+    OtherShape,
+    /// A page with this status, which did not pass within the retry timeout.
+    Page(u16),
+    /// The proxy that is asked in the server's place answered with this status by itself.
+    Proxy(u16),
+}
+
+impl CallError {
+    /// An error of a request that did not reach the server.
+    pub fn new(word: Word, message: impl Into<String>) -> Self {
+        Self { word, message: message.into(), may_have_arrived: false }
+    }
+
+    /// Sets whether the request may have reached the server.
+    #[must_use]
+    pub fn arrived(mut self, may_have_arrived: bool) -> Self {
+        self.may_have_arrived = may_have_arrived;
+        self
+    }
+
+    /// Whether the server itself refused the call in this way.
+    pub fn is(&self, refusal: &Refusal) -> bool {
+        matches!(&self.word, Word::Server(said) if said == refusal)
+    }
+
+    /// We stopped waiting for this cause.
+    pub fn stopped(cause: Cause) -> Self {
+        Self::new(Word::Stopped(cause), Failure::from(cause).message)
+    }
+}
+
+impl fmt::Display for CallError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.message)
+    }
+}
+
+impl std::error::Error for CallError {}
+
+impl Refusal {
+    /// The refusal that a status and the `code` of its JSON body are (empty where there is none). `None` where they are
+    /// not the server's own.
+    pub(super) fn of(status: u16, code: &str) -> Option<Self> {
+        match (status, code) {
+            (413 | 414 | 431, _) => Some(Self::TooLarge),
+            (401, "unauthorized") => Some(Self::Unauthorized),
+            (404, "not_found") => Some(Self::NotFound),
+            (401 | 404, _) | (_, "") => None,
+            (403, _) => Some(Self::Forbidden),
+            (409, "session_already_running") => Some(Self::SessionBusy),
+            (409, "session_not_running") => Some(Self::NotRunning),
+            (409, "run_mismatch") => Some(Self::OtherRun),
+            (409, "idempotency_key_reused") => Some(Self::KeyReused),
+            (400 | 422, _) => Some(Self::Invalid),
+            (400.., code) => Some(Self::Other { status, code: code.to_owned() }),
+            _ => None,
+        }
+    }
+
+    /// Whether the same call may succeed a little later.
+    pub(super) fn passes(&self) -> bool {
+        matches!(self, Self::Other { status: 408 | 425 | 429 | 500 | 502..=504, .. })
+    }
+
+    /// The record's reason, and whether it is of a kind that passes.
+    fn reason(&self) -> (Reason, bool) {
+        match self {
+            Self::Unauthorized | Self::Forbidden => (Reason::Auth, false),
+            Self::NotFound => (Reason::NotFound, false),
+            Self::SessionBusy | Self::NotRunning | Self::OtherRun | Self::KeyReused => (Reason::Conflict, false),
+            Self::TooLarge | Self::Invalid => (Reason::Server, false),
+            Self::Other { status: 409, .. } => (Reason::Conflict, false),
+            Self::Other { status, .. } => (Reason::Server, *status >= 500 || self.passes()),
+        }
+    }
+}
+
+impl Between {
+    /// Whether an answer with this status that is not the server's own may be gone a little later.
+    pub(super) const fn passes(status: u16) -> bool {
+        matches!(status, 408 | 425 | 429 | 499 | 500..)
+    }
+
+    fn reason(self) -> (Reason, bool) {
+        match self {
+            Self::Auth => (Reason::Auth, false),
+            Self::NoAgentServer | Self::OtherShape => (Reason::Protocol, false),
+            Self::Page(status) => (Reason::Server, Self::passes(status)),
+            Self::Proxy(status) => (Reason::Connection, Self::passes(status)),
+        }
+    }
+}
+
+impl From<CallError> for Failure {
+    fn from(error: CallError) -> Self {
+        let (reason, passes) = match &error.word {
+            Word::Server(refusal) => refusal.reason(),
+            Word::Between(between) => between.reason(),
+            Word::Nothing => (Reason::Connection, true),
+            Word::Hopeless => (Reason::Connection, false),
+            Word::Broken | Word::OverBound => (Reason::Protocol, false),
+            Word::Stopped(cause) => return Self::from(*cause),
+            Word::Internal => (Reason::Internal, false),
+        };
+        Self::new(reason, error.message).passing(passes)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::Duration;
+
+    #[test]
+    fn a_refusal_is_the_servers_own_only_with_its_code() {
+        let other = |status, code: &str| Some(Refusal::Other { status, code: code.into() });
+        let rows = [
+            (401, "unauthorized", Some(Refusal::Unauthorized)),
+            (401, "", None),
+            (401, "login_required", None),
+            (403, "forbidden", Some(Refusal::Forbidden)),
+            (403, "", None),
+            (404, "not_found", Some(Refusal::NotFound)),
+            (404, "no_such_route", None),
+            (404, "", None),
+            (409, "session_already_running", Some(Refusal::SessionBusy)),
+            (409, "session_not_running", Some(Refusal::NotRunning)),
+            (409, "run_mismatch", Some(Refusal::OtherRun)),
+            (409, "idempotency_key_reused", Some(Refusal::KeyReused)),
+            (409, "something_new", other(409, "something_new")),
+            (409, "", None),
+            (400, "bad", Some(Refusal::Invalid)),
+            (422, "bad", Some(Refusal::Invalid)),
+            (422, "", None),
+            (413, "", Some(Refusal::TooLarge)),
+            (414, "", Some(Refusal::TooLarge)),
+            (431, "", Some(Refusal::TooLarge)),
+            (429, "slow_down", other(429, "slow_down")),
+            (500, "oh", other(500, "oh")),
+            (524, "", None),
+            (302, "found", None),
+        ];
+        for (status, code, refusal) in rows {
+            assert_eq!(Refusal::of(status, code), refusal, "{status} {code:?}");
+        }
+    }
+
+    #[test]
+    fn each_word_has_its_reason_and_only_what_passes_is_retryable() {
+        let other = |status| Word::Server(Refusal::Other { status, code: "x".into() });
+        let rows = [
+            (Word::Server(Refusal::Unauthorized), Reason::Auth, false),
+            (Word::Server(Refusal::Forbidden), Reason::Auth, false),
+            (Word::Server(Refusal::NotFound), Reason::NotFound, false),
+            (Word::Server(Refusal::SessionBusy), Reason::Conflict, false),
+            (Word::Server(Refusal::NotRunning), Reason::Conflict, false),
+            (Word::Server(Refusal::OtherRun), Reason::Conflict, false),
+            (Word::Server(Refusal::KeyReused), Reason::Conflict, false),
+            (Word::Server(Refusal::TooLarge), Reason::Server, false),
+            (Word::Server(Refusal::Invalid), Reason::Server, false),
+            (other(409), Reason::Conflict, false),
+            (other(429), Reason::Server, true),
+            (other(418), Reason::Server, false),
+            (other(501), Reason::Server, true),
+            (Word::Between(Between::Auth), Reason::Auth, false),
+            (Word::Between(Between::NoAgentServer), Reason::Protocol, false),
+            (Word::Between(Between::OtherShape), Reason::Protocol, false),
+            (Word::Between(Between::Page(524)), Reason::Server, true),
+            (Word::Between(Between::Page(404)), Reason::Server, false),
+            (Word::Between(Between::Proxy(407)), Reason::Connection, false),
+            (Word::Between(Between::Proxy(502)), Reason::Connection, true),
+            (Word::Nothing, Reason::Connection, true),
+            (Word::Hopeless, Reason::Connection, false),
+            (Word::Broken, Reason::Protocol, false),
+            (Word::OverBound, Reason::Protocol, false),
+            (Word::Stopped(Cause::Signal("SIGTERM")), Reason::Interrupted, true),
+            (Word::Stopped(Cause::Deadline(Duration::from_secs(1), "--timeout")), Reason::Timeout, true),
+            (Word::Internal, Reason::Internal, false),
+        ];
+        for (word, reason, retryable) in rows {
+            let failure = Failure::from(CallError::new(word.clone(), "why").arrived(true));
+            assert_eq!((failure.reason, failure.passes), (reason, retryable), "{word:?}");
+        }
+    }
+}

@@ -1,0 +1,279 @@
+//! What the settings name and a command needs: prompt, context, images, token, headers, certificates, a recording. Files
+//! and stdin are read here, each to its end or until there is a cause to end, and checked against the server's limits.
+
+use crate::agent::calls::{
+    ApproveOverride, Context as ContextEntry, NewMessage, Overrides, UserContent, UserMessage, UserPart,
+};
+use crate::client::{self, Address, Headers, MAX_HEADERS, MAX_TOKEN, Token};
+use crate::console::Console;
+use crate::descriptor;
+use crate::rehearsal::{self, Outcome};
+use crate::settings::{Approval, Context, Message, RealServer, Settings, Source, Text, TokenSource};
+use crate::watchdog::Watch;
+use anyhow::{Context as _, Result, anyhow, bail, ensure};
+use base64::Engine;
+use base64::prelude::BASE64_STANDARD;
+use std::io::{self, IsTerminal};
+use std::path::Path;
+
+const MAX_SYSTEM_PROMPT: usize = 32_768;
+const MAX_CONTEXTS: usize = 32;
+const MAX_CONTEXT_NAME: usize = 256;
+const MAX_CONTEXT: usize = 50_000;
+const MAX_CONTEXT_TOTAL: usize = 500_000;
+/// The server takes a request of up to this many bytes.
+const MAX_REQUEST: usize = 2 * 1024 * 1024;
+/// The largest file of certificates, in bytes.
+const MAX_PEM: usize = 4 * 1024 * 1024;
+
+/// What the server keeps of what it takes, in characters; it does not report what it cuts off (protocol trap 19).
+const KEPT_CONTEXT: usize = 20_000;
+const KEPT_CONTEXT_TOTAL: usize = 100_000;
+const KEPT_SYSTEM_PROMPT: usize = 32_000;
+/// About as much of [`KEPT_SYSTEM_PROMPT`] is the server's own list of tools.
+const TOOL_LIST: usize = 12_000;
+
+/// Reads what opens an agent server.
+///
+/// # Errors
+/// What cannot be read or used, with the name of the flag or the variable.
+pub fn server(settings: &Settings, server: &RealServer, watch: &Watch) -> Result<client::Options> {
+    let mut reader = Reader::new(watch);
+    let mut address = server.address.clone();
+    if let Some(source) = &server.cacert {
+        let doing = || format!("cannot read the certificates in {} ({})", source.path.display(), source.name);
+        let pem = reader.secret(source, MAX_PEM).with_context(doing)?;
+        address.trust(&pem).with_context(doing)?;
+    }
+    if let Some((cert, key)) = &server.identity {
+        present(&mut address, cert, key, &mut reader)?;
+    }
+    let token = match &server.token {
+        Some(TokenSource::Variable(token)) => Some(token.clone()),
+        Some(TokenSource::File(source)) => {
+            let doing = || format!("cannot read the token in {} ({})", source.path.display(), source.name);
+            let bytes = reader.secret(source, MAX_TOKEN).with_context(doing)?;
+            Some(Token::parse(&bytes, Some(source.path.clone())).with_context(doing)?)
+        }
+        None => None,
+    };
+    let headers = match &server.headers {
+        Some(source) => {
+            let doing = || format!("cannot read the headers in {} ({})", source.path.display(), source.name);
+            let bytes = reader.secret(source, MAX_HEADERS).with_context(doing)?;
+            Headers::parse(&bytes, Some(source.path.clone())).with_context(doing)?
+        }
+        None => Headers::default(),
+    };
+    Ok(options(settings, address, token, headers))
+}
+
+/// What a client of this server is made from.
+pub fn options(settings: &Settings, server: Address, token: Option<Token>, headers: Headers) -> client::Options {
+    let (connect_timeout, retry_timeout) = (settings.connect_timeout, settings.retry_timeout);
+    client::Options { server, token, headers, connect_timeout, retry_timeout }
+}
+
+fn present(address: &mut Address, cert: &Source, key: &Source, reader: &mut Reader<'_>) -> Result<()> {
+    let doing = |source: &Source| format!("cannot read {source}");
+    let cert_pem = reader.secret(cert, MAX_PEM).with_context(|| doing(cert))?;
+    let key_pem = if key.path == cert.path {
+        cert_pem.clone()
+    } else {
+        reader.secret(key, MAX_PEM).with_context(|| doing(key))?
+    };
+    address.present(&cert_pem, &key_pem)
+}
+
+/// Finds out what a practice server is to play: one of the five outcomes, or a recording.
+///
+/// # Errors
+/// When it is none of these, or has no event in it.
+pub fn rehearsed(source: &Source, watch: &Watch) -> Result<Outcome> {
+    source.path.to_string_lossy().parse().or_else(|error: String| {
+        ensure!(source.path.exists(), "{source}: it is {error}, and no file");
+        let recording = Reader::new(watch).text(source)?;
+        ensure!(rehearsal::has_event(&recording), "{source}: there is no event in it");
+        Ok(Outcome::Recorded(recording))
+    })
+}
+
+/// Reads the message that starts a run. Returns it with warnings about what the server will not keep.
+///
+/// # Errors
+/// What cannot be read, or is over a limit of the server.
+pub fn message(message: &Message, watch: &Watch, console: &Console) -> Result<(NewMessage, Vec<String>)> {
+    let mut reader = Reader { console: Some(console), ..Reader::new(watch) };
+    let mut warnings = Vec::new();
+    let text = reader.given(&message.prompt)?;
+    ensure!(!text.trim().is_empty(), "the prompt is empty");
+    let system_prompt = message.system_prompt.as_ref();
+    let new = NewMessage {
+        message: UserMessage { role: "user", content: prompt(text, &message.images, &mut reader)? },
+        r#type: "message",
+        model: message.model.clone(),
+        sandbox: message.sandbox,
+        overrides: Overrides {
+            auto_approve: match &message.approval {
+                Approval::Servers => None,
+                Approval::Ask => Some(ApproveOverride::None),
+                Approval::List(list) => Some(ApproveOverride::Tools(list.clone())),
+            },
+            system_prompt: system_prompt
+                .map(|source| read_system_prompt(source, &mut reader, &mut warnings))
+                .transpose()?,
+            max_turns: message.max_turns,
+        },
+        context: contexts(&message.contexts, &mut reader, &mut warnings)?,
+    };
+    if !message.images.is_empty() {
+        let size = serde_json::to_vec(&new)?.len();
+        ensure!(
+            size <= MAX_REQUEST,
+            "--image: the request would have {size} bytes with the images, and the server takes {MAX_REQUEST}"
+        );
+    }
+    Ok((new, warnings))
+}
+
+fn prompt(text: String, images: &[Source], reader: &mut Reader<'_>) -> Result<UserContent> {
+    if images.is_empty() {
+        return Ok(UserContent::Text(text));
+    }
+    let mut parts = vec![UserPart::Text { text }];
+    for source in images {
+        // One byte more than could be sent tells that it is too large.
+        let bytes = reader.bytes(source, MAX_REQUEST + 1)?;
+        ensure!(
+            bytes.len() <= MAX_REQUEST,
+            "{source}: it is larger than the {MAX_REQUEST} bytes that the server takes"
+        );
+        let kind = image_type(&bytes).ok_or_else(|| anyhow!("{source}: it is no png, jpeg, gif or webp image"))?;
+        parts.push(UserPart::Image { url: format!("data:{kind};base64,{}", BASE64_STANDARD.encode(bytes)) });
+    }
+    Ok(UserContent::Parts(parts))
+}
+
+/// The media type of an image, by its first bytes.
+fn image_type(bytes: &[u8]) -> Option<&'static str> {
+    let is_webp = bytes.starts_with(b"RIFF") && bytes.get(8..12) == Some(b"WEBP");
+    match bytes {
+        [0x89, b'P', b'N', b'G', b'\r', b'\n', 0x1a, b'\n', ..] => Some("image/png"),
+        [0xff, 0xd8, 0xff, ..] => Some("image/jpeg"),
+        [b'G', b'I', b'F', b'8', b'7' | b'9', b'a', ..] => Some("image/gif"),
+        _ if is_webp => Some("image/webp"),
+        _ => None,
+    }
+}
+
+fn read_system_prompt(source: &Source, reader: &mut Reader<'_>, warnings: &mut Vec<String>) -> Result<String> {
+    let text = reader.text(source)?;
+    let length = text.chars().count();
+    ensure!(length <= MAX_SYSTEM_PROMPT, "{source}: {length} characters, and {MAX_SYSTEM_PROMPT} are the most");
+    if length > KEPT_SYSTEM_PROMPT - TOOL_LIST {
+        warnings.push(format!(
+            "{source}: it has {length} characters; the server keeps {KEPT_SYSTEM_PROMPT} of the system prompt and its \
+             list of tools together, and the list has about {TOOL_LIST}"
+        ));
+    }
+    Ok(text)
+}
+
+fn contexts(
+    contexts: &[Context],
+    reader: &mut Reader<'_>,
+    warnings: &mut Vec<String>,
+) -> Result<Vec<ContextEntry>> {
+    let count = contexts.len();
+    ensure!(
+        count <= MAX_CONTEXTS,
+        "--context and --context-file: {count} entries{}, and {MAX_CONTEXTS} are the most",
+        if contexts.iter().any(|context| context.flag == "--workdir") { " with that of --workdir" } else { "" }
+    );
+    let (mut entries, mut total) = (Vec::new(), 0);
+    for Context { flag, name, priority, text } in contexts {
+        let content = reader.given(text)?;
+        let (name_length, length) = (name.chars().count(), content.chars().count());
+        total += length;
+        ensure!(
+            name_length <= MAX_CONTEXT_NAME,
+            "{flag}: a name of {name_length} characters, and {MAX_CONTEXT_NAME} are the most"
+        );
+        ensure!(length <= MAX_CONTEXT, "{flag} {name}: {length} characters, and {MAX_CONTEXT} are the most");
+        if length > KEPT_CONTEXT {
+            warnings.push(format!(
+                "{flag} {name}: it has {length} characters; the server keeps {KEPT_CONTEXT} of a text and cuts out \
+                 its middle"
+            ));
+        }
+        if content.trim().is_empty() {
+            warnings.push(format!("{flag} {name}: it is empty, and the server drops it"));
+        }
+        entries.push(ContextEntry { name: name.clone(), content, priority: *priority });
+    }
+    ensure!(
+        total <= MAX_CONTEXT_TOTAL,
+        "--context and --context-file: {total} characters in all, and {MAX_CONTEXT_TOTAL} are the most"
+    );
+    if total > KEPT_CONTEXT_TOTAL {
+        warnings.push(format!(
+            "--context and --context-file: {total} characters in all; the server keeps {KEPT_CONTEXT_TOTAL} of all \
+             texts and drops the rest"
+        ));
+    }
+    Ok(entries)
+}
+
+/// Reads files and stdin. stdin is read only when asked, and can be read only once.
+struct Reader<'a> {
+    watch: &'a Watch,
+    /// For what a person at a terminal must know.
+    console: Option<&'a Console>,
+    stdin_taken_by: Option<String>,
+}
+
+impl<'a> Reader<'a> {
+    const fn new(watch: &'a Watch) -> Self {
+        Self { watch, console: None, stdin_taken_by: None }
+    }
+
+    fn given(&mut self, text: &Text) -> Result<String> {
+        match text {
+            Text::Given(text) => Ok(text.clone()),
+            Text::In(source) => self.text(source),
+        }
+    }
+
+    fn text(&mut self, source: &Source) -> Result<String> {
+        let bytes = self.bytes(source, usize::MAX)?;
+        String::from_utf8(bytes).map_err(|_| anyhow!("{source}: it is not UTF-8 text"))
+    }
+
+    /// Reads no more than `limit` bytes.
+    fn bytes(&mut self, source: &Source, limit: usize) -> Result<Vec<u8>> {
+        if !source.is_stdin() {
+            return self.file(&source.path, limit).with_context(|| format!("cannot read {source}"));
+        }
+        if let Some(first) = self.stdin_taken_by.replace(source.to_string()) {
+            bail!("{source} and {first} both take stdin, which can be read only once");
+        }
+        if let Some(console) = self.console.filter(|_| io::stdin().is_terminal()) {
+            console.progress(&format!(
+                "reading {} from the terminal; Ctrl-D on a line of its own ends it",
+                source.name
+            ));
+        }
+        descriptor::read(io::stdin(), limit, self.watch).with_context(|| format!("cannot read stdin for {source}"))
+    }
+
+    /// Reads a file that is never stdin, and refuses one that is larger than `limit`.
+    fn secret(&mut self, source: &Source, limit: usize) -> Result<Vec<u8>> {
+        let bytes = self.file(&source.path, limit + 1)?;
+        ensure!(bytes.len() <= limit, "it is larger than {limit} bytes");
+        Ok(bytes)
+    }
+
+    fn file(&self, path: &Path, limit: usize) -> io::Result<Vec<u8>> {
+        descriptor::read(descriptor::open(path)?, limit, self.watch)
+    }
+}

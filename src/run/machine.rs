@@ -1,0 +1,555 @@
+//! The machine's events and tool calls. [`super::doubt`] handles a run that seems to have ended without a terminal
+//! event.
+
+use super::batch::{Asks, Batch, Next, SETTLED};
+use super::choices::Choices;
+use super::doubt::Doubt;
+use super::policy::{By, Judgement, Ruling, Verdict, names};
+use super::tally::Tally;
+use super::transcript::Transcript;
+use super::{Effect, History, Input, Options, Quiet, Start, Step};
+use crate::agent::events::{Completion, Envelope, Event, RunFailure, Tool, ToolCall};
+use crate::outcome::{COMPLETED, Decided, End, Failure, Fate, Reason, RunSummary, Waiting};
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+/// The longest stop reason that is kept, in characters.
+const MAX_STOP_REASON: usize = 100;
+/// The most decisions that the record lists.
+const MAX_DECISIONS: usize = 1000;
+/// The longest time to read the past of a run before decisions about it are made.
+const CATCH_UP: Duration = Duration::from_secs(5);
+
+#[derive(Clone, Debug, PartialEq)]
+pub(super) enum Phase {
+    CatchingUp,
+    Following,
+    Doubting(Doubt),
+}
+
+#[derive(Debug)]
+pub struct Machine {
+    pub(super) options: Options,
+    pub(super) phase: Phase,
+    pub(super) transcript: Transcript,
+    pub(super) batch: Batch,
+    pub(super) tally: Tally,
+    pub(super) fate: Fate,
+    pub(super) quiet: Quiet,
+    /// An event of our run has come.
+    pub(super) begun: bool,
+    /// No event of our run is missing so far.
+    pub(super) complete: bool,
+    /// When the session's state was last asked for.
+    pub(super) asked_at: Option<Duration>,
+    pub(super) last_id: Option<u64>,
+    /// The newest event that a gap named: the replay is complete with this event.
+    pub(super) replay_ends: Option<u64>,
+    /// The decisions of `resume`, while the batch that they are about is pending.
+    choices: Option<Choices>,
+    /// The decisions that are being sent.
+    sending: Vec<(ToolCall, Ruling)>,
+    decisions: Vec<Decided>,
+    /// The entries of the policy's lists that no call of the run has matched.
+    unmatched: BTreeSet<String>,
+    over_budget: Option<Failure>,
+}
+
+impl Machine {
+    pub fn new(mut options: Options) -> Self {
+        let phase = match options.start {
+            Start::Fresh => Phase::Following,
+            Start::Waiting | Start::Peek => Phase::CatchingUp,
+        };
+        Self {
+            phase,
+            transcript: Transcript::new(options.keep),
+            batch: Batch::new(options.asks),
+            tally: Tally::default(),
+            fate: Fate::Open,
+            quiet: Quiet::default(),
+            begun: false,
+            complete: true,
+            asked_at: None,
+            last_id: None,
+            replay_ends: None,
+            choices: options.choices.take(),
+            sending: Vec::new(),
+            decisions: Vec::new(),
+            unmatched: options.policy.listed().cloned().collect(),
+            over_budget: None,
+            options,
+        }
+    }
+
+    pub fn run_id(&self) -> &str {
+        &self.options.run_id
+    }
+
+    pub const fn fate(&self) -> &Fate {
+        &self.fate
+    }
+
+    /// Returns whether `RunCompleted` or `RunError` has come.
+    pub const fn has_terminal_event(&self) -> bool {
+        matches!(self.fate, Fate::Completed(_) | Fate::Errored)
+    }
+
+    pub const fn turn(&self) -> u64 {
+        self.tally.turns
+    }
+
+    /// Returns whether the session's messages can tell something that the events did not.
+    pub fn needs_messages(&self) -> bool {
+        self.transcript.is_held()
+            || matches!(self.fate, Fate::Restarted { .. })
+            || matches!(self.fate, Fate::StateFailed { .. }) && !self.complete
+    }
+
+    /// Returns whether the record has no `text` because the run wrote more than is kept.
+    pub const fn text_is_cut(&self) -> bool {
+        self.transcript.is_cut()
+    }
+
+    /// Returns the pending calls of a run that has not ended.
+    pub fn left_waiting(&self) -> Option<Waiting> {
+        (self.fate.is_open() && self.batch.may_wait()).then(|| self.waiting())
+    }
+
+    /// Returns the entries of the policy's lists that matched no call of the run; none if the run called no tool.
+    pub fn unmatched(&self) -> impl Iterator<Item = &String> {
+        self.unmatched.iter().filter(|_| self.tally.tool_calls.proposed > 0)
+    }
+
+    pub fn summary(self) -> RunSummary {
+        RunSummary {
+            run_id: Some(self.options.run_id),
+            agent_message: self.transcript.last_turn().map(str::to_owned),
+            text_is_cut: self.transcript.is_cut(),
+            text: self.transcript.into_all(),
+            turns: self.tally.turns,
+            finish_reason: self.tally.finish_reason,
+            usage: self.tally.usage,
+            tool_calls: self.tally.tool_calls,
+            decisions: self.decisions,
+            background_tasks: self.tally.tasks,
+            last_event_id: self.last_id,
+        }
+    }
+
+    /// Takes one input: see the table in the module's documentation.
+    pub fn step<'a>(&mut self, input: Input<'a>) -> Step<'a> {
+        match input {
+            Input::Event(id, envelope) => return self.event(id, envelope),
+            Input::Messages(history) => return self.messages(history),
+            Input::Lost { newest } => self.lost_events(newest),
+            Input::Reconnected => self.reconnected(),
+            Input::Quiet(quiet) => self.quiet(quiet),
+            Input::State(state) => self.state(state),
+            Input::Health(uptime) => self.health(uptime),
+            Input::Asks(asks) => {
+                self.batch.set_asks(asks);
+                self.disturbed();
+                self.batch_effect()
+            }
+            Input::Judged { call_id, verdict } => {
+                self.batch.judged(call_id, Ruling { verdict, by: By::Program });
+                self.batch.look_away();
+                self.disturbed();
+                self.batch_effect()
+            }
+            Input::Sent => self.sent(),
+            Input::Refused => self.ask_state(),
+            Input::Pending { calls, finished } => self.pending(calls, &finished),
+        }
+        .into()
+    }
+
+    /// Starts the quiet anew: after a request, or a time without reads, the earlier quiet proves nothing.
+    const fn disturbed(&mut self) {
+        self.quiet.quiet = Duration::ZERO;
+    }
+
+    fn event<'a>(&mut self, id: Option<u64>, envelope: &'a Envelope<'a>) -> Step<'a> {
+        self.disturbed();
+        self.last_id = id.or(self.last_id);
+        let replay_is_over = self.replay_ends.is_some_and(|newest| self.last_id >= Some(newest));
+        if envelope.run_id.as_deref() != Some(self.run_id()) {
+            return if replay_is_over { self.replay_is_over().into() } else { Effect::Continue.into() };
+        }
+        if !self.begun {
+            self.begun = true;
+            if envelope.event != Event::RunStarted {
+                self.complete = false;
+                self.transcript.hold();
+            }
+        }
+        let fresh = self.phase != Phase::CatchingUp && self.options.start != Start::Peek;
+        let notice = if fresh { self.watch_choices(&envelope.event) } else { None };
+        let mut step = self.dispatch(id, &envelope.event);
+        step.fresh = fresh;
+        step.notice = step.notice.or(notice);
+        if !fresh {
+            step.text = "";
+        }
+        if replay_is_over && step.effect == Effect::Continue {
+            step.effect = self.replay_is_over();
+        }
+        step
+    }
+
+    fn dispatch<'a>(&mut self, id: Option<u64>, event: &'a Event<'a>) -> Step<'a> {
+        self.tally.note(event);
+        let mut effect = Effect::Continue;
+        match event {
+            Event::TextDelta(delta) => {
+                let text = self.transcript.delta(&delta.delta);
+                return Step { text, ..Effect::Continue.into() };
+            }
+            Event::TextComplete(whole) => return self.text_complete(&whole.text),
+            Event::TurnStarted(turn) => {
+                self.tally.turn_started(turn.turn);
+                self.transcript.turn();
+                self.batch.clear();
+            }
+            Event::TurnCompleted(turn) => {
+                self.tally.turn_completed(turn.finish_reason.as_deref());
+                self.batch.clear();
+            }
+            Event::ToolCallsProposed(proposal) => effect = self.proposed(id, &proposal.tool_calls),
+            Event::ToolExecutionStarted(tool) => {
+                self.tally.started();
+                self.batch.started(&tool.tool_call_id);
+                if self.batch.take_back(&tool.tool_call_id) {
+                    effect = Effect::TakeBack(tool.tool_call_id.to_string());
+                }
+            }
+            // The event of the call's start may have left the server's ring.
+            Event::ToolExecutionProgress(tool) => self.batch.started(&tool.tool_call_id),
+            Event::ToolExecutionCompleted(tool) => {
+                self.tally.finished(tool, !self.batch.has_not_begun(&tool.tool_call_id));
+                self.batch.finished(&tool.tool_call_id);
+            }
+            Event::ToolRejected(tool) => {
+                self.tally.rejected();
+                self.batch.finished(&tool.tool_call_id);
+            }
+            Event::UsageReport(report) => {
+                self.tally.used(report.usage);
+                self.check_tokens();
+            }
+            Event::RunCompleted(completion) => effect = Effect::End(self.completed(completion)),
+            Event::RunError(failure) => effect = Effect::End(self.failed(failure)),
+            Event::CompactionStarted(compaction) => effect = self.compaction(&compaction.reason),
+            Event::RunStarted
+            | Event::ThinkingDelta
+            | Event::WaitingForToolApproval
+            | Event::RetryAttempt(_)
+            | Event::CompactionCompleted(_)
+            | Event::Unknown => {}
+        }
+        effect.into()
+    }
+
+    fn text_complete<'a>(&mut self, whole: &'a str) -> Step<'a> {
+        match self.transcript.complete(whole) {
+            Some(text) => Step { text, ..Effect::Continue.into() },
+            None => Step {
+                notice: Some(
+                    "the server's final text for this turn differs from what it streamed; the record has the final \
+                     text"
+                        .into(),
+                ),
+                ..Effect::Continue.into()
+            },
+        }
+    }
+
+    fn proposed(&mut self, id: Option<u64>, calls: &[ToolCall]) -> Effect {
+        self.tally.proposed(calls.len() as u64);
+        if !self.unmatched.is_empty() {
+            self.unmatched.retain(|listed| !calls.iter().any(|call| names(listed, &call.name)));
+        }
+        self.batch.propose(calls.to_vec(), id);
+        let used = self.tally.tool_calls.proposed;
+        if let Some(limit) = self.options.max_tool_calls.filter(|limit| used > *limit) {
+            let message = format!("the run proposed {used} tool calls, and --max-tool-calls allows {limit}");
+            self.over_budget.get_or_insert(Failure::new(Reason::MaxToolCalls, message));
+        }
+        self.batch_effect()
+    }
+
+    fn check_tokens(&mut self) {
+        let used = self.tally.tokens();
+        if let Some(limit) = self.options.max_tokens.filter(|limit| used > *limit) {
+            let message = format!("the run used {used} tokens, and --max-tokens allows {limit}");
+            self.over_budget.get_or_insert(Failure::new(Reason::MaxTokens, message));
+        }
+    }
+
+    /// The server takes a provider's error about a limit for a full context and compacts without end (protocol trap
+    /// 15).
+    fn compaction(&mut self, reason: &str) -> Effect {
+        if !self.tally.compaction() {
+            return Effect::Continue;
+        }
+        let message = format!("the server compacts the same turn again and again: {reason}");
+        Effect::End(Failure::new(Reason::RunError, message).passing(true).into())
+    }
+
+    fn completed(&mut self, completion: &Completion<'_>) -> End {
+        self.tally.completed(completion);
+        self.fate = Fate::Completed(completion.stop_reason.chars().take(MAX_STOP_REASON).collect());
+        let failed = self.tally.tool_calls.failed;
+        let (reason, message) = match &*completion.stop_reason {
+            COMPLETED if self.options.fail_on_tool_error && failed > 0 => {
+                let calls = if failed == 1 { "tool call" } else { "tool calls" };
+                (
+                    Reason::ToolError,
+                    format!("the run completed, but {failed} {calls} failed (--fail-on-tool-error)"),
+                )
+            }
+            COMPLETED => return End::Completed,
+            "cancelled" => (Reason::Cancelled, "the run was cancelled on the server".into()),
+            "max_turns" => (Reason::MaxTurns, format!("the run reached its limit of {} turns", self.tally.turns)),
+            "error" => (Reason::RunError, "the run ended with an error".into()),
+            other => (Reason::RunError, format!("the run ended with an unknown stop reason: {other}")),
+        };
+        Failure::new(reason, message).into()
+    }
+
+    fn failed(&mut self, failure: &RunFailure<'_>) -> End {
+        self.fate = Fate::Errored;
+        let message = format!("the run failed: {}", &*failure.error);
+        Failure::new(Reason::RunError, message).passing(failure.retryable).into()
+    }
+
+    fn lost_events(&mut self, newest: Option<u64>) -> Effect {
+        self.replay_ends = newest.or(self.replay_ends);
+        if self.begun {
+            self.complete = false;
+            self.transcript.hold();
+            self.batch.clear();
+            // The batch that the choices are about may have ended in the lost events.
+            self.choices = None;
+        }
+        Effect::Continue
+    }
+
+    fn quiet(&mut self, quiet: Quiet) -> Effect {
+        self.quiet = quiet;
+        match &self.phase {
+            Phase::Doubting(_) => self.doubt_quietly(),
+            Phase::CatchingUp if quiet.quiet < SETTLED && quiet.now < CATCH_UP => Effect::Continue,
+            Phase::CatchingUp => self.caught_up(),
+            Phase::Following => self.follow_quietly(),
+        }
+    }
+
+    fn follow_quietly(&mut self) -> Effect {
+        if let Some(failure) = self.over_budget.take() {
+            return Effect::End(failure.into());
+        }
+        if self.options.start == Start::Peek && !self.batch.may_wait() {
+            return Effect::End(End::Completed);
+        }
+        match self.batch_effect() {
+            Effect::Continue if self.is_time_to_ask() => self.ask_state(),
+            effect => effect,
+        }
+    }
+
+    /// The past has been read. Fills its holes, then checks the choices. Nothing has been sent yet.
+    fn caught_up(&mut self) -> Effect {
+        if self.transcript.is_held() {
+            return Effect::AskMessages;
+        }
+        if self.batch.is_empty() {
+            return Effect::AskPending;
+        }
+        self.follow_on()
+    }
+
+    fn follow_on(&mut self) -> Effect {
+        self.phase = Phase::Following;
+        match self.check_choices() {
+            Some(failure) => Effect::End(failure.into()),
+            None => self.follow_quietly(),
+        }
+    }
+
+    /// Returns a failure if the choices do not match the pending calls.
+    fn check_choices(&self) -> Option<Failure> {
+        let choices = self.choices.as_ref()?;
+        let pending = || {
+            let calls: Vec<_> = self.batch.undecided().map(|call| format!("{} {}", call.id, call.name)).collect();
+            if calls.is_empty() { "nothing".into() } else { calls.join(", ") }
+        };
+        if let Some(batch) = &choices.batch {
+            let now = self.batch_name();
+            if now.as_ref() != Some(batch) {
+                let now = now.map_or_else(|| "a batch whose proposal is lost".into(), |now| format!("batch {now}"));
+                let message =
+                    format!("batch {batch} is not pending; pending now: {now}: {}; nothing was sent", pending());
+                return Some(Failure::new(Reason::Conflict, message));
+            }
+        }
+        if choices.any() && self.batch.undecided().next().is_none() {
+            let message = format!("no tool call is pending in run {}; nothing was sent", self.run_id());
+            return Some(Failure::new(Reason::Conflict, message));
+        }
+        let unknown = choices.named().find(|id| !self.batch.is_undecided(id))?;
+        let message = format!("no call {unknown} is pending; pending now: {}; nothing was sent", pending());
+        Some(Failure::new(Reason::Usage, message))
+    }
+
+    /// Forgets the choices when their batch ends. Returns a line if another client or the server decided one of the
+    /// calls.
+    fn watch_choices(&mut self, event: &Event<'_>) -> Option<String> {
+        let choices = self.choices.as_ref()?;
+        let ran = |tool: &Tool<'_>| {
+            let id = &*tool.tool_call_id;
+            match choices.verdict(id)? {
+                Verdict::Reject(_) => {
+                    Some(format!("call {id} was to be rejected, but the server ran it by itself"))
+                }
+                _ if self.batch.is_undecided(id) => {
+                    Some(format!("call {id} was approved elsewhere; this command's decision had no effect"))
+                }
+                _ => None,
+            }
+        };
+        let refused = |tool: &Tool<'_>| {
+            let id = &*tool.tool_call_id;
+            let accepted = choices.verdict(id)? == Verdict::Accept && self.batch.has_not_begun(id);
+            let line = format!("call {id} was rejected elsewhere; this command's decision had no effect");
+            accepted.then_some(line)
+        };
+        match event {
+            Event::ToolExecutionStarted(tool) => ran(tool),
+            Event::ToolExecutionCompleted(tool) | Event::ToolRejected(tool) => refused(tool),
+            Event::TurnCompleted(_) | Event::TurnStarted(_) | Event::ToolCallsProposed(_) => {
+                self.choices = None;
+                None
+            }
+            Event::RunStarted
+            | Event::TextDelta(_)
+            | Event::ThinkingDelta
+            | Event::TextComplete(_)
+            | Event::WaitingForToolApproval
+            | Event::ToolExecutionProgress(_)
+            | Event::RetryAttempt(_)
+            | Event::CompactionStarted(_)
+            | Event::CompactionCompleted(_)
+            | Event::UsageReport(_)
+            | Event::RunCompleted(_)
+            | Event::RunError(_)
+            | Event::Unknown => None,
+        }
+    }
+
+    /// Returns what the batch needs next.
+    pub(super) fn batch_effect(&mut self) -> Effect {
+        if self.phase != Phase::Following || self.over_budget.is_some() {
+            return Effect::Continue;
+        }
+        loop {
+            return match self.batch.next(self.quiet.quiet, self.quiet.heard) {
+                Next::Wait => Effect::Continue,
+                Next::Learn => Effect::AskConfig,
+                Next::Judge(call) => match self.judge(&call) {
+                    Some(ruling) => {
+                        self.batch.judged(&call.id, ruling);
+                        continue;
+                    }
+                    None => Effect::AskProgram(call),
+                },
+                Next::Send { decisions, again } => {
+                    self.sending.clone_from(&decisions);
+                    Effect::Send { decisions, again }
+                }
+                Next::Replay => Effect::Replay("a decision shows no effect"),
+                Next::Adopt => Effect::AskPending,
+                Next::Pause(_) => Effect::End(End::Paused(self.waiting())),
+                Next::Fail(call) => {
+                    let id = call.id;
+                    let message =
+                        format!("two tool calls of one turn have the id {id}; the second one cannot be decided");
+                    Effect::End(Failure::new(Reason::Protocol, message).into())
+                }
+            };
+        }
+    }
+
+    /// Returns the ruling of the choices or of the policy, or `None` if the policy program must decide.
+    fn judge(&self, call: &ToolCall) -> Option<Ruling> {
+        if self.options.start == Start::Peek {
+            return Some(Ruling::by_policy(Verdict::Pause));
+        }
+        let choice = self.choices.as_ref().and_then(|choices| choices.verdict(&call.id));
+        if let Some(verdict) = choice {
+            return Some(Ruling { verdict, by: By::Flag });
+        }
+        match self.options.policy.judge(&call.name) {
+            Judgement::Verdict(verdict) => Some(Ruling::by_policy(verdict)),
+            Judgement::AskProgram => None,
+        }
+    }
+
+    fn sent(&mut self) -> Effect {
+        self.disturbed();
+        let sent = std::mem::take(&mut self.sending);
+        self.batch.sent(&sent);
+        for (call, ruling) in sent {
+            let (verdict, reason) = match ruling.verdict {
+                Verdict::Accept => ("accept", None),
+                Verdict::Reject(reason) => ("reject", reason),
+                Verdict::Pause => continue,
+            };
+            let is_known = self.decisions.iter().any(|decided| decided.tool_call_id == call.id);
+            if self.decisions.len() < MAX_DECISIONS && !is_known {
+                let by = ruling.by.word();
+                self.decisions.push(Decided { tool_call_id: call.id, name: call.name, verdict, by, reason });
+            }
+        }
+        Effect::Continue
+    }
+
+    fn pending(&mut self, calls: Vec<ToolCall>, finished: &[String]) -> Effect {
+        self.disturbed();
+        if !calls.is_empty() {
+            self.batch.adopt(calls, finished);
+        }
+        if self.phase == Phase::CatchingUp { self.follow_on() } else { Effect::Continue }
+    }
+
+    fn messages<'a>(&mut self, history: History) -> Step<'a> {
+        self.told_by_messages(&history);
+        if !self.transcript.is_held() {
+            return Effect::Continue.into();
+        }
+        let healed = self.transcript.heal(history.texts);
+        if self.phase == Phase::CatchingUp {
+            // Text of the past is not shown.
+            return self.caught_up().into();
+        }
+        let notice = (!healed.complete).then(|| {
+            "some text may be missing: events were lost, and the session's messages are not complete".to_owned()
+        });
+        Step { healed: Some(healed), notice, ..Effect::Continue.into() }
+    }
+
+    fn waiting(&self) -> Waiting {
+        Waiting { batch: self.batch_name(), calls: self.batch.undecided().cloned().collect() }
+    }
+
+    /// Returns the batch's name for `--batch`: see [`Waiting::batch`].
+    fn batch_name(&self) -> Option<String> {
+        let run: String = self.run_id().chars().take(8).collect();
+        self.batch.proposal().map(|proposal| format!("{run}.{proposal}"))
+    }
+
+    pub fn knows_that_all_are_asked_about(&self) -> bool {
+        self.options.asks == Asks::EveryCall
+    }
+}

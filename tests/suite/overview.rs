@@ -1,0 +1,107 @@
+//! `list`, and `pending` without a session: what the server's sessions do.
+
+use crate::support::agent::{Agent, RunHandle, call};
+use serde_json::{Value, json};
+use std::collections::BTreeSet;
+use std::time::Duration;
+use uuid::Uuid;
+
+fn print(agent: &Agent, arguments: &[&str], code: i32) -> Value {
+    let output = agent.sortie(arguments.iter().copied()).args(["-o", "json"]).run().code(code);
+    serde_json::from_str(&output.stdout).unwrap()
+}
+
+/// A session whose run waits at this call.
+fn waiting(agent: &Agent, id: &str) -> RunHandle {
+    let run = agent.begin_run(agent.session());
+    run.propose([call("before", "view"), call(id, "create")]);
+    run.wait_until_waiting_at(id);
+    run
+}
+
+#[test]
+fn pending_without_a_session_shows_each_batch_that_waits_and_nothing_that_does_not() {
+    let agent = Agent::start();
+    agent.session();
+    agent.begin_run(agent.session()).complete();
+    let runs = ["a", "b"].map(|id| waiting(&agent, id));
+    // Its tool runs: the call behind it is pending, but the server does not wait.
+    let busy = agent.begin_run(agent.session());
+    busy.propose([call("held", "view").held(), call("later", "create")]);
+    busy.wait_until_running("held");
+    let pending = print(&agent, &["pending"], 10);
+    let shown: BTreeSet<_> =
+        pending.as_array().unwrap().iter().map(|one| one["session_id"].clone().to_string()).collect();
+    let expected: BTreeSet<_> = runs.iter().map(|run| json!(run.session.to_string()).to_string()).collect();
+    assert_eq!(shown, expected);
+    for run in &runs {
+        let one = pending.as_array().unwrap().iter().find(|one| one["run_id"] == run.id.to_string()).unwrap();
+        assert_eq!(one["tool_calls"].as_array().unwrap().len(), 1);
+        let alone = print(&agent, &["pending", &run.session.to_string()], 10);
+        assert_eq!(&alone, one, "the same as for the session alone");
+    }
+    let text = agent.sortie(["pending"]).run().code(10);
+    for run in &runs {
+        assert_eq!(text.stdout.matches(&run.session.to_string()).count(), 1, "{text:#?}");
+        let hint = format!("sortie resume {} --batch ", run.session);
+        assert!(text.stderr.contains(&hint) && !text.stderr.contains("--approve-all"), "{text:#?}");
+    }
+}
+
+#[test]
+fn pending_without_a_session_is_0_where_nothing_waits() {
+    let agent = Agent::start();
+    agent.begin_run(agent.session()).complete();
+    assert_eq!(print(&agent, &["pending"], 0), json!([]));
+    agent.sortie(["pending"]).run().code(0).stdout("");
+}
+
+#[test]
+fn a_hundred_sessions_that_wait_are_shown_after_one_wait_for_all() {
+    let agent = Agent::start();
+    for _ in 0..100 {
+        waiting(&agent, "a");
+    }
+    let output = agent.sortie(["pending", "-o", "json"]).run().code(10).within(Duration::from_secs(12));
+    assert_eq!(serde_json::from_str::<Vec<Value>>(&output.stdout).unwrap().len(), 100);
+}
+
+#[test]
+fn list_shows_each_session_once_with_its_state() {
+    let agent = Agent::start();
+    let idle = agent.session();
+    let failed = agent.begin_run(agent.session());
+    failed.error("out of order", false);
+    let waits = waiting(&agent, "a");
+    for _ in 0..230 {
+        agent.session();
+    }
+    let list = print(&agent, &["list"], 0);
+    let list = list.as_array().unwrap();
+    let ids: BTreeSet<_> = list.iter().map(|session| session["id"].to_string()).collect();
+    assert_eq!((list.len(), ids.len()), (233, 233), "all pages");
+    let find = |id: Uuid| list.iter().find(|session| session["id"] == id.to_string()).unwrap();
+    let states = [idle, failed.session, waits.session].map(|id| find(id)["state"].clone());
+    assert_eq!(states, ["idle", "failed", "running"]);
+    assert_eq!(find(waits.session)["run_id"], waits.id.to_string());
+    assert_eq!(find(idle)["run_id"], Value::Null);
+    for (state, expected) in [("failed", failed.session), ("running", waits.session), ("waiting", waits.session)] {
+        let some = print(&agent, &["list", "--state", state], 0);
+        let some = some.as_array().unwrap();
+        assert_eq!(some.len(), 1, "{state}");
+        assert_eq!((&some[0]["id"], &some[0]["state"]), (&json!(expected.to_string()), &json!(state)));
+    }
+    let text = agent.sortie(["list", "--state", "failed"]).run().code(0);
+    let words: Vec<_> = text.stdout.split_whitespace().collect();
+    assert_eq!(words[..2], [failed.session.to_string().as_str(), "failed"], "{text:#?}");
+}
+
+#[test]
+fn ping_says_what_server_it_is_in_text_and_in_json() {
+    let agent = Agent::start();
+    let said = agent.sortie(["ping"]).run().code(0).stdout("");
+    said.stderr_has("version 0.3.88").stderr_has("policy: custom").stderr_has("takes the token");
+    let ping = print(&agent, &["ping"], 0);
+    assert_eq!((&ping["version"], &ping["token_accepted"]), (&json!("0.3.88"), &json!(true)));
+    assert_eq!(ping["auto_approve_mode"], "custom");
+}
