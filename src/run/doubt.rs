@@ -1,7 +1,7 @@
 //! Finds out how a run ended when no terminal event comes. Only the server's own answer is a proof: the run has ended
 //! when the session's state no longer names the run, and the last events have been replayed.
 
-use super::machine::{Machine, Phase};
+use super::machine::{Doubt, Machine, Phase};
 use super::{Effect, History, STATE_FAILED, State, Uptime};
 use crate::outcome::{Failure, Fate, Reason};
 use std::time::Duration;
@@ -21,19 +21,6 @@ const UNKNOWN: Duration = Duration::from_secs(5);
 const UNKNOWN_AGAIN: Duration = Duration::from_millis(500);
 /// `/v1/health` rounds down to whole seconds.
 const UPTIME_ROUNDING: Duration = Duration::from_secs(1);
-
-/// Why the run may have ended without a terminal event.
-#[derive(Clone, Debug, PartialEq)]
-pub(super) enum Doubt {
-    /// The session runs no run, or another one.
-    Stopped,
-    /// The session's state is `failed` (protocol trap 21).
-    Failed { since: Duration },
-    /// The server does not know the session.
-    UnknownSession { since: Duration },
-    /// The server refuses a token that it accepted before.
-    Refused(Failure),
-}
 
 impl Machine {
     pub(super) fn ask_state(&mut self) -> Effect {

@@ -3,7 +3,6 @@
 
 use super::batch::{Asks, Batch, Next, SETTLED};
 use super::choices::Choices;
-use super::doubt::Doubt;
 use super::policy::{By, Judgement, Ruling, Verdict, names};
 use super::tally::Tally;
 use super::transcript::Transcript;
@@ -25,6 +24,19 @@ pub(super) enum Phase {
     CatchingUp,
     Following,
     Doubting(Doubt),
+}
+
+/// Why the run may have ended without a terminal event.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) enum Doubt {
+    /// The session runs no run, or another one.
+    Stopped,
+    /// The session's state is `failed` (protocol trap 21).
+    Failed { since: Duration },
+    /// The server does not know the session.
+    UnknownSession { since: Duration },
+    /// The server refuses a token that it accepted before.
+    Refused(Failure),
 }
 
 #[derive(Debug)]
