@@ -348,7 +348,7 @@ pub struct Run {
     pub images: Vec<PathBuf>,
 
     /// Send the task to this session [default: a new one]
-    #[arg(long, value_name = "ID", conflicts_with_all = ["profile", "title", "workdir", "system_prompt_file"])]
+    #[arg(long, value_name = "ID", conflicts_with_all = ["profile", "title", "workdir"])]
     pub session: Option<String>,
 
     /// The profile; the new session's title is "autopilot: NAME"
@@ -591,8 +591,8 @@ pub fn mistake(error: &clap::Error) -> String {
         Some(ContextValue::Strings(words)) => words.join(", "),
         _ => String::new(),
     };
-    // Without the name of the option's value.
-    let option = |kind| words(kind).split(" <").next().unwrap_or_default().to_owned();
+    // Without the name of the option's value, and without the dots of one that can be repeated.
+    let option = |kind| words(kind).split(" <").next().unwrap_or_default().trim_end_matches("...").to_owned();
     let (argument, value) = (option(ContextKind::InvalidArg), words(ContextKind::InvalidValue));
     let usage = error.get(ContextKind::Usage).map(ToString::to_string).unwrap_or_default();
     let is_command = |word: &&str| word.chars().all(|c| c.is_ascii_lowercase());

@@ -258,7 +258,10 @@ impl<'a> Reader<'a> {
             bail!("{source} and {first} both take stdin, which can be read only once");
         }
         if let Some(console) = self.console.filter(|_| io::stdin().is_terminal()) {
-            console.progress(&format!("reading {source} from the terminal; Ctrl-D on a line of its own ends it"));
+            console.progress(&format!(
+                "reading {} from the terminal; Ctrl-D on a line of its own ends it",
+                source.name
+            ));
         }
         descriptor::read(io::stdin(), limit, self.watch).with_context(|| format!("cannot read stdin for {source}"))
     }

@@ -1,9 +1,12 @@
 //! What the server is asked for: each option in its place, and the limits known before anything is sent.
 
-use crate::support::agent::{Agent, Route};
+use crate::support::agent::{Agent, Options, Route};
 use crate::support::process::Sortie;
+use base64::Engine;
+use base64::prelude::BASE64_STANDARD;
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
+use std::time::Duration;
 
 /// Runs it to its end, and hands out the bodies that created the session and sent the message.
 fn bodies(agent: &Agent, command: Sortie) -> (Value, Value) {
@@ -79,9 +82,18 @@ fn the_title_is_the_sessions() {
 }
 
 #[test]
-fn the_workdir_is_the_sessions() {
-    assert_eq!(with(&["--workdir", "/srv/app"]).0["cwd"], "/srv/app");
-    assert_eq!(with(&["-w", "/srv/app"]).0["cwd"], "/srv/app");
+fn the_workdir_is_the_sessions_and_the_agent_is_told_what_that_means() {
+    for flag in ["--workdir", "-w"] {
+        let (session, message) = with(&[flag, "/srv/app", "--context", "now:high=Noon"]);
+        assert_eq!(session["cwd"], "/srv/app");
+        let [entry, other] = &message["context"].as_array().unwrap()[..] else { panic!("{message}") };
+        assert_eq!((&entry["name"], &entry["priority"]), (&json!("working directory"), &json!("high")));
+        let told = entry["content"].as_str().unwrap();
+        for word in ["/srv/app", "may start in another directory", "absolute paths"] {
+            assert!(told.contains(word), "{word} in {told}");
+        }
+        assert_eq!(other["name"], "now");
+    }
 }
 
 #[test]
@@ -173,6 +185,172 @@ fn a_flag_goes_before_the_environment() {
 fn a_server_with_a_path_and_a_slash_at_its_end_is_fine() {
     let agent = Agent::answering("Done.");
     agent.sortie(["run", "--server", &format!("{}/", agent.url()), "go"]).run().code(0);
+}
+
+#[test]
+fn the_headers_of_a_file_go_with_every_call_and_are_shown_nowhere() {
+    let agent = Agent::answering("Done.");
+    for by_flag in [true, false] {
+        let command = agent.sortie(["run", "-vv", "go"]);
+        let path = command.file("headers", "# for the gateway\nX-Gate-Key: hunter2\n\nCookie: route=node1\n");
+        let command = if by_flag {
+            command.env("SORTIE_HEADER_FILE", "no/such/file").args(["--header-file", &path])
+        } else {
+            command.env("SORTIE_HEADER_FILE", path)
+        };
+        command.run().code(0).stderr_lacks("hunter2").stderr_lacks("node1");
+    }
+    let requests = agent.all_requests();
+    assert_eq!(requests.len(), 6);
+    for request in requests {
+        assert_eq!(request.header("x-gate-key"), Some("hunter2"), "{request:?}");
+        assert_eq!(request.header("cookie"), Some("route=node1"), "{request:?}");
+    }
+    let agent = Agent::out_of_bounds();
+    let command = agent.sortie(["run", "-o", "json", "go"]);
+    let path = command.file("headers", "X-Fine: 1\nAuthorization: hunter2\n");
+    let output = command.args(["--header-file", &path]).run();
+    output.stderr_has("(--header-file)").stderr_has("line 2").stderr_lacks("hunter2").fails("usage");
+}
+
+#[test]
+fn a_hint_repeats_what_reaches_the_server() {
+    let agent = Agent::start();
+    let command = agent.sortie(["run", "-o", "json", "--pause-on-approval", "go"]);
+    let path = command.file("headers", "X-Gate-Key: hunter2\n");
+    let running = command.args(["--header-file", &path]).spawn();
+    agent.next_run().propose([crate::support::agent::call("a", "create")]);
+    let hint = running.wait().code(10).record()["resume_hint"].as_str().unwrap().to_owned();
+    assert!(hint.contains(&format!("--header-file {path}")), "{hint}");
+}
+
+#[test]
+fn a_client_certificate_that_cannot_be_used_is_refused_before_anything_is_sent() {
+    let agent = Agent::out_of_bounds();
+    let command = agent.sortie(["run", "-o", "json", "go", "--key", "no/such/key", "--cert"]);
+    let path = command.file("cert.pem", "no certificate");
+    command.arg(&path).run().stderr_has("cannot read --key no/such/key").fails("usage");
+    let command = agent.sortie(["run", "-o", "json", "go", "--cert"]);
+    let path = command.file("cert.pem", "no certificate");
+    command.arg(&path).run().stderr_has("(--cert, --key) needs an https:// URL").fails("usage");
+    let command = agent.sortie(["run", "-o", "json", "go", "--server", "https://127.0.0.1:1", "--cert"]);
+    let path = command.file("cert.pem", "no certificate");
+    command.arg(&path).run().stderr_has("there is no client certificate in PEM form (--cert)").fails("usage");
+}
+
+#[test]
+fn a_retry_timeout_of_zero_tries_once() {
+    let agent = Agent::replica();
+    agent.down();
+    let output = agent.sortie(["run", "-o", "json", "--retry-timeout", "0s", "go"]).run();
+    assert!(!output.stderr.contains("trying again"), "{output:#?}");
+    output.fails("connection");
+    agent.wait_for_refusals(1);
+}
+
+#[test]
+fn a_heartbeat_of_zero_never_beats() {
+    let agent = Agent::with(Options { keepalive: Duration::from_millis(100), ..Options::default() });
+    let running = agent.sortie(["run", "--heartbeat", "0s", "go"]).spawn();
+    let run = agent.next_run();
+    agent.wait_for_silence(10);
+    run.complete();
+    running.wait().code(0).stderr_lacks("the run goes on");
+}
+
+// Images.
+
+const PNG: &[u8] = b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR";
+
+#[test]
+fn images_go_beside_the_text_in_their_order() {
+    let agent = Agent::answering("Done.");
+    let command = agent.sortie(["run", "What is this?"]);
+    let images = [
+        ("a.png", PNG, "image/png"),
+        ("b", &b"\xff\xd8\xff\xe0\0\x10JFIF"[..], "image/jpeg"),
+        ("c.png", b"GIF89a\x01\0", "image/gif"),
+        ("d", b"GIF87a\x01\0", "image/gif"),
+        ("e", b"RIFF\x10\0\0\0WEBPVP8 ", "image/webp"),
+    ];
+    let mut parts = vec![json!({ "type": "text", "text": "What is this?" })];
+    let mut flags = Vec::new();
+    for (name, bytes, kind) in images {
+        let url = format!("data:{kind};base64,{}", BASE64_STANDARD.encode(bytes));
+        parts.push(json!({ "type": "image", "url": url }));
+        flags.extend(["--image".to_owned(), command.file(name, bytes)]);
+    }
+    let command = command.args(flags.iter().map(String::as_str));
+    let (_, message) = bodies(&agent, command);
+    assert_eq!(message["message"], json!({ "role": "user", "content": parts }));
+}
+
+#[test]
+fn an_image_that_is_none_or_cannot_be_read_is_refused() {
+    let agent = Agent::out_of_bounds();
+    for content in [&b"<svg/>"[..], b"", b"RIFF\x10\0\0\0WAVE", b"\x89PNG"] {
+        let command = agent.sortie(["run", "-o", "json", "go", "--image"]);
+        let path = command.file("picture.png", content);
+        command.arg(path).run().stderr_has("it is no png, jpeg, gif or webp image").fails("usage");
+    }
+    let command = agent.sortie(["run", "-o", "json", "go", "--image", "no/such/file"]);
+    command.run().stderr_has("cannot read --image no/such/file").fails("usage");
+}
+
+#[test]
+fn images_that_the_server_would_not_take_are_refused_with_both_numbers() {
+    let agent = Agent::answering("Done.");
+    let picture = |size: usize| [PNG, &vec![b'x'; size - PNG.len()]].concat();
+    // 2 MB hold an image of a little less than 1.5 MB.
+    let (fits, too_large) = (1_572_700, 1_572_900);
+    let command = agent.sortie(["run", "go", "--image"]);
+    let path = command.file("a.png", picture(fits));
+    command.arg(path).run().code(0);
+    let command = agent.sortie(["run", "-o", "json", "go", "--image"]);
+    let path = command.file("a.png", picture(too_large));
+    let output = command.arg(path).run().stderr_has("2097152").stderr_has("the request would have 20973");
+    output.fails("usage");
+    let command = agent.sortie(["run", "-o", "json", "go", "--image"]);
+    let path = command.file("a.png", picture(2_097_153));
+    command.arg(path).run().stderr_has("larger than the 2097152 bytes").fails("usage");
+    agent.only_request(Route::Send);
+}
+
+// What the server does not keep.
+
+#[test]
+fn what_the_server_keeps_less_of_is_told_with_the_numbers() {
+    for (sizes, system, told) in [
+        (&[20_000][..], 20_000, &[][..]),
+        (&[20_001], 0, &["--context-file c0: it has 20001 characters", "keeps 20000"]),
+        (&[20_000; 6], 0, &["120000 characters in all", "keeps 100000"]),
+        (&[], 20_001, &["it has 20001 characters", "keeps 32000", "about 12000"]),
+        (&[0], 0, &["--context-file c0: it is empty"]),
+    ] {
+        let agent = Agent::answering("Done.");
+        let mut command = agent.sortie(["run", "-q", "go"]);
+        for (number, size) in sizes.iter().enumerate() {
+            let path = command.file(&format!("c{number}"), "é".repeat(*size));
+            command = command.arg(format!("--context-file=c{number}={path}"));
+        }
+        if system > 0 {
+            let path = command.file("system", "é".repeat(system));
+            command = command.args(["--system-prompt-file", &path]);
+        }
+        let output = command.run().code(0);
+        for text in told {
+            assert!(output.stderr.contains(text), "{text} in {output:#?}");
+        }
+        assert_eq!(output.stderr.is_empty(), told.is_empty(), "{output:#?}");
+    }
+}
+
+#[test]
+fn the_entry_of_the_workdir_counts_towards_the_limits() {
+    let agent = Agent::out_of_bounds();
+    let many = (0..32).map(|number| format!("--context=c{number}=text"));
+    let command = many.fold(agent.sortie(["run", "go", "-w", "/srv"]), Sortie::arg);
+    command.run().code(1).stderr_has("33 entries with that of --workdir, and 32 are the most");
 }
 
 /// The number without what makes it readable.
