@@ -192,6 +192,7 @@ impl Context<'_> {
             return Ok(self.detach(session, run_id, format, &settings.follow));
         }
         let options = run::Options {
+            is_first: is_new_session,
             sandbox: settings.message.sandbox,
             max_tokens: settings.max_tokens,
             max_tool_calls: settings.max_tool_calls,
@@ -232,6 +233,7 @@ impl Context<'_> {
             asks,
             keep: self.output.keep(),
             start,
+            is_first: false,
             policy: follow.policy.clone(),
             choices: None,
             fail_on_tool_error: follow.fail_on_tool_error,

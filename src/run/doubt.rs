@@ -62,6 +62,7 @@ impl Machine {
                 if self.phase == Phase::Following && lost_proposal { Effect::AskPending } else { Effect::Continue }
             }
             State::Active { .. } | State::Idle => {
+                self.superseded |= state != State::Idle;
                 // The last event comes again: a byte that shows that the replay has begun.
                 self.doubt(Doubt::Stopped, Effect::Replay("the session no longer runs our run"))
             }
@@ -174,7 +175,10 @@ impl Machine {
         match state {
             State::Active { run_id } if *run_id == self.options.run_id => return false,
             State::NoSession | State::Refused(_) => return false,
-            State::Active { .. } | State::Idle => self.fate = Fate::Stopped,
+            State::Active { .. } | State::Idle => {
+                self.superseded |= *state != State::Idle;
+                self.fate = Fate::Stopped;
+            }
             State::Failed => self.fate = Fate::StateFailed { tools: true },
         }
         true

@@ -52,6 +52,8 @@ pub struct Machine {
     pub(super) begun: bool,
     /// No event of our run is missing so far.
     pub(super) complete: bool,
+    /// Another run came after ours: the session's messages are about that run.
+    pub(super) superseded: bool,
     /// When the session's state was last asked for.
     pub(super) asked_at: Option<Duration>,
     pub(super) last_id: Option<u64>,
@@ -82,6 +84,7 @@ impl Machine {
             quiet: Quiet::default(),
             begun: false,
             complete: true,
+            superseded: false,
             asked_at: None,
             last_id: None,
             replay_ends: None,
@@ -187,6 +190,7 @@ impl Machine {
         self.last_id = id.or(self.last_id);
         let replay_is_over = self.replay_ends.is_some_and(|newest| self.last_id >= Some(newest));
         if envelope.run_id.as_deref() != Some(self.run_id()) {
+            self.superseded |= envelope.run_id.is_some() && (self.begun || self.options.is_first);
             return if replay_is_over { self.replay_is_over().into() } else { Effect::Continue.into() };
         }
         if !self.begun {
@@ -536,6 +540,7 @@ impl Machine {
     }
 
     fn messages<'a>(&mut self, history: History) -> Step<'a> {
+        let history = if self.superseded { History::default() } else { history };
         self.told_by_messages(&history);
         if !self.transcript.is_held() {
             return Effect::Continue.into();
@@ -545,7 +550,7 @@ impl Machine {
             // Text of the past is not shown.
             return self.caught_up().into();
         }
-        let notice = (!healed.complete).then(|| {
+        let notice = (!healed.complete || self.superseded).then(|| {
             "some text may be missing: events were lost, and the session's messages are not complete".to_owned()
         });
         Step { healed: Some(healed), notice, ..Effect::Continue.into() }

@@ -102,21 +102,32 @@ fn the_states_question_that_is_not_answered_ends_with_the_deadline() {
 
 #[test]
 fn a_stop_that_is_not_answered_ends_five_seconds_later() {
-    let runs = [(Route::Cancel, "unheard"), (Route::Cancel, "unanswered"), (Route::Session, "unheard")].map(
-        |(route, how)| {
-            let agent = Agent::start();
-            let gate = hold(agent.every(route), how);
-            let running = start(&agent, &["--timeout", "1s"]);
-            agent.next_run().propose([call("a", "view").held()]);
-            (agent, running, gate)
-        },
-    );
-    for (_agent, running, _gate) in runs {
+    let runs = [
+        (Route::Cancel, "unheard", true),
+        (Route::Cancel, "unanswered", true),
+        // The terminal event tells, without the state.
+        (Route::Session, "unheard", true),
+        (Route::Session, "unheard", false),
+    ]
+    .map(|(route, how, has_stream)| {
+        let agent = Agent::start();
+        let gate = hold(agent.every(route), how);
+        let running = start(&agent, &["--timeout", "1s"]);
+        agent.next_run().propose([call("a", "view").held()]);
+        agent.wait_for_streams(1);
+        let streams = (!has_stream).then(|| {
+            let streams = agent.every(Route::Events).hold();
+            agent.drop_streams(Ending::Cut);
+            streams
+        });
+        (agent, running, route == Route::Session && has_stream, gate, streams)
+    });
+    for (_agent, running, is_told, _gate, _streams) in runs {
         let output = running.wait();
         let error = output.stderr.clone();
         let record = timed_out(output, STOP);
-        assert_eq!(record["cancel_confirmed"], false, "{record:#}\n{error}");
-        assert_eq!(record["retryable"], false, "{record:#}\n{error}");
+        assert_eq!(record["cancel_confirmed"], is_told, "{record:#}\n{error}");
+        assert_eq!(record["retryable"], is_told, "{record:#}\n{error}");
     }
 }
 
@@ -416,10 +427,13 @@ fn a_stdout_that_is_closed_from_the_start_does_not_end_the_run() {
     assert_eq!(record["text"], "Nobody will read this.");
 }
 
-// A second signal.
+// A later signal.
+
+/// Signals that follow the first within 2 s are the same one.
+const AS_ONE: Duration = Duration::from_millis(2_100);
 
 #[test]
-fn a_second_signal_leaves_at_once_whatever_holds_us() {
+fn a_later_signal_gives_up_the_wait_at_once_whatever_holds_us() {
     let unread = |agent: &Agent| agent.sortie(["run", "go"]).with_unread_stdout().spawn();
     let plain = |agent: &Agent| agent.sortie(["run", "go"]).spawn();
     let cases: [(&str, fn(&Agent) -> Running, &[Route]); 4] = [
@@ -441,7 +455,8 @@ fn a_second_signal_leaves_at_once_whatever_holds_us() {
         }
         running.signal(Signal::INT);
         gates[0].wait_until_reached();
-        running.signal(Signal::TERM);
+        // Sooner it would be part of the first.
+        running.signal_after(AS_ONE, Signal::TERM);
         let signalled = Instant::now();
         running.wait().code(1);
         assert!(signalled.elapsed() < SECOND, "{what}: {:?}", signalled.elapsed());
