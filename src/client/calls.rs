@@ -77,6 +77,13 @@ impl Client {
         self.post("cancel the run", path, &api::Cancel { run_id: run }, &new_key()).map(|_: api::Taken| ())
     }
 
+    /// Whether the server answers at all, asked once.
+    pub(super) fn is_there(&self) -> bool {
+        let (doing, path) = ("ask for the server's health", "/v1/health".into());
+        let call = Call { doing, path, body: None, key: None, after: None };
+        self.json::<api::Health>(&call, self.options.connect_timeout).is_ok()
+    }
+
     fn get<T: DeserializeOwned>(&self, doing: &str, path: String) -> Result<T, CallError> {
         self.call(&Call { doing, path, body: None, key: None, after: None })
     }

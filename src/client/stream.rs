@@ -397,13 +397,21 @@ impl<'c> EventStream<'c> {
         if missed.late || matches!(missed.error.word, Word::Between(_)) {
             self.judge_silence();
         }
-        if missed.late && (bounded < patience || self.held_back) && !self.client.left(self.contact()).is_zero() {
+        if missed.late && self.may_be_held_back(bounded < patience) {
             return Ok(Told::Quiet);
         }
         let contact = self.contact();
         let wait = self.retries.missed(self.client, &call, contact, missed)?;
         self.next_try = Instant::now().checked_add(wait);
         Ok(Told::Quiet)
+    }
+
+    /// The head of the answer is late: whether the stream may only be held back. Any answer of the server is contact.
+    fn may_be_held_back(&self, was_cut_short: bool) -> bool {
+        if self.client.left(self.contact()).is_zero() {
+            return self.client.is_there();
+        }
+        self.held_back || was_cut_short
     }
 
     fn begin(&mut self, body: Body, cursor: u64) -> Told {
