@@ -6,6 +6,13 @@ use proptest::sample::{Index, select};
 
 use super::*;
 
+impl Parser {
+    /// Advances, and returns the frame of an event that is complete.
+    pub fn next<'a>(&'a mut self, input: &mut &[u8]) -> Result<Option<Frame<'a>>, TooLarge> {
+        Ok(if self.advance(input)? { Some(self.frame()) } else { None })
+    }
+}
+
 /// An owned frame: ID, event, data.
 type Seen = (Option<String>, String, String);
 
