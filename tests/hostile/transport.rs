@@ -82,7 +82,11 @@ fn the_systems_roots_are_those_that_ssl_cert_file_names() {
 
 #[test]
 fn a_certificate_of_an_authority_that_nobody_knows_is_refused() {
-    is_distrusted(&Authority::new(), Authority::new().server(&["127.0.0.1"], Validity::Now), "signed by nobody");
+    is_distrusted(
+        &Authority::new(),
+        Authority::new().server(&["127.0.0.1"], Validity::Now),
+        "not signed by a trusted authority",
+    );
     // Neither does it count that it vouches for itself, nor with the system's own roots.
     is_distrusted(&Authority::new(), self_signed_server("127.0.0.1"), "its certificate");
     let agent = Agent::out_of_bounds();
@@ -114,7 +118,7 @@ fn a_certificate_is_refused_the_same_way_by_the_systems_verifier() {
         (authority.server(&["127.0.0.1"], Validity::Past), "expired"),
         (authority.server(&["127.0.0.1"], Validity::Future), "not valid yet"),
         (authority.server(&["agent.example"], Validity::Now), "for another name"),
-        (Authority::new().server(&["127.0.0.1"], Validity::Now), "signed by nobody"),
+        (Authority::new().server(&["127.0.0.1"], Validity::Now), "not signed by a trusted authority"),
     ] {
         let agent = Agent::out_of_bounds();
         let relay = Relay::tls(config, address(&agent));
