@@ -1,4 +1,4 @@
-//! The completions: clap_complete's, and what it cannot know: the outcomes of `--rehearse` beside files, and the IDs of
+//! The completions: `clap_complete`'s, and what it cannot know: the outcomes of `--rehearse` beside files, and the IDs of
 //! the server's sessions, where it answers within 300 ms.
 
 use crate::is_switch;
