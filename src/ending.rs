@@ -258,9 +258,18 @@ pub fn announce_later_signal(console: &Console, watch: &Watch, session: Uuid, fo
 
 /// Returns the command that approves these calls and no other batch.
 pub fn resume_command(session: Uuid, follow: &Follow, waiting: &Waiting) -> String {
-    let batch = waiting.batch.iter().flat_map(|batch| ["--batch", batch]);
-    let calls = waiting.calls.iter().flat_map(|call| ["--approve", &call.id]);
-    command("resume", session, follow, &batch.chain(calls).collect::<Vec<_>>())
+    let mut flags = Vec::new();
+    flags.extend(waiting.batch.iter().flat_map(|batch| ["--batch".to_owned(), batch.clone()]));
+    for call in &waiting.calls {
+        // Without the equals sign, such an ID would be taken for an option.
+        if call.id.starts_with('-') {
+            flags.push(format!("--approve={}", call.id));
+        } else {
+            flags.extend(["--approve".to_owned(), call.id.clone()]);
+        }
+    }
+    let flags: Vec<_> = flags.iter().map(String::as_str).collect();
+    command("resume", session, follow, &flags)
 }
 
 /// Returns a command line about this session, quoted for a shell.

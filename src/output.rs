@@ -213,10 +213,14 @@ impl Output {
         self.flush()
     }
 
-    /// Like [`answer`](Self::answer), but a closed pipe is a failure too.
+    /// Like [`answer`](Self::answer), but a closed pipe is a failure too. No record follows the line on stdout.
     pub fn deliver(&mut self, line: &str) -> Result<(), Failure> {
         self.answer(line)?;
-        if self.stdout.is_some() { Ok(()) } else { Err(unwritten(&io::ErrorKind::BrokenPipe.into())) }
+        if self.stdout.is_none() {
+            return Err(unwritten(&io::ErrorKind::BrokenPipe.into()));
+        }
+        self.format = Format::Text;
+        Ok(())
     }
 
     /// Renews the status line, unless it would overwrite an unfinished line of the agent's text.

@@ -158,6 +158,8 @@ pub fn names(given: &str, tool: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
+    use proptest::sample::{select, subsequence};
 
     fn set(names: &[&str]) -> BTreeSet<String> {
         names.iter().map(ToString::to_string).collect()
@@ -212,6 +214,89 @@ mod tests {
         for (allow, deny, program, on_approval, tool, expected) in rows {
             let judged = policy(allow, deny, *program, *on_approval).judge(tool);
             assert_eq!(&word(judged), expected, "{allow:?} {deny:?} {program} {on_approval:?} {tool}");
+        }
+    }
+
+    /// Everything that the flags can say about one call, `p__this`.
+    #[test]
+    fn each_combination_of_the_flags_has_one_answer() {
+        use OnApproval::{Accept, Pause, Reject};
+        let [no, this, other]: [&[&str]; 3] = [&[], &["this"], &["other"]];
+        let (denied, unlisted) = ("reject: (--deny-tool)", "reject: (--allow-tool)");
+        let rows: &[(&[&str], &[&str], bool, bool, [&str; 3])] = &[
+            // allow, deny, program, sent → the verdicts under --on-approval accept, pause, reject
+            (no, no, false, false, ["accept", "pause", "reject"]),
+            (no, no, true, false, ["ask"; 3]),
+            (no, this, false, false, [denied; 3]),
+            (no, this, true, false, [denied; 3]),
+            (no, other, false, false, ["accept", "pause", "reject"]),
+            (no, other, true, false, ["ask"; 3]),
+            (this, no, false, false, ["accept"; 3]),
+            (this, no, true, false, ["ask"; 3]),
+            (this, other, false, false, ["accept"; 3]),
+            (this, other, true, false, ["ask"; 3]),
+            (other, no, false, false, [unlisted, "pause", unlisted]),
+            (other, no, true, false, [unlisted, "pause", unlisted]),
+            (other, this, false, false, [denied; 3]),
+            (other, this, true, false, [denied; 3]),
+            (other, &["another"], false, false, [unlisted, "pause", unlisted]),
+            (other, &["another"], true, false, [unlisted, "pause", unlisted]),
+            // The server has the list, and asks about a call only if the list does not cover the call.
+            (this, no, false, true, [unlisted, "pause", unlisted]),
+            (other, no, false, true, [unlisted, "pause", unlisted]),
+        ];
+        for (allow, deny, program, list_is_sent, expected) in rows {
+            let judged = [Accept, Pause, Reject].map(|on_approval| {
+                let policy = policy(allow, deny, *program, on_approval);
+                word(Policy { list_is_sent: *list_is_sent, ..policy }.judge("p__this"))
+            });
+            assert_eq!(judged, *expected, "{allow:?} {deny:?} {program} {list_is_sent}");
+        }
+    }
+
+    const TOOLS: [&str; 4] = ["view", "create", "dynamic_subagent_task", "slack_send_message"];
+
+    fn one_tool() -> impl Strategy<Value = &'static str> {
+        select(TOOLS.to_vec())
+    }
+
+    fn some_tools() -> impl Strategy<Value = BTreeSet<String>> {
+        subsequence(TOOLS.to_vec(), 0..=TOOLS.len()).prop_map(|tools| set(&tools))
+    }
+
+    fn policies() -> impl Strategy<Value = Policy> {
+        let on_approval = select(vec![OnApproval::Accept, OnApproval::Pause, OnApproval::Reject]);
+        let all = (on_approval, some_tools(), some_tools(), any::<[bool; 4]>());
+        all.prop_map(|(on_approval, allow, deny, [program, subagents, slack, sent])| {
+            let list_is_sent = sent && !allow.is_empty() && !program && deny.is_empty();
+            Policy { on_approval, allow, list_is_sent, deny, program, subagents, slack }
+        })
+    }
+
+    /// Whether a call that comes to us may run, if the program accepts every call.
+    fn may_run(policy: &Policy, tool: &str) -> bool {
+        matches!(policy.judge(tool), Judgement::AskProgram | Judgement::Verdict(Verdict::Accept))
+    }
+
+    proptest! {
+        #[test]
+        fn another_denied_tool_never_lets_a_call_run(policy in policies(), denied in one_tool()) {
+            let mut stricter = policy.clone();
+            stricter.deny.insert(denied.to_owned());
+            for tool in TOOLS {
+                prop_assert!(may_run(&policy, tool) || !may_run(&stricter, tool), "{tool}");
+            }
+        }
+
+        #[test]
+        fn a_shorter_list_of_allowed_tools_never_lets_a_call_run(policy in policies(), removed in one_tool()) {
+            let mut stricter = policy.clone();
+            stricter.allow.remove(removed);
+            // Without any list, --on-approval decides.
+            prop_assume!(!stricter.allow.is_empty());
+            for tool in TOOLS {
+                prop_assert!(may_run(&policy, tool) || !may_run(&stricter, tool), "{tool}");
+            }
         }
     }
 

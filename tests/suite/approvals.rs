@@ -311,6 +311,19 @@ fn the_resume_command_repeats_the_policy() {
 }
 
 #[test]
+fn an_id_that_looks_like_an_option_is_approved_as_an_id() {
+    let agent = Agent::start();
+    let (running, run) = start(&agent, &["--pause-on-approval"]);
+    run.propose([call("--approve-all", "create"), call("b", "create")]);
+    let hint = hint(&running.wait().code(10)).replace("--approve b", "--reject b");
+    let resumed = paste(agent.sortie([]), &hint).spawn();
+    let decisions = run.wait_for_decisions(2);
+    run.complete();
+    resumed.wait().code(0);
+    assert_eq!(["--approve-all", "b"].map(|id| word(&decisions, id)), ["accept", "reject"]);
+}
+
+#[test]
 fn a_rehearsed_pause_is_resumed_by_its_command() {
     let paused = Sortie::new(["run", "-o", "json", "--rehearse", "paused", "go"]).run().code(10);
     paste(Sortie::new([]), &hint(&paused)).run().code(0);

@@ -263,6 +263,18 @@ fn detach_and_attach_are_a_pair() {
 }
 
 #[test]
+fn detach_tells_the_session_and_the_run_in_json_and_nothing_else() {
+    let agent = Agent::start();
+    let detached = agent.sortie(["run", "--detach", "-o", "json", "go"]).run().code(0);
+    let run = agent.next_run();
+    let told = json!({ "type": "detached", "session_id": run.session.to_string(), "run_id": run.id.to_string() });
+    assert_eq!(serde_json::from_str::<Value>(&detached.stdout).unwrap(), told);
+    let agent = Agent::start();
+    agent.next(Route::Send).fail(400, "invalid_overrides");
+    agent.sortie(["run", "--detach", "-o", "json", "go"]).run().fails("server");
+}
+
+#[test]
 fn a_detached_run_that_ends_in_between_is_told_in_full() {
     let agent = Agent::start();
     agent.script(|run| {
