@@ -36,15 +36,15 @@ pub struct Address {
 impl Address {
     /// Checks a URL: http or https, with a host, without user, query or fragment. An error does not repeat a password.
     pub fn parse(url: &str) -> anyhow::Result<Self> {
-        ensure!(!url.contains('@'), "the URL names a user or a password; give a token instead");
+        ensure!(!url.contains('@'), "the URL contains a user or a password; use a token instead");
         let uri: Uri = url.parse().with_context(|| format!("the URL {url:?}"))?;
         match uri.scheme_str() {
             Some("http" | "https") => {}
             _ => bail!("the URL {url:?} does not begin with http:// or https://"),
         }
-        ensure!(uri.host().is_some_and(|host| !host.is_empty()), "the URL {url:?} names no host");
+        ensure!(uri.host().is_some_and(|host| !host.is_empty()), "the URL {url:?} has no host");
         // The query may be secret, so it is not repeated.
-        ensure!(uri.query().is_none() && !url.contains('#'), "the URL has more than a path");
+        ensure!(uri.query().is_none() && !url.contains('#'), "the URL has a query or a fragment");
         ensure!(proxy::has_valid_port(&uri), "the URL {url:?} has no valid port");
         let base = url.trim_end_matches('/').to_owned();
         Ok(Self { base, uri, tls: Tls::default(), proxy: None, memory: Memory::default() })
@@ -71,7 +71,7 @@ impl Address {
     pub fn present(&mut self, cert_pem: &[u8], key_pem: &[u8]) -> anyhow::Result<()> {
         ensure!(
             self.is_https(),
-            "a client certificate (--cert, --key) needs an https:// URL, and not {}",
+            "a client certificate (--cert, --key) needs an https:// URL, but this is {}",
             self.base
         );
         self.tls.present(cert_pem, key_pem)

@@ -111,7 +111,7 @@ impl Place {
 mod tests {
     use super::*;
 
-    /// The arrivals of these events, each dispatched at once, and where they lead.
+    /// Returns the results of these events, each processed at once, and the cursor.
     fn arrivals(cursor: u64, ids: &[Option<u64>]) -> (Vec<Arrival>, u64) {
         let mut place = Place::new(cursor);
         let arrivals = ids.iter().map(|id| {
@@ -126,7 +126,7 @@ mod tests {
     }
 
     #[test]
-    fn each_event_is_new_once_and_a_hole_is_asked_for_once() {
+    fn each_event_is_new_once_and_a_hole_reconnects_once() {
         use Arrival::{AfterLoss, Hole, New, Repeated};
         let rows = [
             (0, vec![Some(1), Some(2)], vec![New, New], 2),
@@ -146,7 +146,7 @@ mod tests {
     }
 
     #[test]
-    fn the_cursor_moves_when_the_event_has_been_dispatched() {
+    fn the_cursor_moves_when_the_event_is_processed() {
         let mut place = Place::new(0);
         assert_eq!(place.event(Some(1)), Arrival::New);
         assert_eq!((place.cursor, place.last()), (0, 1));
@@ -163,7 +163,7 @@ mod tests {
     }
 
     #[test]
-    fn a_gap_leads_on_or_is_passed_over_and_many_are_nonsense() {
+    fn a_gap_moves_the_cursor_or_is_ignored_and_many_gaps_are_nonsense() {
         let mut place = Place::new(4);
         for (oldest, gap, cursor) in [(0, Gap::None, 4), (5, Gap::None, 4), (6, Gap::Lost, 5), (9, Gap::Lost, 8)] {
             assert_eq!((place.gap(oldest), place.last()), (gap, cursor), "{oldest}");

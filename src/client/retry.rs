@@ -76,8 +76,8 @@ impl Retries {
         error.arrived(may_have_arrived)
     }
 
-    /// Says that an attempt failed. The same failure again is a status line that counts on a terminal; elsewhere it is
-    /// said the first, second, fourth, eighth … time.
+    /// Reports a failed attempt. On a terminal, a repeated failure is a status line with a count. Elsewhere it is a
+    /// line for the first, second, fourth, eighth … time.
     fn announce(&mut self, client: &Client, call: &Call<'_>, error: &CallError, wait: Duration) {
         if self.last.as_ref().is_some_and(|(word, message)| is_same(word, message, error)) {
             self.count += 1;
@@ -90,7 +90,7 @@ impl Retries {
         let limit = if limit == Duration::MAX {
             String::new()
         } else {
-            format!(", for {} at the most", humantime::format_duration(limit))
+            format!(", for at most {}", humantime::format_duration(limit))
         };
         let line = if count == 1 {
             format!("{error}; trying again in {wait:.1} s{limit}")
@@ -149,7 +149,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn waits_grow_from_a_tenth_of_a_second_to_five_and_are_jittered() {
+    fn waits_grow_from_100_ms_to_5_s_with_jitter() {
         let mut backoff = Backoff::default();
         for full in [100, 200, 400, 800, 1600, 3200, 5000, 5000, 5000] {
             let wait = u64::try_from(backoff.wait().as_millis()).unwrap();
