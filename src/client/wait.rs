@@ -19,8 +19,8 @@ pub(super) enum Woken {
     Late,
 }
 
-/// Waits until one of `fds` is ready, the watch has a cause, or the time is `until`. If several are true, the first
-/// counts.
+/// Waits until one of `fds` is ready, the deadline has passed or a signal has arrived, or the time is `until`. If
+/// several are true, the first counts.
 pub(super) fn wait<'a>(fds: &mut Vec<PollFd<'a>>, watch: Option<&'a Watch>, until: Instant) -> io::Result<Woken> {
     let ours = fds.len();
     fds.extend(watch.map(|watch| PollFd::from_borrowed_fd(watch.fd(), PollFlags::IN)));
