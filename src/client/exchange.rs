@@ -439,7 +439,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn retry_after_is_seconds_or_a_date_by_the_answers_own_clock() {
+    fn retry_after_is_seconds_or_a_date_compared_with_the_answers_date() {
         let now = SystemTime::UNIX_EPOCH + Duration::from_secs(784_111_777);
         let wait = |value: &str, date: Option<&str>| {
             let mut answer = Response::builder().header("retry-after", value);

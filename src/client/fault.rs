@@ -245,7 +245,7 @@ mod tests {
     use rustls::PeerMisbehaved;
 
     #[test]
-    fn a_fault_of_tls_says_what_to_do_and_whether_it_passes() {
+    fn a_tls_fault_says_what_to_do_and_whether_it_passes() {
         let alert = rustls::Error::AlertReceived;
         let rows = [
             (alert(AlertDescription::CertificateRequired), "--cert and --key", false),
@@ -286,7 +286,7 @@ mod tests {
     }
 
     #[test]
-    fn a_request_has_not_left_while_there_was_no_connection() {
+    fn without_a_connection_the_request_was_not_sent() {
         let refused = || ureq::Error::Io(ErrorKind::ConnectionRefused.into());
         let timed_out = ureq::Error::Timeout(ureq::Timeout::Connect);
         for (error, arrived) in [

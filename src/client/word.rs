@@ -192,7 +192,7 @@ mod tests {
     use std::time::Duration;
 
     #[test]
-    fn a_refusal_is_the_servers_own_only_with_its_code() {
+    fn only_an_answer_with_the_servers_code_is_its_refusal() {
         let other = |status, code: &str| Some(Refusal::Other { status, code: code.into() });
         let rows = [
             (401, "unauthorized", Some(Refusal::Unauthorized)),
@@ -226,7 +226,7 @@ mod tests {
     }
 
     #[test]
-    fn each_word_has_its_reason_and_only_what_passes_is_retryable() {
+    fn each_word_has_its_reason_and_whether_it_passes() {
         let other = |status| Word::Server(Refusal::Other { status, code: "x".into() });
         let rows = [
             (Word::Server(Refusal::Unauthorized), Reason::Auth, false),
