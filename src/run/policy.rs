@@ -315,37 +315,4 @@ mod tests {
         assert!(policy(&[], &["view"], false, OnApproval::Pause).replaces_servers());
         assert!(policy(&[], &[], true, OnApproval::Pause).replaces_servers());
     }
-
-    /// May the call run without anybody else being asked? A program may say yes to what it is asked.
-    fn may_run(policy: &Policy, tool: &str) -> bool {
-        matches!(policy.judge(tool), Judgement::Verdict(Verdict::Accept) | Judgement::AskProgram)
-    }
-
-    proptest::proptest! {
-        #[test]
-        fn a_further_restriction_never_lets_a_call_run_that_did_not_run_before(
-            allow in proptest::collection::btree_set("[a-d]", 0..4),
-            deny in proptest::collection::btree_set("[a-d]", 0..4),
-            more in "[a-d]",
-            tool in "(p__)?([a-e]|dynamic_subagent_task|slack_send_message)",
-            on_approval in proptest::sample::select(vec![OnApproval::Accept, OnApproval::Pause, OnApproval::Reject]),
-            program in proptest::bool::ANY,
-            subagents in proptest::bool::ANY,
-            slack in proptest::bool::ANY,
-        ) {
-            let list_is_sent = false;
-            let before = Policy { on_approval, allow, deny, program, subagents, slack, list_is_sent };
-            // Without any policy flag the server's own policy decides, and the command line asks what shall be.
-            proptest::prop_assume!(before.replaces_servers());
-            let mut denied = before.clone();
-            denied.deny.insert(more.clone());
-            proptest::prop_assert!(!may_run(&denied, &tool) || may_run(&before, &tool), "--deny-tool {more}");
-            let mut not_allowed = before.clone();
-            not_allowed.allow.remove(&more);
-            // Without a list every call is allowed: removing the last entry is another policy.
-            if !not_allowed.allow.is_empty() {
-                proptest::prop_assert!(!may_run(&not_allowed, &tool) || may_run(&before, &tool), "no --allow-tool {more}");
-            }
-        }
-    }
 }
