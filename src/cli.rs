@@ -614,6 +614,11 @@ pub fn mistake(error: &clap::Error) -> String {
         ErrorKind::TooManyValues => format!("{argument} takes no value"),
         ErrorKind::MissingRequiredArgument => format!("{argument} is missing"),
         ErrorKind::ArgumentConflict => format!("{argument} does not go with {}", option(ContextKind::PriorArg)),
+        ErrorKind::InvalidUtf8 => {
+            let is_at_fault = |name: &&&str| std::env::var_os(name).is_some_and(|value| value.to_str().is_none());
+            let name = ["SORTIE_SERVER", "SORTIE_REHEARSE"].iter().find(is_at_fault);
+            format!("{} is not UTF-8 text", name.unwrap_or(&"an argument"))
+        }
         kind => kind.to_string(),
     };
     let suggestions = [ContextKind::SuggestedSubcommand, ContextKind::SuggestedArg, ContextKind::SuggestedValue];

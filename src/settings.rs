@@ -364,7 +364,10 @@ fn message(run: &cli::Run, approval: Approval) -> Result<Message> {
         (Some(prompt), None) if prompt == "-" => Text::In(Source::new("the prompt", "-")),
         (Some(prompt), None) => Text::Given(prompt.clone()),
         (None, Some(path)) => Text::In(Source::new("--prompt-file", path)),
-        _ => bail!("no prompt: it is an argument, or in the file of --prompt-file, or - reads it from stdin"),
+        _ => bail!(
+            "no prompt: it is an argument, or in the file of --prompt-file, or - reads it from stdin; one that begins \
+             with - goes behind --"
+        ),
     };
     let max_turns = run.max_turns.as_deref().map(|turns| {
         let number = turns.parse().ok().filter(|number| (1..=MAX_TURNS).contains(number));

@@ -251,8 +251,12 @@ fn an_argument_that_is_not_text_is_refused() {
         .run()
         .code(1)
         .stdout("")
-        .stderr_has("UTF-8")
+        .stderr_has("an argument is not UTF-8 text")
         .stderr_lacks("panicked");
+    for variable in ["SORTIE_SERVER", "SORTIE_REHEARSE"] {
+        let output = Sortie::new(["run", "go"]).env(variable, OsStr::from_bytes(b"\xff\xfe")).run();
+        output.code(1).stderr_has(&format!("{variable} is not UTF-8 text"));
+    }
 }
 
 #[test]
