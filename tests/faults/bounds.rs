@@ -17,7 +17,7 @@ const SECOND: Duration = Duration::from_secs(1);
 /// The most that stopping a run may take.
 const STOP: Duration = Duration::from_secs(5);
 /// A busy machine may start a process late.
-const LATE: Duration = Duration::from_secs(1);
+const LATE: Duration = Duration::from_secs(2);
 
 fn start(agent: &Agent, arguments: &[&str]) -> Running {
     agent.sortie(["run", "-o", "json"]).args(arguments.iter().copied()).arg("go").spawn()
