@@ -37,6 +37,8 @@ const MAX_HEAD: usize = 64 * 1024;
 /// The input buffer, in bytes. It is larger than the largest head, so that a head that is too large does not look
 /// like one that was cut.
 const INPUT: usize = MAX_HEAD + 4 * 1024;
+/// The input buffer until an answer fills it, in bytes: a short run never touches the memory of the large one.
+const SHORT_INPUT: usize = 12 * 1024;
 /// The output buffer, in bytes. The head of a request must fit, with a token of 16 KiB.
 const OUTPUT: usize = 32 * 1024;
 
@@ -130,10 +132,11 @@ impl<In: Transport> Connector<In> for TcpConnector {
         let connect_by = later(*details.timeout.after);
         let stream = race::connect(host, port, &self.memory, &self.watch, connect_by)?;
         stream.set_nodelay(true)?;
-        let buffers = LazyBuffers::new(INPUT, OUTPUT);
+        let buffers = LazyBuffers::new(SHORT_INPUT, OUTPUT);
         Ok(Some(Either::B(TcpTransport {
             stream,
             buffers,
+            is_short: true,
             watch: self.watch.clone(),
             connect_by,
             tick: self.tick,
@@ -153,6 +156,8 @@ fn later(after: Duration) -> Instant {
 struct TcpTransport {
     stream: TcpStream,
     buffers: LazyBuffers,
+    /// The input buffer has its first length.
+    is_short: bool,
     watch: Watch,
     /// The deadline for the handshakes with a proxy and with TLS: the HTTP crate gives each of them the whole connect
     /// timeout.
@@ -172,6 +177,15 @@ impl fmt::Debug for TcpTransport {
 }
 
 impl TcpTransport {
+    /// Replaces the short input buffer by the large one.
+    fn enlarge(&mut self) {
+        let mut buffers = LazyBuffers::new(INPUT, OUTPUT);
+        let input = self.buffers.input();
+        buffers.input_append_buf()[..input.len()].copy_from_slice(input);
+        buffers.input_appended(input.len());
+        (self.buffers, self.is_short) = (buffers, false);
+    }
+
     /// Waits until the socket is ready.
     ///
     /// The deadline or a signal ends a wait at once, but not the read of an event stream: it ends after a tick,
@@ -236,6 +250,9 @@ impl Transport for TcpTransport {
             match self.stream.read(self.buffers.input_append_buf()) {
                 Ok(amount) => {
                     self.buffers.input_appended(amount);
+                    if self.is_short && self.buffers.input_append_buf().is_empty() {
+                        self.enlarge();
+                    }
                     return Ok(amount > 0);
                 }
                 Err(error) if error.kind() == ErrorKind::WouldBlock => {

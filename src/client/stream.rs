@@ -23,6 +23,8 @@ const HELD_AGAIN: Duration = Duration::from_secs(5);
 const MIN_GLANCE: Duration = Duration::from_secs(2);
 /// The most that is read at once, in bytes.
 const BUFFER: usize = 64 * 1024;
+/// The same until a read brings so much: a short run never touches the memory of the large buffer.
+const SHORT_BUFFER: usize = 8 * 1024;
 
 /// What [`EventStream::next`] returns.
 #[derive(Debug)]
@@ -117,7 +119,7 @@ impl<'c> EventStream<'c> {
             place: Place::new(after),
             connection: None,
             parser: Parser::new(),
-            buffer: vec![0; BUFFER],
+            buffer: vec![0; SHORT_BUFFER],
             unparsed: 0..0,
             fresh: false,
             has_next: false,
@@ -307,6 +309,9 @@ impl<'c> EventStream<'c> {
                 (self.held_back, self.silent_since) = (false, None);
                 self.unparsed = 0..length;
                 self.fresh = true;
+                if length == SHORT_BUFFER {
+                    self.buffer.resize(BUFFER, 0);
+                }
                 return None;
             }
             Ok(Chunk::Tick) => {
