@@ -105,3 +105,13 @@ fn ping_says_what_server_it_is_in_text_and_in_json() {
     assert_eq!((&ping["version"], &ping["token_accepted"]), (&json!("0.3.88"), &json!(true)));
     assert_eq!(ping["auto_approve_mode"], "custom");
 }
+
+#[test]
+fn a_title_with_control_characters_is_one_line_of_the_list() {
+    let agent = Agent::start();
+    agent.script(|run| run.complete());
+    agent.sortie(["run", "--title", "a\nb\u{1b}[2J", "go"]).run().code(0);
+    let list = agent.sortie(["list"]).run().code(0).stdout;
+    assert_eq!(list.lines().count(), 1, "{list}");
+    assert!(list.ends_with("a\\nb\\u{1b}[2J\n"), "{list:?}");
+}
