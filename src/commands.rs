@@ -211,7 +211,7 @@ impl Context<'_> {
         }
     }
 
-    /// About which calls of a new run the server asks, as far as it is known before the run.
+    /// Returns the calls that the server asks about, as far as this is known before the run.
     fn asks(&self, settings: &settings::Run) -> Result<Asks, Failure> {
         Ok(match settings.message.approval {
             Approval::Ask => Asks::EveryCall,

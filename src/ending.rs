@@ -215,8 +215,8 @@ fn is_final(error: &CallError) -> bool {
     }
 }
 
-/// Reads the stream until `until`, and then what has arrived, but not after `flood_until`. Shows nothing. Returns whether
-/// the stream can still be read.
+/// Reads the stream until `until`, and then what has arrived, but not after `flood_until`. Shows nothing. Returns
+/// whether the stream can still be read.
 fn hear_rest(stream: &mut EventStream<'_>, machine: &mut Machine, until: Instant, flood_until: Instant) -> bool {
     loop {
         match stream.next(Some(until)) {
@@ -263,7 +263,7 @@ pub fn resume_command(session: Uuid, follow: &Follow, waiting: &Waiting) -> Stri
     let mut flags = Vec::new();
     flags.extend(waiting.batch.iter().flat_map(|batch| ["--batch".to_owned(), batch.clone()]));
     for call in &waiting.calls {
-        // Without the equals sign, such an ID would be taken for an option.
+        // Without the equals sign, such an ID would look like an option.
         if call.id.starts_with('-') {
             flags.push(format!("--approve={}", call.id));
         } else {

@@ -278,7 +278,7 @@ impl Output {
         if self.format == Format::Final {
             match &report.run.agent_message {
                 Some(text) => self.write_text(text)?,
-                // An answer that is lost must not look like none.
+                // A lost answer must not look like an empty one.
                 None if report.run.text_is_cut => {
                     let message = format!(
                         "the last turn says more than {MAX_TEXT} bytes, which -o final does not keep; -o text does"

@@ -77,9 +77,9 @@ impl Client {
         self.post("cancel the run", path, &api::Cancel { run_id: run }, &new_key()).map(|_: api::Taken| ())
     }
 
-    /// Whether the server answers at all, asked once.
+    /// Returns whether the server answers one health check.
     pub(super) fn is_there(&self) -> bool {
-        let (doing, path) = ("ask for the server's health", "/v1/health".into());
+        let (doing, path) = ("check the server's health", "/v1/health".into());
         let call = Call { doing, path, body: None, key: None, after: None };
         self.json::<api::Health>(&call, self.options.connect_timeout).is_ok()
     }

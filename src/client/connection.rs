@@ -37,7 +37,7 @@ const MAX_HEAD: usize = 64 * 1024;
 /// The input buffer, in bytes. It is larger than the largest head, so that a head that is too large does not look
 /// like one that was cut.
 const INPUT: usize = MAX_HEAD + 4 * 1024;
-/// The input buffer until an answer fills it, in bytes: a short run never touches the memory of the large one.
+/// The first input buffer, until an answer fills it, in bytes: a short run never uses the memory of the large one.
 const SHORT_INPUT: usize = 12 * 1024;
 /// The output buffer, in bytes. The head of a request must fit, with a token of 16 KiB.
 const OUTPUT: usize = 32 * 1024;

@@ -2,9 +2,9 @@
 
 use crate::console::visible_start;
 
-/// The most that is quoted of the server's own words, in characters.
+/// The longest quote of the server's error, in characters.
 const MAX_QUOTE: usize = 300;
-/// The most that is quoted of a page, in characters.
+/// The longest quote of a page, in characters.
 const MAX_WORDS: usize = 80;
 
 /// Returns the start of the server's error text, on one line.

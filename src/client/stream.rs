@@ -23,7 +23,8 @@ const HELD_AGAIN: Duration = Duration::from_secs(5);
 const MIN_GLANCE: Duration = Duration::from_secs(2);
 /// The most that is read at once, in bytes.
 const BUFFER: usize = 64 * 1024;
-/// The same until a read brings so much: a short run never touches the memory of the large buffer.
+/// The most that is read at once until a read fills it, in bytes: a short run never uses the memory of the large
+/// buffer.
 const SHORT_BUFFER: usize = 8 * 1024;
 
 /// What [`EventStream::next`] returns.
@@ -402,7 +403,8 @@ impl<'c> EventStream<'c> {
         Ok(Told::Quiet)
     }
 
-    /// The head of the answer is late: whether the stream may only be held back. Any answer of the server is contact.
+    /// If the head of the answer is late: returns whether the stream may only be held back. Any answer of the server is
+    /// contact.
     fn may_be_held_back(&self, was_cut_short: bool) -> bool {
         if self.client.left(self.contact()).is_zero() {
             return self.client.is_there();

@@ -42,7 +42,7 @@ pub enum Word {
     OverBound,
     /// The deadline or a signal ended the call.
     Stopped(Cause),
-    /// A bug of ours.
+    /// A bug in sortie.
     Internal,
 }
 

@@ -197,7 +197,7 @@ impl Stage {
         Ok((200, answer))
     }
 
-    /// A page of the sessions, which is the last one.
+    /// Returns the only page of the sessions.
     fn list(&self, sessions: &mut Sessions, offset: Option<usize>) -> Value {
         // The run of an earlier process is there to be found.
         if sessions.is_empty() {

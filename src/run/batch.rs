@@ -443,7 +443,7 @@ mod tests {
         assert!(!batch.has_not_begun("b"));
     }
 
-    /// The table at the head of the module, row by row.
+    /// The module's table, row by row.
     #[test]
     fn each_row_of_the_table_has_its_next_step() {
         use Asks::{EveryCall, NoCall, SomeCalls, Unknown};

@@ -63,7 +63,7 @@ impl Machine {
             }
             State::Active { .. } | State::Idle => {
                 self.superseded |= state != State::Idle;
-                // The last event comes again: a byte that shows that the replay has begun.
+                // The last event comes again, which shows that the replay has begun.
                 self.doubt(Doubt::Stopped, Effect::Replay("the session no longer runs our run"))
             }
             State::Failed => {

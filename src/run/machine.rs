@@ -52,7 +52,7 @@ pub struct Machine {
     pub(super) begun: bool,
     /// No event of our run is missing so far.
     pub(super) complete: bool,
-    /// Another run came after ours: the session's messages are about that run.
+    /// A later run has started, so the session's messages are about that run.
     pub(super) superseded: bool,
     /// When the session's state was last asked for.
     pub(super) asked_at: Option<Duration>,
