@@ -13,7 +13,7 @@ use uuid::Uuid;
 
 /// The most memory that a client may ever have had, in kB.
 const MOST: u64 = 64 * 1024;
-/// A program that is not optimized is itself so much larger, in kB: SORTIE_BIN names the one that is shipped.
+/// A program that is not optimized is itself so much larger, in kB: `SORTIE_BIN` names the one that is shipped.
 const UNOPTIMIZED: u64 = 4 * 1024;
 /// The most that it can allocate, in kB: that, and a few threads' stacks. Beyond it is killed by its own allocator.
 const LEASH: u64 = MOST + 16 * 1024;
