@@ -43,12 +43,12 @@ complete -c sortie -n "__fish_sortie_needs_command" -s v -l verbose -d 'Log each
 complete -c sortie -n "__fish_sortie_needs_command" -s h -l help -d 'Print help; --help shows all options, and explains them'
 complete -c sortie -n "__fish_sortie_needs_command" -s V -l version -d 'Print version'
 complete -c sortie -n "__fish_sortie_needs_command" -f -a "run" -d 'Start a run and follow it to its end'
-complete -c sortie -n "__fish_sortie_needs_command" -f -a "resume" -d 'Decide the tool calls that wait, then follow the run'
+complete -c sortie -n "__fish_sortie_needs_command" -f -a "resume" -d 'Decide the pending tool calls, then follow the run'
 complete -c sortie -n "__fish_sortie_needs_command" -f -a "attach" -d 'Follow a run that is going on, or that has just ended'
 complete -c sortie -n "__fish_sortie_needs_command" -f -a "cancel" -d 'Stop a run, and wait until it has stopped'
 complete -c sortie -n "__fish_sortie_needs_command" -f -a "pending" -d 'Show the tool calls that wait for approval, in one session or in all'
 complete -c sortie -n "__fish_sortie_needs_command" -f -a "list" -d 'Show the server\'s sessions: ID, state, last change, title'
-complete -c sortie -n "__fish_sortie_needs_command" -f -a "ping" -d 'Ask whether the server is there and accepts the token'
+complete -c sortie -n "__fish_sortie_needs_command" -f -a "ping" -d 'Check that the server answers and accepts the token'
 complete -c sortie -n "__fish_sortie_needs_command" -f -a "help" -d 'Show the help of sortie, or of one command'
 complete -c sortie -n "__fish_sortie_using_subcommand run" -l prompt-file -d 'Read the task from this file; - is stdin' -r -F
 complete -c sortie -n "__fish_sortie_using_subcommand run" -l image -d 'Send this png, jpeg, gif or webp image with the task' -r -F
@@ -75,8 +75,8 @@ stream-json\t'A line of JSON for each event, then the result record'"
 complete -c sortie -n "__fish_sortie_using_subcommand run" -l result-file -d 'Write the result record to this file too, at the end' -r -F
 complete -c sortie -n "__fish_sortie_using_subcommand run" -l record -d 'Record the run\'s events in this file, for --rehearse and for bug reports' -r -F
 complete -c sortie -n "__fish_sortie_using_subcommand run" -l heartbeat -d 'Print a line on stderr after this much silence, so that CI does not kill a quiet job; 0s never does' -r -f
-complete -c sortie -n "__fish_sortie_using_subcommand run" -l max-tokens -d 'Cancel the run past N tokens; a turn under way is paid for' -r -f
-complete -c sortie -n "__fish_sortie_using_subcommand run" -l max-tool-calls -d 'Cancel the run past N tool calls; a turn under way is paid for' -r -f
+complete -c sortie -n "__fish_sortie_using_subcommand run" -l max-tokens -d 'Cancel the run past N tokens; the current turn may still use tokens' -r -f
+complete -c sortie -n "__fish_sortie_using_subcommand run" -l max-tool-calls -d 'Cancel the run past N tool calls; the current turn may still use tokens' -r -f
 complete -c sortie -n "__fish_sortie_using_subcommand run" -l max-turns -d 'Let the run take at most N turns, 1 to 256 [default: the server\'s]' -r -f
 complete -c sortie -n "__fish_sortie_using_subcommand run" -l server -d 'Server\'s URL [default: http://127.0.0.1:4096]' -r -f
 complete -c sortie -n "__fish_sortie_using_subcommand run" -l token-file -d 'File with the token [env: SORTIE_TOKEN_FILE; SORTIE_TOKEN is the token]' -r -F

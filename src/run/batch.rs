@@ -204,14 +204,6 @@ impl Batch {
         self.calls.iter().any(|(call, state)| call.id == id && !begun(state))
     }
 
-    /// Returns the decision that was sent for a call that has not started.
-    pub fn sent_for(&self, id: &str) -> Option<&Verdict> {
-        self.calls.iter().find_map(|(call, state)| match state {
-            State::Decided { ruling, .. } if call.id == id => Some(&ruling.verdict),
-            _ => None,
-        })
-    }
-
     pub fn is_undecided(&self, id: &str) -> bool {
         self.undecided().any(|call| call.id == id)
     }

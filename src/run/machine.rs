@@ -1,7 +1,7 @@
 //! The machine's events and tool calls. [`super::doubt`] handles a run that seems to have ended without a terminal
 //! event.
 
-use super::batch::{Asks, Batch, Next, SETTLED};
+use super::batch::{Batch, Next, SETTLED};
 use super::choices::Choices;
 use super::policy::{By, Judgement, Ruling, Verdict, names};
 use super::tally::Tally;
@@ -564,9 +564,5 @@ impl Machine {
     fn batch_name(&self) -> Option<String> {
         let run: String = self.run_id().chars().take(8).collect();
         self.batch.proposal().map(|proposal| format!("{run}.{proposal}"))
-    }
-
-    pub fn knows_that_all_are_asked_about(&self) -> bool {
-        self.options.asks == Asks::EveryCall
     }
 }

@@ -350,7 +350,7 @@ fn the_context_entry_of_the_workdir_counts_towards_the_limits() {
     let agent = Agent::out_of_bounds();
     let many = (0..32).map(|number| format!("--context=c{number}=text"));
     let command = many.fold(agent.sortie(["run", "go", "-w", "/srv"]), Sortie::arg);
-    command.run().code(1).stderr_has("33 entries with that of --workdir, and 32 are the most");
+    command.run().code(1).stderr_has("33 entries with that of --workdir; the limit is 32");
 }
 
 /// The number without what makes it readable.

@@ -112,21 +112,21 @@ fn a_usage_error_is_one_line_with_the_closest_valid_word() {
         (&["cancel"], "<SESSION> is missing; see sortie cancel --help"),
         (
             &["run", "--rehearse", "complted", "x"],
-            "--rehearse complted: it is none of completed, failed, paused, stalled, lost, and no file",
+            "--rehearse complted: it is none of completed, failed, paused, stalled, lost, and no such file exists",
         ),
         (&["run", "--max-turns", "0", "x"], "--max-turns 0: it must be a number from 1 to 256"),
         (&["run", "--\u{1b}[2J", "x"], "there is no option --\\u{1b}[2J here; see sortie run --help"),
         (
             &["run", "- tidy up"],
-            "there is no option -  here (a prompt that begins with - goes behind --); see sortie run --help",
+            "there is no option -  here (a prompt that begins with - must follow --); see sortie run --help",
         ),
         (
             &["run", "-1 is odd"],
-            "there is no option -1 here (a prompt that begins with - goes behind --); see sortie run --help",
+            "there is no option -1 here (a prompt that begins with - must follow --); see sortie run --help",
         ),
         (
             &["run", "--tidy up"],
-            "there is no option --tidy up here (a prompt that begins with - goes behind --); see sortie run --help",
+            "there is no option --tidy up here (a prompt that begins with - must follow --); see sortie run --help",
         ),
         (&["run", "-q", "x", "-v"], "--quiet does not go with --verbose; see sortie run --help"),
         (&["-q", "run", "x", "-v"], "--quiet does not go with --verbose"),
