@@ -3,6 +3,7 @@
 
 use super::Client;
 use super::exchange::Call;
+use super::retry::LAST_TRY;
 use super::word::{CallError, Word};
 use crate::agent::calls as api;
 use serde::Serialize;
@@ -81,7 +82,7 @@ impl Client {
     pub(super) fn is_there(&self) -> bool {
         let (doing, path) = ("check the server's health", "/v1/health".into());
         let call = Call { doing, path, body: None, key: None, after: None };
-        self.json::<api::Health>(&call, self.options.connect_timeout).is_ok()
+        self.json::<api::Health>(&call, LAST_TRY).is_ok()
     }
 
     fn get<T: DeserializeOwned>(&self, doing: &str, path: String) -> Result<T, CallError> {

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use uuid::Uuid;
 
 /// The time for the last attempt when the retry timeout is over.
-const LAST_TRY: Duration = Duration::from_secs(1);
+pub(super) const LAST_TRY: Duration = Duration::from_secs(1);
 
 /// Exponential backoff: from 100 ms to 5 s, doubled each time. A random part of up to a half is subtracted, so that
 /// many clients do not return to a server together.

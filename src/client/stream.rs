@@ -19,8 +19,6 @@ const SILENCE: Duration = Duration::from_secs(45);
 const HELD_BACK: Duration = Duration::from_secs(20);
 /// The limit for the head while the stream is held back: in between, the session's state is asked for.
 const HELD_AGAIN: Duration = Duration::from_secs(5);
-/// With no more than this left of the retry timeout, wait for the head until the retry timeout.
-const MIN_GLANCE: Duration = Duration::from_secs(2);
 /// The most that is read at once, in bytes.
 const BUFFER: usize = 64 * 1024;
 /// The most that is read at once until a read fills it, in bytes: a short run never uses the memory of the large
@@ -372,10 +370,7 @@ impl<'c> EventStream<'c> {
         let silent = self.silent_since.get_or_insert_with(Instant::now).elapsed();
         let head = if self.held_back { HELD_AGAIN } else { HELD_BACK.saturating_sub(silent).max(TICK) };
         let patience = self.retries.patience(self.client, self.contact());
-        let left = self.client.left(self.contact());
-        // Return before the retry timeout, so that the session's state can be asked for: its answer is contact.
-        let glance = if patience < head && left > MIN_GLANCE { left / 2 } else { patience };
-        let bounded = until_then(glance.min(head));
+        let bounded = until_then(patience.min(head));
         if bounded.is_zero() {
             return Ok(Told::Quiet);
         }

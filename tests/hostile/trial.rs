@@ -192,7 +192,8 @@ impl Watch {
 
 /// The most memory that a process has had so far, in kB.
 fn peak(pid_file: &Path) -> u64 {
-    let pid = std::fs::read_to_string(pid_file).expect("the client's id");
+    // A request may be read when the client has ended, and its folder is gone.
+    let pid = std::fs::read_to_string(pid_file).unwrap_or_default();
     let status = std::fs::read_to_string(format!("/proc/{}/status", pid.trim())).unwrap_or_default();
     let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
     peak.and_then(|peak| peak.trim().trim_end_matches(" kB").parse().ok()).unwrap_or_default()
