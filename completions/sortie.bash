@@ -1,3 +1,7 @@
+_sortie_sessions() {
+    timeout -s KILL 0.3 sortie --quiet list 2>/dev/null | sed -n 's/^\([0-9a-f-]\{36\}\) \([a-z]*\) .*/\1/p'
+}
+
 _sortie() {
     local i cur prev opts cmd
     COMPREPLY=()
@@ -133,11 +137,17 @@ _sortie() {
                     return 0
                     ;;
                 --connect-timeout)
-                    COMPREPLY=($(compgen -f "${cur}"))
+                    COMPREPLY=("${cur}")
+                    if [[ "${BASH_VERSINFO[0]}" -ge 4 ]]; then
+                        compopt -o nospace
+                    fi
                     return 0
                     ;;
                 --retry-timeout)
-                    COMPREPLY=($(compgen -f "${cur}"))
+                    COMPREPLY=("${cur}")
+                    if [[ "${BASH_VERSINFO[0]}" -ge 4 ]]; then
+                        compopt -o nospace
+                    fi
                     return 0
                     ;;
                 --rehearse)
@@ -147,6 +157,7 @@ _sortie() {
                     fi
                     IFS=$'\n'
                     COMPREPLY=($(compgen -f "${cur}"))
+                    COMPREPLY+=($(IFS=' '; compgen -W "completed failed paused stalled lost" -- "${cur}"))
                     if [ -n "${oldifs+x}" ]; then
                         IFS="$oldifs"
                     fi
@@ -164,7 +175,7 @@ _sortie() {
             ;;
         sortie__subcmd__attach)
             opts="-t -o -q -v -h --run --pause-on-approval --on-approval --allow-tool --deny-tool --approve-with --enable-slack-tools --enable-subagents --timeout --idle-timeout --no-cancel --fail-on-tool-error --output --result-file --record --heartbeat --server --token-file --header-file --cacert --cert --key --allow-http --connect-timeout --retry-timeout --rehearse --quiet --verbose --help"
-            if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
+            if [[ ${cur} == -* ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
             fi
@@ -353,11 +364,17 @@ _sortie() {
                     return 0
                     ;;
                 --connect-timeout)
-                    COMPREPLY=($(compgen -f "${cur}"))
+                    COMPREPLY=("${cur}")
+                    if [[ "${BASH_VERSINFO[0]}" -ge 4 ]]; then
+                        compopt -o nospace
+                    fi
                     return 0
                     ;;
                 --retry-timeout)
-                    COMPREPLY=($(compgen -f "${cur}"))
+                    COMPREPLY=("${cur}")
+                    if [[ "${BASH_VERSINFO[0]}" -ge 4 ]]; then
+                        compopt -o nospace
+                    fi
                     return 0
                     ;;
                 --rehearse)
@@ -367,6 +384,7 @@ _sortie() {
                     fi
                     IFS=$'\n'
                     COMPREPLY=($(compgen -f "${cur}"))
+                    COMPREPLY+=($(IFS=' '; compgen -W "completed failed paused stalled lost" -- "${cur}"))
                     if [ -n "${oldifs+x}" ]; then
                         IFS="$oldifs"
                     fi
@@ -379,12 +397,12 @@ _sortie() {
                     COMPREPLY=()
                     ;;
             esac
-            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            COMPREPLY=( $(compgen -W "${opts} $(_sortie_sessions)" -- "${cur}") )
             return 0
             ;;
         sortie__subcmd__cancel)
             opts="-q -v -h --timeout --server --token-file --header-file --cacert --cert --key --allow-http --connect-timeout --retry-timeout --rehearse --quiet --verbose --help"
-            if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
+            if [[ ${cur} == -* ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
             fi
@@ -476,11 +494,17 @@ _sortie() {
                     return 0
                     ;;
                 --connect-timeout)
-                    COMPREPLY=($(compgen -f "${cur}"))
+                    COMPREPLY=("${cur}")
+                    if [[ "${BASH_VERSINFO[0]}" -ge 4 ]]; then
+                        compopt -o nospace
+                    fi
                     return 0
                     ;;
                 --retry-timeout)
-                    COMPREPLY=($(compgen -f "${cur}"))
+                    COMPREPLY=("${cur}")
+                    if [[ "${BASH_VERSINFO[0]}" -ge 4 ]]; then
+                        compopt -o nospace
+                    fi
                     return 0
                     ;;
                 --rehearse)
@@ -490,6 +514,7 @@ _sortie() {
                     fi
                     IFS=$'\n'
                     COMPREPLY=($(compgen -f "${cur}"))
+                    COMPREPLY+=($(IFS=' '; compgen -W "completed failed paused stalled lost" -- "${cur}"))
                     if [ -n "${oldifs+x}" ]; then
                         IFS="$oldifs"
                     fi
@@ -502,7 +527,7 @@ _sortie() {
                     COMPREPLY=()
                     ;;
             esac
-            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            COMPREPLY=( $(compgen -W "${opts} $(_sortie_sessions)" -- "${cur}") )
             return 0
             ;;
         sortie__subcmd__help)
@@ -592,11 +617,17 @@ _sortie() {
                     return 0
                     ;;
                 --connect-timeout)
-                    COMPREPLY=($(compgen -f "${cur}"))
+                    COMPREPLY=("${cur}")
+                    if [[ "${BASH_VERSINFO[0]}" -ge 4 ]]; then
+                        compopt -o nospace
+                    fi
                     return 0
                     ;;
                 --retry-timeout)
-                    COMPREPLY=($(compgen -f "${cur}"))
+                    COMPREPLY=("${cur}")
+                    if [[ "${BASH_VERSINFO[0]}" -ge 4 ]]; then
+                        compopt -o nospace
+                    fi
                     return 0
                     ;;
                 --rehearse)
@@ -606,6 +637,7 @@ _sortie() {
                     fi
                     IFS=$'\n'
                     COMPREPLY=($(compgen -f "${cur}"))
+                    COMPREPLY+=($(IFS=' '; compgen -W "completed failed paused stalled lost" -- "${cur}"))
                     if [ -n "${oldifs+x}" ]; then
                         IFS="$oldifs"
                     fi
@@ -729,11 +761,17 @@ _sortie() {
                     return 0
                     ;;
                 --connect-timeout)
-                    COMPREPLY=($(compgen -f "${cur}"))
+                    COMPREPLY=("${cur}")
+                    if [[ "${BASH_VERSINFO[0]}" -ge 4 ]]; then
+                        compopt -o nospace
+                    fi
                     return 0
                     ;;
                 --retry-timeout)
-                    COMPREPLY=($(compgen -f "${cur}"))
+                    COMPREPLY=("${cur}")
+                    if [[ "${BASH_VERSINFO[0]}" -ge 4 ]]; then
+                        compopt -o nospace
+                    fi
                     return 0
                     ;;
                 --rehearse)
@@ -743,6 +781,7 @@ _sortie() {
                     fi
                     IFS=$'\n'
                     COMPREPLY=($(compgen -f "${cur}"))
+                    COMPREPLY+=($(IFS=' '; compgen -W "completed failed paused stalled lost" -- "${cur}"))
                     if [ -n "${oldifs+x}" ]; then
                         IFS="$oldifs"
                     fi
@@ -760,7 +799,7 @@ _sortie() {
             ;;
         sortie__subcmd__pending)
             opts="-o -q -v -h --output --server --token-file --header-file --cacert --cert --key --allow-http --connect-timeout --retry-timeout --rehearse --quiet --verbose --help"
-            if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
+            if [[ ${cur} == -* ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
             fi
@@ -859,11 +898,17 @@ _sortie() {
                     return 0
                     ;;
                 --connect-timeout)
-                    COMPREPLY=($(compgen -f "${cur}"))
+                    COMPREPLY=("${cur}")
+                    if [[ "${BASH_VERSINFO[0]}" -ge 4 ]]; then
+                        compopt -o nospace
+                    fi
                     return 0
                     ;;
                 --retry-timeout)
-                    COMPREPLY=($(compgen -f "${cur}"))
+                    COMPREPLY=("${cur}")
+                    if [[ "${BASH_VERSINFO[0]}" -ge 4 ]]; then
+                        compopt -o nospace
+                    fi
                     return 0
                     ;;
                 --rehearse)
@@ -873,6 +918,7 @@ _sortie() {
                     fi
                     IFS=$'\n'
                     COMPREPLY=($(compgen -f "${cur}"))
+                    COMPREPLY+=($(IFS=' '; compgen -W "completed failed paused stalled lost" -- "${cur}"))
                     if [ -n "${oldifs+x}" ]; then
                         IFS="$oldifs"
                     fi
@@ -885,7 +931,7 @@ _sortie() {
                     COMPREPLY=()
                     ;;
             esac
-            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            COMPREPLY=( $(compgen -W "${opts} $(_sortie_sessions)" -- "${cur}") )
             return 0
             ;;
         sortie__subcmd__ping)
@@ -996,11 +1042,17 @@ _sortie() {
                     return 0
                     ;;
                 --connect-timeout)
-                    COMPREPLY=($(compgen -f "${cur}"))
+                    COMPREPLY=("${cur}")
+                    if [[ "${BASH_VERSINFO[0]}" -ge 4 ]]; then
+                        compopt -o nospace
+                    fi
                     return 0
                     ;;
                 --retry-timeout)
-                    COMPREPLY=($(compgen -f "${cur}"))
+                    COMPREPLY=("${cur}")
+                    if [[ "${BASH_VERSINFO[0]}" -ge 4 ]]; then
+                        compopt -o nospace
+                    fi
                     return 0
                     ;;
                 --rehearse)
@@ -1010,6 +1062,7 @@ _sortie() {
                     fi
                     IFS=$'\n'
                     COMPREPLY=($(compgen -f "${cur}"))
+                    COMPREPLY+=($(IFS=' '; compgen -W "completed failed paused stalled lost" -- "${cur}"))
                     if [ -n "${oldifs+x}" ]; then
                         IFS="$oldifs"
                     fi
@@ -1027,7 +1080,7 @@ _sortie() {
             ;;
         sortie__subcmd__resume)
             opts="-t -o -q -v -h --batch --approve --reject --approve-all --reject-all --pause-on-approval --on-approval --allow-tool --deny-tool --approve-with --enable-slack-tools --enable-subagents --timeout --idle-timeout --no-cancel --fail-on-tool-error --output --result-file --record --heartbeat --server --token-file --header-file --cacert --cert --key --allow-http --connect-timeout --retry-timeout --rehearse --quiet --verbose --help"
-            if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
+            if [[ ${cur} == -* ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
             fi
@@ -1230,11 +1283,17 @@ _sortie() {
                     return 0
                     ;;
                 --connect-timeout)
-                    COMPREPLY=($(compgen -f "${cur}"))
+                    COMPREPLY=("${cur}")
+                    if [[ "${BASH_VERSINFO[0]}" -ge 4 ]]; then
+                        compopt -o nospace
+                    fi
                     return 0
                     ;;
                 --retry-timeout)
-                    COMPREPLY=($(compgen -f "${cur}"))
+                    COMPREPLY=("${cur}")
+                    if [[ "${BASH_VERSINFO[0]}" -ge 4 ]]; then
+                        compopt -o nospace
+                    fi
                     return 0
                     ;;
                 --rehearse)
@@ -1244,6 +1303,7 @@ _sortie() {
                     fi
                     IFS=$'\n'
                     COMPREPLY=($(compgen -f "${cur}"))
+                    COMPREPLY+=($(IFS=' '; compgen -W "completed failed paused stalled lost" -- "${cur}"))
                     if [ -n "${oldifs+x}" ]; then
                         IFS="$oldifs"
                     fi
@@ -1256,7 +1316,7 @@ _sortie() {
                     COMPREPLY=()
                     ;;
             esac
-            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            COMPREPLY=( $(compgen -W "${opts} $(_sortie_sessions)" -- "${cur}") )
             return 0
             ;;
         sortie__subcmd__run)
@@ -1297,7 +1357,7 @@ _sortie() {
                     return 0
                     ;;
                 --session)
-                    COMPREPLY=("${cur}")
+                    COMPREPLY=($(compgen -W "$(_sortie_sessions)" -- "${cur}"))
                     if [[ "${BASH_VERSINFO[0]}" -ge 4 ]]; then
                         compopt -o nospace
                     fi
@@ -1565,11 +1625,17 @@ _sortie() {
                     return 0
                     ;;
                 --connect-timeout)
-                    COMPREPLY=($(compgen -f "${cur}"))
+                    COMPREPLY=("${cur}")
+                    if [[ "${BASH_VERSINFO[0]}" -ge 4 ]]; then
+                        compopt -o nospace
+                    fi
                     return 0
                     ;;
                 --retry-timeout)
-                    COMPREPLY=($(compgen -f "${cur}"))
+                    COMPREPLY=("${cur}")
+                    if [[ "${BASH_VERSINFO[0]}" -ge 4 ]]; then
+                        compopt -o nospace
+                    fi
                     return 0
                     ;;
                 --rehearse)
@@ -1579,6 +1645,7 @@ _sortie() {
                     fi
                     IFS=$'\n'
                     COMPREPLY=($(compgen -f "${cur}"))
+                    COMPREPLY+=($(IFS=' '; compgen -W "completed failed paused stalled lost" -- "${cur}"))
                     if [ -n "${oldifs+x}" ]; then
                         IFS="$oldifs"
                     fi

@@ -1,3 +1,7 @@
+function __fish_sortie_sessions
+    timeout -s KILL 0.3 sortie --quiet list 2>/dev/null | sed -n 's/^\([0-9a-f-]\{36\}\) \([a-z]*\) .*/\1\t\2/p'
+end
+
 # Print an optspec for argparse to handle cmd's options that are independent of any subcommand.
 function __fish_sortie_global_optspecs
     string join \n server= token-file= header-file= cacert= cert= key= allow-http connect-timeout= retry-timeout= rehearse= q/quiet v/verbose h/help V/version
@@ -30,25 +34,25 @@ complete -c sortie -n "__fish_sortie_needs_command" -l header-file -d 'File with
 complete -c sortie -n "__fish_sortie_needs_command" -l cacert -d 'Trust the certificates in this PEM file [default: the system\'s]' -r -F
 complete -c sortie -n "__fish_sortie_needs_command" -l cert -d 'Client certificate in a PEM file, for a server that asks for one' -r -F
 complete -c sortie -n "__fish_sortie_needs_command" -l key -d 'Private key of the client certificate, in a PEM file [default: the file of --cert]' -r -F
-complete -c sortie -n "__fish_sortie_needs_command" -l connect-timeout -d 'Longest time to look up the server\'s name, and to connect' -r
-complete -c sortie -n "__fish_sortie_needs_command" -l retry-timeout -d 'Give up after this long without contact with the server; 0s tries once' -r
-complete -c sortie -n "__fish_sortie_needs_command" -l rehearse -d 'Play a recorded run instead, at no cost' -r -F
+complete -c sortie -n "__fish_sortie_needs_command" -l connect-timeout -d 'Longest time to look up the server\'s name, and to connect' -r -f
+complete -c sortie -n "__fish_sortie_needs_command" -l retry-timeout -d 'Give up after this long without contact with the server; 0s tries once' -r -f
+complete -c sortie -n "__fish_sortie_needs_command" -l rehearse -d 'Play a recorded run instead, at no cost' -r -F -a "completed failed paused stalled lost"
 complete -c sortie -n "__fish_sortie_needs_command" -l allow-http -d 'Let the token go over plain http to another machine, where it can be read on the way'
 complete -c sortie -n "__fish_sortie_needs_command" -s q -l quiet -d 'Say nothing on stderr but errors, and that a run is paused'
 complete -c sortie -n "__fish_sortie_needs_command" -s v -l verbose -d 'Log each call on stderr; -vv the HTTP library too [env: SORTIE_LOG]'
 complete -c sortie -n "__fish_sortie_needs_command" -s h -l help -d 'Print help; --help shows all options, and explains them'
 complete -c sortie -n "__fish_sortie_needs_command" -s V -l version -d 'Print version'
 complete -c sortie -n "__fish_sortie_needs_command" -f -a "run" -d 'Start a run and follow it to its end'
-complete -c sortie -n "__fish_sortie_needs_command" -f -a "resume" -d 'Decide the tool calls that wait, then follow the run'
+complete -c sortie -n "__fish_sortie_needs_command" -f -a "resume" -d 'Decide the pending tool calls, then follow the run'
 complete -c sortie -n "__fish_sortie_needs_command" -f -a "attach" -d 'Follow a run that is going on, or that has just ended'
 complete -c sortie -n "__fish_sortie_needs_command" -f -a "cancel" -d 'Stop a run, and wait until it has stopped'
 complete -c sortie -n "__fish_sortie_needs_command" -f -a "pending" -d 'Show the tool calls that wait for approval, in one session or in all'
 complete -c sortie -n "__fish_sortie_needs_command" -f -a "list" -d 'Show the server\'s sessions: ID, state, last change, title'
-complete -c sortie -n "__fish_sortie_needs_command" -f -a "ping" -d 'Ask whether the server is there and accepts the token'
+complete -c sortie -n "__fish_sortie_needs_command" -f -a "ping" -d 'Check that the server answers and accepts the token'
 complete -c sortie -n "__fish_sortie_needs_command" -f -a "help" -d 'Show the help of sortie, or of one command'
 complete -c sortie -n "__fish_sortie_using_subcommand run" -l prompt-file -d 'Read the task from this file; - is stdin' -r -F
 complete -c sortie -n "__fish_sortie_using_subcommand run" -l image -d 'Send this png, jpeg, gif or webp image with the task' -r -F
-complete -c sortie -n "__fish_sortie_using_subcommand run" -l session -d 'Send the task to this session [default: a new one]' -r -f
+complete -c sortie -n "__fish_sortie_using_subcommand run" -l session -d 'Send the task to this session [default: a new one]' -r -f -a "(__fish_sortie_sessions)"
 complete -c sortie -n "__fish_sortie_using_subcommand run" -l profile -d 'The profile; the new session\'s title is "autopilot: NAME"' -r -f
 complete -c sortie -n "__fish_sortie_using_subcommand run" -l title -d 'The new session\'s title [default: autopilot: PROFILE]' -r -f
 complete -c sortie -n "__fish_sortie_using_subcommand run" -s w -l workdir -d 'Tell the agent to work in this directory of the server' -r -f -a "(__fish_complete_directories)"
@@ -71,8 +75,8 @@ stream-json\t'A line of JSON for each event, then the result record'"
 complete -c sortie -n "__fish_sortie_using_subcommand run" -l result-file -d 'Write the result record to this file too, at the end' -r -F
 complete -c sortie -n "__fish_sortie_using_subcommand run" -l record -d 'Record the run\'s events in this file, for --rehearse and for bug reports' -r -F
 complete -c sortie -n "__fish_sortie_using_subcommand run" -l heartbeat -d 'Print a line on stderr after this much silence, so that CI does not kill a quiet job; 0s never does' -r -f
-complete -c sortie -n "__fish_sortie_using_subcommand run" -l max-tokens -d 'Cancel the run past N tokens; a turn under way is paid for' -r -f
-complete -c sortie -n "__fish_sortie_using_subcommand run" -l max-tool-calls -d 'Cancel the run past N tool calls; a turn under way is paid for' -r -f
+complete -c sortie -n "__fish_sortie_using_subcommand run" -l max-tokens -d 'Cancel the run past N tokens; the current turn may still use tokens' -r -f
+complete -c sortie -n "__fish_sortie_using_subcommand run" -l max-tool-calls -d 'Cancel the run past N tool calls; the current turn may still use tokens' -r -f
 complete -c sortie -n "__fish_sortie_using_subcommand run" -l max-turns -d 'Let the run take at most N turns, 1 to 256 [default: the server\'s]' -r -f
 complete -c sortie -n "__fish_sortie_using_subcommand run" -l server -d 'Server\'s URL [default: http://127.0.0.1:4096]' -r -f
 complete -c sortie -n "__fish_sortie_using_subcommand run" -l token-file -d 'File with the token [env: SORTIE_TOKEN_FILE; SORTIE_TOKEN is the token]' -r -F
@@ -80,9 +84,9 @@ complete -c sortie -n "__fish_sortie_using_subcommand run" -l header-file -d 'Fi
 complete -c sortie -n "__fish_sortie_using_subcommand run" -l cacert -d 'Trust the certificates in this PEM file [default: the system\'s]' -r -F
 complete -c sortie -n "__fish_sortie_using_subcommand run" -l cert -d 'Client certificate in a PEM file, for a server that asks for one' -r -F
 complete -c sortie -n "__fish_sortie_using_subcommand run" -l key -d 'Private key of the client certificate, in a PEM file [default: the file of --cert]' -r -F
-complete -c sortie -n "__fish_sortie_using_subcommand run" -l connect-timeout -d 'Longest time to look up the server\'s name, and to connect' -r
-complete -c sortie -n "__fish_sortie_using_subcommand run" -l retry-timeout -d 'Give up after this long without contact with the server; 0s tries once' -r
-complete -c sortie -n "__fish_sortie_using_subcommand run" -l rehearse -d 'Play a recorded run instead, at no cost' -r -F
+complete -c sortie -n "__fish_sortie_using_subcommand run" -l connect-timeout -d 'Longest time to look up the server\'s name, and to connect' -r -f
+complete -c sortie -n "__fish_sortie_using_subcommand run" -l retry-timeout -d 'Give up after this long without contact with the server; 0s tries once' -r -f
+complete -c sortie -n "__fish_sortie_using_subcommand run" -l rehearse -d 'Play a recorded run instead, at no cost' -r -F -a "completed failed paused stalled lost"
 complete -c sortie -n "__fish_sortie_using_subcommand run" -l sandbox -d 'Run the tools in the server\'s sandbox, if it has one'
 complete -c sortie -n "__fish_sortie_using_subcommand run" -l pause-on-approval -d 'Pause the run, and exit 10, when a tool call needs an approval'
 complete -c sortie -n "__fish_sortie_using_subcommand run" -l enable-slack-tools -d 'Allow the policy to accept Slack tools (rejected by default)'
@@ -118,9 +122,9 @@ complete -c sortie -n "__fish_sortie_using_subcommand resume" -l header-file -d 
 complete -c sortie -n "__fish_sortie_using_subcommand resume" -l cacert -d 'Trust the certificates in this PEM file [default: the system\'s]' -r -F
 complete -c sortie -n "__fish_sortie_using_subcommand resume" -l cert -d 'Client certificate in a PEM file, for a server that asks for one' -r -F
 complete -c sortie -n "__fish_sortie_using_subcommand resume" -l key -d 'Private key of the client certificate, in a PEM file [default: the file of --cert]' -r -F
-complete -c sortie -n "__fish_sortie_using_subcommand resume" -l connect-timeout -d 'Longest time to look up the server\'s name, and to connect' -r
-complete -c sortie -n "__fish_sortie_using_subcommand resume" -l retry-timeout -d 'Give up after this long without contact with the server; 0s tries once' -r
-complete -c sortie -n "__fish_sortie_using_subcommand resume" -l rehearse -d 'Play a recorded run instead, at no cost' -r -F
+complete -c sortie -n "__fish_sortie_using_subcommand resume" -l connect-timeout -d 'Longest time to look up the server\'s name, and to connect' -r -f
+complete -c sortie -n "__fish_sortie_using_subcommand resume" -l retry-timeout -d 'Give up after this long without contact with the server; 0s tries once' -r -f
+complete -c sortie -n "__fish_sortie_using_subcommand resume" -l rehearse -d 'Play a recorded run instead, at no cost' -r -F -a "completed failed paused stalled lost"
 complete -c sortie -n "__fish_sortie_using_subcommand resume" -l approve-all -d 'Let all calls run that wait now, seen or not, except those given to --reject'
 complete -c sortie -n "__fish_sortie_using_subcommand resume" -l reject-all -d 'Reject all calls that wait now, except those given to --approve'
 complete -c sortie -n "__fish_sortie_using_subcommand resume" -l pause-on-approval -d 'Pause the run, and exit 10, when a tool call needs an approval'
@@ -154,9 +158,9 @@ complete -c sortie -n "__fish_sortie_using_subcommand attach" -l header-file -d 
 complete -c sortie -n "__fish_sortie_using_subcommand attach" -l cacert -d 'Trust the certificates in this PEM file [default: the system\'s]' -r -F
 complete -c sortie -n "__fish_sortie_using_subcommand attach" -l cert -d 'Client certificate in a PEM file, for a server that asks for one' -r -F
 complete -c sortie -n "__fish_sortie_using_subcommand attach" -l key -d 'Private key of the client certificate, in a PEM file [default: the file of --cert]' -r -F
-complete -c sortie -n "__fish_sortie_using_subcommand attach" -l connect-timeout -d 'Longest time to look up the server\'s name, and to connect' -r
-complete -c sortie -n "__fish_sortie_using_subcommand attach" -l retry-timeout -d 'Give up after this long without contact with the server; 0s tries once' -r
-complete -c sortie -n "__fish_sortie_using_subcommand attach" -l rehearse -d 'Play a recorded run instead, at no cost' -r -F
+complete -c sortie -n "__fish_sortie_using_subcommand attach" -l connect-timeout -d 'Longest time to look up the server\'s name, and to connect' -r -f
+complete -c sortie -n "__fish_sortie_using_subcommand attach" -l retry-timeout -d 'Give up after this long without contact with the server; 0s tries once' -r -f
+complete -c sortie -n "__fish_sortie_using_subcommand attach" -l rehearse -d 'Play a recorded run instead, at no cost' -r -F -a "completed failed paused stalled lost"
 complete -c sortie -n "__fish_sortie_using_subcommand attach" -l pause-on-approval -d 'Pause the run, and exit 10, when a tool call needs an approval'
 complete -c sortie -n "__fish_sortie_using_subcommand attach" -l enable-slack-tools -d 'Allow the policy to accept Slack tools (rejected by default)'
 complete -c sortie -n "__fish_sortie_using_subcommand attach" -l enable-subagents -d 'Allow the policy to accept tools that start subagents (rejected by default)'
@@ -173,9 +177,9 @@ complete -c sortie -n "__fish_sortie_using_subcommand cancel" -l header-file -d 
 complete -c sortie -n "__fish_sortie_using_subcommand cancel" -l cacert -d 'Trust the certificates in this PEM file [default: the system\'s]' -r -F
 complete -c sortie -n "__fish_sortie_using_subcommand cancel" -l cert -d 'Client certificate in a PEM file, for a server that asks for one' -r -F
 complete -c sortie -n "__fish_sortie_using_subcommand cancel" -l key -d 'Private key of the client certificate, in a PEM file [default: the file of --cert]' -r -F
-complete -c sortie -n "__fish_sortie_using_subcommand cancel" -l connect-timeout -d 'Longest time to look up the server\'s name, and to connect' -r
-complete -c sortie -n "__fish_sortie_using_subcommand cancel" -l retry-timeout -d 'Give up after this long without contact with the server; 0s tries once' -r
-complete -c sortie -n "__fish_sortie_using_subcommand cancel" -l rehearse -d 'Play a recorded run instead, at no cost' -r -F
+complete -c sortie -n "__fish_sortie_using_subcommand cancel" -l connect-timeout -d 'Longest time to look up the server\'s name, and to connect' -r -f
+complete -c sortie -n "__fish_sortie_using_subcommand cancel" -l retry-timeout -d 'Give up after this long without contact with the server; 0s tries once' -r -f
+complete -c sortie -n "__fish_sortie_using_subcommand cancel" -l rehearse -d 'Play a recorded run instead, at no cost' -r -F -a "completed failed paused stalled lost"
 complete -c sortie -n "__fish_sortie_using_subcommand cancel" -l allow-http -d 'Let the token go over plain http to another machine, where it can be read on the way'
 complete -c sortie -n "__fish_sortie_using_subcommand cancel" -s q -l quiet -d 'Say nothing on stderr but errors, and that a run is paused'
 complete -c sortie -n "__fish_sortie_using_subcommand cancel" -s v -l verbose -d 'Log each call on stderr; -vv the HTTP library too [env: SORTIE_LOG]'
@@ -188,9 +192,9 @@ complete -c sortie -n "__fish_sortie_using_subcommand pending" -l header-file -d
 complete -c sortie -n "__fish_sortie_using_subcommand pending" -l cacert -d 'Trust the certificates in this PEM file [default: the system\'s]' -r -F
 complete -c sortie -n "__fish_sortie_using_subcommand pending" -l cert -d 'Client certificate in a PEM file, for a server that asks for one' -r -F
 complete -c sortie -n "__fish_sortie_using_subcommand pending" -l key -d 'Private key of the client certificate, in a PEM file [default: the file of --cert]' -r -F
-complete -c sortie -n "__fish_sortie_using_subcommand pending" -l connect-timeout -d 'Longest time to look up the server\'s name, and to connect' -r
-complete -c sortie -n "__fish_sortie_using_subcommand pending" -l retry-timeout -d 'Give up after this long without contact with the server; 0s tries once' -r
-complete -c sortie -n "__fish_sortie_using_subcommand pending" -l rehearse -d 'Play a recorded run instead, at no cost' -r -F
+complete -c sortie -n "__fish_sortie_using_subcommand pending" -l connect-timeout -d 'Longest time to look up the server\'s name, and to connect' -r -f
+complete -c sortie -n "__fish_sortie_using_subcommand pending" -l retry-timeout -d 'Give up after this long without contact with the server; 0s tries once' -r -f
+complete -c sortie -n "__fish_sortie_using_subcommand pending" -l rehearse -d 'Play a recorded run instead, at no cost' -r -F -a "completed failed paused stalled lost"
 complete -c sortie -n "__fish_sortie_using_subcommand pending" -l allow-http -d 'Let the token go over plain http to another machine, where it can be read on the way'
 complete -c sortie -n "__fish_sortie_using_subcommand pending" -s q -l quiet -d 'Say nothing on stderr but errors, and that a run is paused'
 complete -c sortie -n "__fish_sortie_using_subcommand pending" -s v -l verbose -d 'Log each call on stderr; -vv the HTTP library too [env: SORTIE_LOG]'
@@ -207,9 +211,9 @@ complete -c sortie -n "__fish_sortie_using_subcommand list" -l header-file -d 'F
 complete -c sortie -n "__fish_sortie_using_subcommand list" -l cacert -d 'Trust the certificates in this PEM file [default: the system\'s]' -r -F
 complete -c sortie -n "__fish_sortie_using_subcommand list" -l cert -d 'Client certificate in a PEM file, for a server that asks for one' -r -F
 complete -c sortie -n "__fish_sortie_using_subcommand list" -l key -d 'Private key of the client certificate, in a PEM file [default: the file of --cert]' -r -F
-complete -c sortie -n "__fish_sortie_using_subcommand list" -l connect-timeout -d 'Longest time to look up the server\'s name, and to connect' -r
-complete -c sortie -n "__fish_sortie_using_subcommand list" -l retry-timeout -d 'Give up after this long without contact with the server; 0s tries once' -r
-complete -c sortie -n "__fish_sortie_using_subcommand list" -l rehearse -d 'Play a recorded run instead, at no cost' -r -F
+complete -c sortie -n "__fish_sortie_using_subcommand list" -l connect-timeout -d 'Longest time to look up the server\'s name, and to connect' -r -f
+complete -c sortie -n "__fish_sortie_using_subcommand list" -l retry-timeout -d 'Give up after this long without contact with the server; 0s tries once' -r -f
+complete -c sortie -n "__fish_sortie_using_subcommand list" -l rehearse -d 'Play a recorded run instead, at no cost' -r -F -a "completed failed paused stalled lost"
 complete -c sortie -n "__fish_sortie_using_subcommand list" -l allow-http -d 'Let the token go over plain http to another machine, where it can be read on the way'
 complete -c sortie -n "__fish_sortie_using_subcommand list" -s q -l quiet -d 'Say nothing on stderr but errors, and that a run is paused'
 complete -c sortie -n "__fish_sortie_using_subcommand list" -s v -l verbose -d 'Log each call on stderr; -vv the HTTP library too [env: SORTIE_LOG]'
@@ -223,9 +227,9 @@ complete -c sortie -n "__fish_sortie_using_subcommand ping" -l header-file -d 'F
 complete -c sortie -n "__fish_sortie_using_subcommand ping" -l cacert -d 'Trust the certificates in this PEM file [default: the system\'s]' -r -F
 complete -c sortie -n "__fish_sortie_using_subcommand ping" -l cert -d 'Client certificate in a PEM file, for a server that asks for one' -r -F
 complete -c sortie -n "__fish_sortie_using_subcommand ping" -l key -d 'Private key of the client certificate, in a PEM file [default: the file of --cert]' -r -F
-complete -c sortie -n "__fish_sortie_using_subcommand ping" -l connect-timeout -d 'Longest time to look up the server\'s name, and to connect' -r
-complete -c sortie -n "__fish_sortie_using_subcommand ping" -l retry-timeout -d 'Give up after this long without contact with the server; 0s tries once' -r
-complete -c sortie -n "__fish_sortie_using_subcommand ping" -l rehearse -d 'Play a recorded run instead, at no cost' -r -F
+complete -c sortie -n "__fish_sortie_using_subcommand ping" -l connect-timeout -d 'Longest time to look up the server\'s name, and to connect' -r -f
+complete -c sortie -n "__fish_sortie_using_subcommand ping" -l retry-timeout -d 'Give up after this long without contact with the server; 0s tries once' -r -f
+complete -c sortie -n "__fish_sortie_using_subcommand ping" -l rehearse -d 'Play a recorded run instead, at no cost' -r -F -a "completed failed paused stalled lost"
 complete -c sortie -n "__fish_sortie_using_subcommand ping" -l allow-http -d 'Let the token go over plain http to another machine, where it can be read on the way'
 complete -c sortie -n "__fish_sortie_using_subcommand ping" -s q -l quiet -d 'Say nothing on stderr but errors, and that a run is paused'
 complete -c sortie -n "__fish_sortie_using_subcommand ping" -s v -l verbose -d 'Log each call on stderr; -vv the HTTP library too [env: SORTIE_LOG]'
@@ -236,10 +240,11 @@ complete -c sortie -n "__fish_sortie_using_subcommand help" -l header-file -d 'F
 complete -c sortie -n "__fish_sortie_using_subcommand help" -l cacert -d 'Trust the certificates in this PEM file [default: the system\'s]' -r -F
 complete -c sortie -n "__fish_sortie_using_subcommand help" -l cert -d 'Client certificate in a PEM file, for a server that asks for one' -r -F
 complete -c sortie -n "__fish_sortie_using_subcommand help" -l key -d 'Private key of the client certificate, in a PEM file [default: the file of --cert]' -r -F
-complete -c sortie -n "__fish_sortie_using_subcommand help" -l connect-timeout -d 'Longest time to look up the server\'s name, and to connect' -r
-complete -c sortie -n "__fish_sortie_using_subcommand help" -l retry-timeout -d 'Give up after this long without contact with the server; 0s tries once' -r
-complete -c sortie -n "__fish_sortie_using_subcommand help" -l rehearse -d 'Play a recorded run instead, at no cost' -r -F
+complete -c sortie -n "__fish_sortie_using_subcommand help" -l connect-timeout -d 'Longest time to look up the server\'s name, and to connect' -r -f
+complete -c sortie -n "__fish_sortie_using_subcommand help" -l retry-timeout -d 'Give up after this long without contact with the server; 0s tries once' -r -f
+complete -c sortie -n "__fish_sortie_using_subcommand help" -l rehearse -d 'Play a recorded run instead, at no cost' -r -F -a "completed failed paused stalled lost"
 complete -c sortie -n "__fish_sortie_using_subcommand help" -l allow-http -d 'Let the token go over plain http to another machine, where it can be read on the way'
 complete -c sortie -n "__fish_sortie_using_subcommand help" -s q -l quiet -d 'Say nothing on stderr but errors, and that a run is paused'
 complete -c sortie -n "__fish_sortie_using_subcommand help" -s v -l verbose -d 'Log each call on stderr; -vv the HTTP library too [env: SORTIE_LOG]'
 complete -c sortie -n "__fish_sortie_using_subcommand help" -s h -l help -d 'Print help; --help shows all options, and explains them'
+complete -c sortie -n "__fish_sortie_using_subcommand resume attach cancel pending" -f -a "(__fish_sortie_sessions)"

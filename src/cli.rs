@@ -59,11 +59,11 @@ pub enum Command {
     /// has not ended at the deadline is cancelled on the server.
     #[command(after_help = SHORT_RUN, after_long_help = LONG_RUN)]
     Run(Box<Run>),
-    /// Decide the tool calls that wait, then follow the run
+    /// Decide the pending tool calls, then follow the run
     ///
     /// --approve and --reject apply to the calls that are pending now. A pending call that you do not name is rejected.
-    /// Calls that come later fall under --on-approval and the policy flags given here: a yes to one call is never a yes
-    /// to the next. Without a choice the policy decides the pending calls too.
+    /// Calls that come later fall under --on-approval and the policy flags given here: approving one call never
+    /// approves the next. Without a choice the policy decides the pending calls too.
     #[command(after_help = SHORT_RUN, after_long_help = LONG_RUN)]
     Resume(Box<Resume>),
     /// Follow a run that is going on, or that has just ended
@@ -86,7 +86,7 @@ pub enum Command {
     /// The sessions that changed last come first.
     #[command(after_help = EXIT_LIST, after_long_help = EXIT_LIST)]
     List(List),
-    /// Ask whether the server is there and accepts the token
+    /// Check that the server answers and accepts the token
     #[command(after_help = EXIT_PING, after_long_help = EXIT_PING)]
     Ping(Ping),
     /// Show the help of sortie, or of one command
@@ -148,7 +148,7 @@ pub struct Common {
     /// File with headers for a gateway in front of the server
     ///
     /// Its lines are "Name: value"; empty lines and lines that begin with # are skipped. The headers go with every call,
-    /// over plain http only where the token may go, and are shown nowhere.
+    /// over plain http only where the token may go, and are never shown.
     #[arg(long, value_name = "PATH", env = "SORTIE_HEADER_FILE", hide_env_values = true, global = true,
           hide_short_help = true, value_hint = ValueHint::FilePath)]
     pub header_file: Option<PathBuf>,
@@ -227,7 +227,7 @@ pub struct Follow {
     /// The name may have the server's prefix (stakpak__view) or not (view). With --approve-with, the program decides the
     /// calls that are on the list.
     ///
-    /// run_command::git::status allows one command instead of a tool. It guards against mistakes and is no fence: see
+    /// run_command::git::status allows one command instead of a tool. It prevents mistakes, but does not stop an attacker: see
     /// the manual page. A list that has such an entry goes to the server, which decides by it; run_command in it allows
     /// run_command_task and the remote commands too.
     #[arg(short = 't', long = "allow-tool", value_name = "NAME", help_heading = "Approval")]
@@ -235,7 +235,7 @@ pub struct Follow {
 
     /// Replace the server's policy, its denials included: reject this tool
     ///
-    /// Repeat it for each tool. run needs --on-approval, --allow-tool or --approve-with beside it, because something must
+    /// Repeat it for each tool. run needs --on-approval, --allow-tool or --approve-with too, because something must
     /// decide the other tools.
     #[arg(long = "deny-tool", value_name = "NAME", help_heading = "Approval")]
     pub deny_tools: Vec<String>,
@@ -330,7 +330,7 @@ pub enum PlainFormat {
 pub struct Run {
     /// The task, unless --prompt-file gives it; - reads it from stdin
     ///
-    /// A prompt that begins with - goes behind --, as in: sortie run -- "- tidy up".
+    /// A prompt that begins with - must follow --, as in: sortie run -- "- tidy up".
     #[arg(value_name = "PROMPT", display_order = 0)]
     pub prompt: Option<String>,
 
@@ -394,13 +394,13 @@ pub struct Run {
     #[command(flatten)]
     pub follow: Follow,
 
-    /// Cancel the run past N tokens; a turn under way is paid for
+    /// Cancel the run past N tokens; the current turn may still use tokens
     ///
     /// The server reports the tokens after each turn, so that a run may use more before it is cancelled.
     #[arg(long, value_name = "N", allow_hyphen_values = true, help_heading = "Ends")]
     pub max_tokens: Option<String>,
 
-    /// Cancel the run past N tool calls; a turn under way is paid for
+    /// Cancel the run past N tool calls; the current turn may still use tokens
     ///
     /// From the first call above N on, no call is approved any more.
     #[arg(long, value_name = "N", allow_hyphen_values = true, hide_short_help = true, help_heading = "Ends")]
@@ -614,6 +614,11 @@ pub fn mistake(error: &clap::Error) -> String {
         ErrorKind::TooManyValues => format!("{argument} takes no value"),
         ErrorKind::MissingRequiredArgument => format!("{argument} is missing"),
         ErrorKind::ArgumentConflict => format!("{argument} does not go with {}", option(ContextKind::PriorArg)),
+        ErrorKind::InvalidUtf8 => {
+            let is_at_fault = |name: &&&str| std::env::var_os(name).is_some_and(|value| value.to_str().is_none());
+            let name = ["SORTIE_SERVER", "SORTIE_REHEARSE"].iter().find(is_at_fault);
+            format!("{} is not UTF-8 text", name.unwrap_or(&"an argument"))
+        }
         kind => kind.to_string(),
     };
     let suggestions = [ContextKind::SuggestedSubcommand, ContextKind::SuggestedArg, ContextKind::SuggestedValue];
@@ -627,5 +632,5 @@ pub fn mistake(error: &clap::Error) -> String {
 /// A prompt that begins with a dash is taken for an option.
 fn dashes(argument: &str, command: &[&str]) -> &'static str {
     let is_word = argument.starts_with("--") && !argument.contains(char::is_whitespace);
-    if command == ["sortie", "run"] && !is_word { " (a prompt that begins with - goes behind --)" } else { "" }
+    if command == ["sortie", "run"] && !is_word { " (a prompt that begins with - must follow --)" } else { "" }
 }

@@ -192,6 +192,7 @@ impl Context<'_> {
             return Ok(self.detach(session, run_id, format, &settings.follow));
         }
         let options = run::Options {
+            is_first: is_new_session,
             sandbox: settings.message.sandbox,
             max_tokens: settings.max_tokens,
             max_tool_calls: settings.max_tool_calls,
@@ -210,7 +211,7 @@ impl Context<'_> {
         }
     }
 
-    /// About which calls of a new run the server asks, as far as it is known before the run.
+    /// Returns the calls that the server asks about, as far as this is known before the run.
     fn asks(&self, settings: &settings::Run) -> Result<Asks, Failure> {
         Ok(match settings.message.approval {
             Approval::Ask => Asks::EveryCall,
@@ -232,6 +233,7 @@ impl Context<'_> {
             asks,
             keep: self.output.keep(),
             start,
+            is_first: false,
             policy: follow.policy.clone(),
             choices: None,
             fail_on_tool_error: follow.fail_on_tool_error,

@@ -124,7 +124,8 @@ impl Follower<'_> {
                 woken = client.decide(self.session, &run, BTreeMap::new()).is_ok();
             }
             if self.stream.is_open() || taken_at.is_some_and(|at| at.elapsed() >= TEARDOWN) {
-                hear_rest(&mut self.stream, &mut self.machine, Instant::now() + nap);
+                let until = Instant::now() + nap;
+                hear_rest(&mut self.stream, &mut self.machine, until, until);
             } else {
                 // The check below ends the loop.
                 let _ = watch.sleep(nap);
@@ -139,7 +140,8 @@ impl Follower<'_> {
             }
             if watch.check().is_err() {
                 // Events that have arrived count.
-                hear_rest(&mut self.stream, &mut self.machine, Instant::now());
+                let now = Instant::now();
+                hear_rest(&mut self.stream, &mut self.machine, now, now + LAST_READ);
                 return match (self.machine.fate().is_open(), taken_at) {
                     (false, _) => Cancel::Ended,
                     (true, Some(_)) => Cancel::Accepted,
@@ -155,7 +157,7 @@ impl Follower<'_> {
         let until = Instant::now() + LAST_GLANCE;
         let mut stream = EventStream::new(client, self.session, self.stream.cursor());
         while !self.machine.has_terminal_event() && Instant::now() < until {
-            if !hear_rest(&mut stream, &mut self.machine, until) {
+            if !hear_rest(&mut stream, &mut self.machine, until, until) {
                 return;
             }
         }
@@ -213,9 +215,9 @@ fn is_final(error: &CallError) -> bool {
     }
 }
 
-/// Reads the stream until `until`, and then until no more has arrived, without showing anything. Returns whether the
-/// stream can still be read.
-fn hear_rest(stream: &mut EventStream<'_>, machine: &mut Machine, until: Instant) -> bool {
+/// Reads the stream until `until`, and then what has arrived, but not after `flood_until`. Shows nothing. Returns
+/// whether the stream can still be read.
+fn hear_rest(stream: &mut EventStream<'_>, machine: &mut Machine, until: Instant, flood_until: Instant) -> bool {
     loop {
         match stream.next(Some(until)) {
             Ok(Heard::Event { id, frame }) => {
@@ -227,7 +229,7 @@ fn hear_rest(stream: &mut EventStream<'_>, machine: &mut Machine, until: Instant
                 machine.step(Input::Lost { newest });
             }
             // A flood of comments or unknown events never leaves a read empty.
-            Ok(Heard::Read(_)) if Instant::now() >= until + LAST_READ => return true,
+            Ok(Heard::Read(_)) if Instant::now() >= flood_until => return true,
             Ok(Heard::Read(_) | Heard::Reconnected) => {}
             Ok(Heard::Quiet(_)) if Instant::now() < until && !machine.has_terminal_event() => {}
             Ok(Heard::Quiet(_)) => return true,
@@ -258,9 +260,18 @@ pub fn announce_later_signal(console: &Console, watch: &Watch, session: Uuid, fo
 
 /// Returns the command that approves these calls and no other batch.
 pub fn resume_command(session: Uuid, follow: &Follow, waiting: &Waiting) -> String {
-    let batch = waiting.batch.iter().flat_map(|batch| ["--batch", batch]);
-    let calls = waiting.calls.iter().flat_map(|call| ["--approve", &call.id]);
-    command("resume", session, follow, &batch.chain(calls).collect::<Vec<_>>())
+    let mut flags = Vec::new();
+    flags.extend(waiting.batch.iter().flat_map(|batch| ["--batch".to_owned(), batch.clone()]));
+    for call in &waiting.calls {
+        // Without the equals sign, such an ID would look like an option.
+        if call.id.starts_with('-') {
+            flags.push(format!("--approve={}", call.id));
+        } else {
+            flags.extend(["--approve".to_owned(), call.id.clone()]);
+        }
+    }
+    let flags: Vec<_> = flags.iter().map(String::as_str).collect();
+    command("resume", session, follow, &flags)
 }
 
 /// Returns a command line about this session, quoted for a shell.

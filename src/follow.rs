@@ -348,7 +348,7 @@ impl<'a> Follower<'a> {
     }
 }
 
-/// About which calls a server with this policy asks.
+/// Returns the calls that a server with this policy asks about.
 pub const fn asks(mode: AutoApprove) -> Asks {
     match mode {
         AutoApprove::None => Asks::EveryCall,
@@ -357,7 +357,7 @@ pub const fn asks(mode: AutoApprove) -> Asks {
     }
 }
 
-/// What the server says of the session, for the machine.
+/// Returns the session's state for the machine.
 pub fn session_state(session: &Session) -> State {
     match session.state() {
         SessionState::Active(run) => State::Active { run_id: run.to_string() },

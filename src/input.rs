@@ -1,5 +1,5 @@
 //! What the settings name and a command needs: prompt, context, images, token, headers, certificates, a recording. Files
-//! and stdin are read here, each to its end or until there is a cause to end, and checked against the server's limits.
+//! and stdin are read here, each to its end, or to the deadline or a signal, and checked against the server's limits.
 
 use crate::agent::calls::{
     ApproveOverride, Context as ContextEntry, NewMessage, Overrides, UserContent, UserMessage, UserPart,
@@ -36,7 +36,7 @@ const TOOL_LIST: usize = 12_000;
 /// Reads what opens an agent server.
 ///
 /// # Errors
-/// What cannot be read or used, with the name of the flag or the variable.
+/// Something that cannot be read or used, with the name of the flag or the variable.
 pub fn server(settings: &Settings, server: &RealServer, watch: &Watch) -> Result<client::Options> {
     let mut reader = Reader::new(watch);
     let mut address = server.address.clone();
@@ -91,7 +91,7 @@ fn present(address: &mut Address, cert: &Source, key: &Source, reader: &mut Read
 /// When it is none of these, or has no event in it.
 pub fn rehearsed(source: &Source, watch: &Watch) -> Result<Outcome> {
     source.path.to_string_lossy().parse().or_else(|error: String| {
-        ensure!(source.path.exists(), "{source}: it is {error}, and no file");
+        ensure!(source.path.exists(), "{source}: it is {error}, and no such file exists");
         let recording = Reader::new(watch).text(source)?;
         ensure!(rehearsal::has_event(&recording), "{source}: there is no event in it");
         Ok(Outcome::Recorded(recording))
@@ -101,7 +101,7 @@ pub fn rehearsed(source: &Source, watch: &Watch) -> Result<Outcome> {
 /// Reads the message that starts a run. Returns it with warnings about what the server will not keep.
 ///
 /// # Errors
-/// What cannot be read, or is over a limit of the server.
+/// Something that cannot be read, or is over a limit of the server.
 pub fn message(message: &Message, watch: &Watch, console: &Console) -> Result<(NewMessage, Vec<String>)> {
     let mut reader = Reader { console: Some(console), ..Reader::new(watch) };
     let mut warnings = Vec::new();
@@ -169,7 +169,7 @@ fn image_type(bytes: &[u8]) -> Option<&'static str> {
 fn read_system_prompt(source: &Source, reader: &mut Reader<'_>, warnings: &mut Vec<String>) -> Result<String> {
     let text = reader.text(source)?;
     let length = text.chars().count();
-    ensure!(length <= MAX_SYSTEM_PROMPT, "{source}: {length} characters, and {MAX_SYSTEM_PROMPT} are the most");
+    ensure!(length <= MAX_SYSTEM_PROMPT, "{source}: {length} characters; the limit is {MAX_SYSTEM_PROMPT}");
     if length > KEPT_SYSTEM_PROMPT - TOOL_LIST {
         warnings.push(format!(
             "{source}: it has {length} characters; the server keeps {KEPT_SYSTEM_PROMPT} of the system prompt and its \
@@ -187,7 +187,7 @@ fn contexts(
     let count = contexts.len();
     ensure!(
         count <= MAX_CONTEXTS,
-        "--context and --context-file: {count} entries{}, and {MAX_CONTEXTS} are the most",
+        "--context and --context-file: {count} entries{}; the limit is {MAX_CONTEXTS}",
         if contexts.iter().any(|context| context.flag == "--workdir") { " with that of --workdir" } else { "" }
     );
     let (mut entries, mut total) = (Vec::new(), 0);
@@ -197,9 +197,9 @@ fn contexts(
         total += length;
         ensure!(
             name_length <= MAX_CONTEXT_NAME,
-            "{flag}: a name of {name_length} characters, and {MAX_CONTEXT_NAME} are the most"
+            "{flag}: a name of {name_length} characters; the limit is {MAX_CONTEXT_NAME}"
         );
-        ensure!(length <= MAX_CONTEXT, "{flag} {name}: {length} characters, and {MAX_CONTEXT} are the most");
+        ensure!(length <= MAX_CONTEXT, "{flag} {name}: {length} characters; the limit is {MAX_CONTEXT}");
         if length > KEPT_CONTEXT {
             warnings.push(format!(
                 "{flag} {name}: it has {length} characters; the server keeps {KEPT_CONTEXT} of a text and cuts out \
@@ -213,7 +213,7 @@ fn contexts(
     }
     ensure!(
         total <= MAX_CONTEXT_TOTAL,
-        "--context and --context-file: {total} characters in all, and {MAX_CONTEXT_TOTAL} are the most"
+        "--context and --context-file: {total} characters in all; the limit is {MAX_CONTEXT_TOTAL}"
     );
     if total > KEPT_CONTEXT_TOTAL {
         warnings.push(format!(

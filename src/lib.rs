@@ -26,33 +26,35 @@
 //!
 //! This library exists for the binary and for its tests, benchmarks and fuzz targets. Its API may change at any time.
 
+#![allow(rustdoc::private_intra_doc_links, reason = "the map names every module")]
+
 pub mod cli;
-pub mod same_file;
+mod same_file;
 pub mod settings;
 
-pub mod input;
+mod input;
 
 pub mod commands;
-pub mod overview;
+mod overview;
 
 pub mod client;
-pub mod send;
+mod send;
 
 pub mod agent;
 
-pub mod approver;
+mod approver;
 pub mod follow;
 pub mod run;
 
-pub mod ending;
-pub mod history;
+mod ending;
+mod history;
 
 pub mod console;
-pub mod descriptor;
+mod descriptor;
 pub mod outcome;
 pub mod output;
-pub mod recording;
-pub mod result_file;
+mod recording;
+mod result_file;
 
-pub mod rehearsal;
+mod rehearsal;
 pub mod watchdog;

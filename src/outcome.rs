@@ -9,7 +9,7 @@ use std::time::{Duration, SystemTime};
 /// The exit code of the process. There is no other one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Exit {
-    /// 0: the server said that the run completed (or the command did its plain work).
+    /// 0: the server said that the run completed, or the command has done its work.
     Completed,
     /// 1: everything else.
     Failed,
@@ -204,7 +204,7 @@ impl From<Failure> for End {
 /// |---|---|---|---|
 /// | `NeverRan` | if the failure passes | – | null |
 /// | `Open` | false | false | null |
-/// | `Completed`, with another word | if the failure passes | true | the word |
+/// | `Completed`, with another stop reason | if the failure passes | true | the stop reason |
 /// | `Completed("completed")` | false | true | `completed` |
 /// | `Errored` | if the failure passes | true | null |
 /// | `StateFailed { tools: false }` | if the failure passes | true | null |

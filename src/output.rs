@@ -9,7 +9,7 @@ use crate::descriptor::Pipe;
 use crate::outcome::{End, Exit, Failure, Reason, Report, Waiting};
 use crate::recording::Recording;
 use crate::result_file::ResultFile;
-use crate::run::transcript::{Healed, Keep};
+use crate::run::transcript::{Healed, Keep, MAX_TEXT};
 use crate::watchdog::Watch;
 use serde::Serialize;
 use serde::de::IgnoredAny;
@@ -213,10 +213,14 @@ impl Output {
         self.flush()
     }
 
-    /// Like [`answer`](Self::answer), but a closed pipe is a failure too.
+    /// Like [`answer`](Self::answer), but a closed pipe is a failure too. No record follows the line on stdout.
     pub fn deliver(&mut self, line: &str) -> Result<(), Failure> {
         self.answer(line)?;
-        if self.stdout.is_some() { Ok(()) } else { Err(unwritten(&io::ErrorKind::BrokenPipe.into())) }
+        if self.stdout.is_none() {
+            return Err(unwritten(&io::ErrorKind::BrokenPipe.into()));
+        }
+        self.format = Format::Text;
+        Ok(())
     }
 
     /// Renews the status line, unless it would overwrite an unfinished line of the agent's text.
@@ -271,10 +275,18 @@ impl Output {
     }
 
     fn finish_text(&mut self, report: &Report) -> Result<(), Failure> {
-        if self.format == Format::Final
-            && let Some(text) = &report.run.agent_message
-        {
-            self.write_text(text)?;
+        if self.format == Format::Final {
+            match &report.run.agent_message {
+                Some(text) => self.write_text(text)?,
+                // A lost answer must not look like an empty one.
+                None if report.run.text_is_cut => {
+                    let message = format!(
+                        "the last turn says more than {MAX_TEXT} bytes, which -o final does not keep; -o text does"
+                    );
+                    return Err(Failure::new(Reason::Output, message));
+                }
+                None => {}
+            }
         }
         if self.is_mid_line() {
             self.buffer.push(b'\n');

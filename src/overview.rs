@@ -4,6 +4,7 @@ use crate::agent::calls::{AutoApprove, ListedSession, SessionState};
 use crate::agent::events::{ToolCall, decode};
 use crate::cli::{ListState, PlainFormat};
 use crate::client::{Client, EventStream, Heard, Options, Refusal};
+use crate::console::visible;
 use crate::ending::resume_command;
 use crate::follow::{Context, Follower};
 use crate::outcome::{End, Failure, Report, Waiting};
@@ -88,7 +89,7 @@ impl Context<'_> {
                 for session in &listed {
                     let changed = session.updated_at.unwrap_or("-");
                     let line = format!("{} {} {changed} {}", session.id, session.state, session.title);
-                    self.output.answer(line.trim_end())?;
+                    self.output.answer(visible(&line).trim_end())?;
                 }
             }
         }
@@ -335,7 +336,7 @@ impl WaitingSession {
         let changed = self.session.updated_at.as_deref().and_then(|at| humantime::parse_rfc3339(at).ok());
         let age = changed.and_then(|changed| SystemTime::now().duration_since(changed).ok());
         let age = age.map_or_else(|| "-".into(), |age| seconds(age).replace(' ', ""));
-        let title = self.session.title.as_deref().unwrap_or_default();
+        let title = visible(self.session.title.as_deref().unwrap_or_default());
         format!("{} {batch} {age} {title}", self.session.id).trim_end().to_owned()
     }
 }

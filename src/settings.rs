@@ -38,7 +38,7 @@ pub enum Server {
     Real(Box<RealServer>),
 }
 
-/// An agent server, and what opens it.
+/// An agent server and its credentials.
 #[derive(Debug)]
 pub struct RealServer {
     pub address: Address,
@@ -158,7 +158,7 @@ pub struct Context {
 pub enum Approval {
     /// The server's own policy.
     Servers,
-    /// Nobody: each call is asked about.
+    /// Nobody decides: the server asks about each call.
     Ask,
     /// This list: other calls are asked about.
     List(Vec<String>),
@@ -170,7 +170,7 @@ pub struct Follow {
     pub timeout: Duration,
     pub idle_timeout: Option<Duration>,
     pub cancel: bool,
-    /// Zero is never.
+    /// No beat if it is zero.
     pub heartbeat: Duration,
     pub policy: Policy,
     pub program: Option<String>,
@@ -328,7 +328,7 @@ fn resolve_run(run: &cli::Run, common: &cli::Common) -> Result<Run> {
     }
     let detach = detach(run)?;
     deny_alone(&run.follow)?;
-    // A rehearsed pause is to be seen: with the default policy of run the practice call would simply be accepted, and a
+    // A rehearsed pause must be visible: with the default policy of run the practice call would simply be accepted, and a
     // recorded one, which nobody can decide any more, would wait for ever.
     let rehearsed = given(common.rehearse.as_deref());
     let may_pause = rehearsed.is_some_and(|outcome| matches!(outcome.parse(), Ok(Outcome::Paused) | Err(_)));
@@ -364,7 +364,10 @@ fn message(run: &cli::Run, approval: Approval) -> Result<Message> {
         (Some(prompt), None) if prompt == "-" => Text::In(Source::new("the prompt", "-")),
         (Some(prompt), None) => Text::Given(prompt.clone()),
         (None, Some(path)) => Text::In(Source::new("--prompt-file", path)),
-        _ => bail!("no prompt: it is an argument, or in the file of --prompt-file, or - reads it from stdin"),
+        _ => bail!(
+            "no prompt: it is an argument, or in the file of --prompt-file, or - reads it from stdin; one that begins \
+             with - must follow --"
+        ),
     };
     let max_turns = run.max_turns.as_deref().map(|turns| {
         let number = turns.parse().ok().filter(|number| (1..=MAX_TURNS).contains(number));
@@ -432,7 +435,7 @@ fn context_argument<'a>(
     Ok((name.to_owned(), priority, value))
 }
 
-/// How `resume` and `attach` follow: the run's overrides are not theirs to set.
+/// How `resume` and `attach` follow: they cannot set the run's overrides.
 fn later_follow(cli: &cli::Follow, common: &cli::Common) -> Result<Follow> {
     if let Some(scope) = cli.allow_tools.iter().find(|tool| tool.contains(SCOPE)) {
         bail!("--allow-tool {scope}: only run can send a list with command scopes to the server");

@@ -2,7 +2,7 @@
 //! [`Watch::fd`] is readable, so that every blocking call returns from its `poll`.
 //!
 //! The watchdog thread waits for both while the main thread blocks. When a signal arrives, the thread prints at once
-//! what the signal does. It ends the process only if the main thread is still stuck 10 s after the cause.
+//! what the signal does. It ends the process only if the main thread is still stuck 10 s later.
 
 use crate::outcome::{Exit, Failure, Reason};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -19,8 +19,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
-/// How many ticks the main thread has from the cause to its end: 5 s for a cancel, and some time for the rest. They are
-/// ticks because a process that is stopped (SIGSTOP) then loses only one of them.
+/// How many ticks the main thread has from the deadline or signal to its end: 5 s for a cancel, and some time for the
+/// rest. They are ticks because a process that is stopped (SIGSTOP) then loses only one of them.
 const LAST_RESORT: u32 = 10;
 const TICK: Duration = Duration::from_secs(1);
 /// Signals that arrive this soon after the first count as one: `timeout(1)`, a closing terminal, make and GNU
@@ -115,7 +115,7 @@ type Speaker = Arc<dyn Fn(&str) + Send + Sync>;
 struct State {
     deadline: Option<(Instant, Cause)>,
     cause: Option<Cause>,
-    /// Counts down from [`LAST_RESORT`] once the cause's descriptor is readable.
+    /// Counts down from [`LAST_RESORT`] after the deadline or a signal.
     ticks_left: Option<u32>,
     on_signal: OnSignal,
     first_signal: Option<Instant>,
@@ -162,7 +162,7 @@ struct Shared {
     state: Mutex<State>,
     /// Held from the moment when a signal becomes the cause until the line about it is printed.
     saying: Mutex<()>,
-    /// A byte written here wakes the thread. It is readable once there is a cause.
+    /// A byte written here wakes the thread. It is readable after the deadline or a signal.
     bell: UnixStream,
     /// Readable once the last calls must end.
     last_calls: UnixStream,
@@ -181,7 +181,7 @@ struct Thread {
 #[derive(Clone)]
 pub struct Watch {
     shared: Arc<Shared>,
-    /// Only for the last calls, after a cause: their own deadline, and its length.
+    /// Only for the last calls: their own deadline, and its length.
     last_calls: Option<(Option<Instant>, Duration)>,
 }
 
@@ -291,7 +291,7 @@ impl Watch {
         self.state().later_signal
     }
 
-    /// Returns a descriptor for `poll` that becomes readable with the cause, and stays readable.
+    /// Returns a descriptor for `poll` that is readable after the deadline or a signal.
     pub fn fd(&self) -> BorrowedFd<'_> {
         if self.last_calls.is_some() { self.shared.last_calls.as_fd() } else { self.shared.bell.as_fd() }
     }
@@ -329,12 +329,12 @@ impl Watch {
         }
     }
 
-    /// Fails once there is a cause.
+    /// Fails after the deadline or a signal.
     pub fn check(&self) -> Result<(), Failure> {
         self.cause().map_or(Ok(()), |cause| Err(cause.into()))
     }
 
-    /// Sleeps. Fails as soon as there is a cause.
+    /// Sleeps. Fails at once when the deadline passes or a signal arrives.
     pub fn sleep(&self, time: Duration) -> Result<(), Failure> {
         let end = Instant::now() + time;
         loop {
@@ -347,7 +347,7 @@ impl Watch {
         }
     }
 
-    /// Waits until `descriptor` is ready for `flags`, at most for `limit`, and at most until there is a cause.
+    /// Waits until `descriptor` is ready for `flags`, at most for `limit`, and at most until the deadline or a signal.
     pub fn wait_for(&self, descriptor: BorrowedFd<'_>, flags: PollFlags, limit: Option<Duration>) -> Ready {
         let end = limit.and_then(|limit| Instant::now().checked_add(limit));
         loop {

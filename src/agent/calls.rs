@@ -1,4 +1,5 @@
-//! The bodies of the calls, in both directions (`/v1`, server 0.3.88). In answers, fields that we do not use are ignored.
+//! The bodies of the calls, in both directions (`/v1`, server 0.3.88). In answers, fields that we do not use are
+//! ignored.
 
 use crate::agent::events::{ToolCall, few};
 use serde::de::{Deserializer, Error as _};
@@ -99,16 +100,16 @@ pub struct Session {
     state: SessionState,
 }
 
-/// What a session does.
+/// The state of a session.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 #[serde(from = "RunStatus")]
 pub enum SessionState {
-    /// It runs this run, or starts it.
+    /// This run is starting or running.
     Active(Uuid),
     Idle,
-    /// Its last run failed. The server does not say which run that was (protocol trap 21).
+    /// The last run failed. The server does not say which run that was (protocol trap 21).
     Failed,
-    /// A word of a newer server, without a run.
+    /// A state of a newer server, without a run.
     Unknown,
 }
 
@@ -124,7 +125,7 @@ impl From<RunStatus> for SessionState {
         match (status.state.as_str(), status.run_id) {
             ("idle", _) => Self::Idle,
             ("failed", _) => Self::Failed,
-            // A state that we do not know may be that of a run, too, where it names one.
+            // An unknown state with a run ID counts as active.
             (_, Some(run)) => Self::Active(run),
             (_, None) => Self::Unknown,
         }
@@ -132,7 +133,6 @@ impl From<RunStatus> for SessionState {
 }
 
 impl SessionState {
-    /// Returns the run that the session runs.
     pub const fn run(self) -> Option<Uuid> {
         match self {
             Self::Active(run) => Some(run),
@@ -146,7 +146,6 @@ impl Session {
         self.state
     }
 
-    /// Returns the run that the session runs.
     pub const fn active_run(&self) -> Option<Uuid> {
         self.state.run()
     }
@@ -173,7 +172,7 @@ pub struct UserMessage {
     pub content: UserContent,
 }
 
-/// The prompt: a text, or texts and images.
+/// The prompt: a text, or a list of texts and images.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(untagged)]
 pub enum UserContent {
@@ -216,7 +215,7 @@ pub enum Priority {
     Normal,
 }
 
-/// What replaces the server's configuration in this run.
+/// Settings that replace the server's configuration for this run.
 #[derive(Clone, Debug, Default, Serialize)]
 pub struct Overrides {
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -227,7 +226,7 @@ pub struct Overrides {
     pub max_turns: Option<u32>,
 }
 
-/// Which tool calls the server approves in this run, in place of its configuration, denials included.
+/// The tool calls that the server approves in this run. It replaces the server's whole policy, denials included.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum ApproveOverride {
@@ -276,8 +275,8 @@ pub struct Content {
     results: Vec<String>,
 }
 
-/// A part of a message's content. `type` is `text` (with `text`), `image`, `tool_call` (with `id`) or `tool_result` (with
-/// `tool_call_id`).
+/// A part of a message's content. `type` is `text` (with `text`), `image`, `tool_call` (with `id`) or `tool_result`
+/// (with `tool_call_id`).
 #[derive(Default, Deserialize)]
 #[serde(default)]
 struct Part {
@@ -287,7 +286,7 @@ struct Part {
     tool_call_id: Option<String>,
 }
 
-/// By hand: serde's untagged and tagged enums first build a tree of all values, which takes many times the memory.
+/// Written by hand: serde's untagged and tagged enums first build a tree of all values, which takes much more memory.
 impl<'de> Deserialize<'de> for Content {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let json = <&RawValue>::deserialize(deserializer)?.get();
@@ -328,7 +327,6 @@ impl Message {
         &self.content.text
     }
 
-    /// Returns whether the message contains a tool call.
     pub const fn calls_tools(&self) -> bool {
         !self.content.calls.is_empty()
     }
@@ -339,7 +337,7 @@ impl Message {
         results.iter().map(String::as_str)
     }
 
-    /// Returns about how much memory the message takes, in bytes.
+    /// Returns the approximate memory of the message, in bytes.
     pub fn size(&self) -> usize {
         let ids = self.content.results.iter().chain(&self.content.calls);
         256 + self.role.len() + self.content.text.len() + ids.map(|id| id.len() + 32).sum::<usize>()

@@ -1,5 +1,5 @@
-//! Reads a frame of the stream as an event of the protocol. Texts are borrowed from the frame where JSON allows it, since
-//! most events are text that is written straight out again.
+//! Reads a frame of the stream as an event of the protocol. Texts are borrowed from the frame if JSON allows it,
+//! because most events are text that is written out at once.
 
 use crate::agent::json::{self, without_long_texts};
 use crate::agent::sse::Frame;
@@ -15,7 +15,7 @@ use std::sync::Arc;
 /// The most entries of a list: the tool calls of a turn, the messages of a page. An entry of three bytes may take a
 /// hundred bytes of memory.
 pub(crate) const MAX_LIST: usize = 1024;
-/// The longest ID or name of a tool call, in bytes. Both are kept and passed on several times.
+/// The longest ID or name of a tool call, in bytes. Both are copied several times.
 pub(crate) const MAX_NAME: usize = 1024;
 
 /// A JSON string, borrowed if it contains no escapes.
@@ -36,10 +36,9 @@ pub struct Envelope<'a> {
     /// The run that the event belongs to.
     #[serde(borrow, default)]
     pub run_id: Option<Text<'a>>,
-    /// The event itself.
     #[serde(borrow)]
     pub event: Event<'a>,
-    /// All of the frame's data was parsed, so that it is known to be JSON.
+    /// All of the frame's data was parsed, so it is valid JSON.
     #[serde(skip, default = "yes")]
     pub is_json: bool,
 }
@@ -53,13 +52,13 @@ const fn yes() -> bool {
 pub struct Gap {
     /// The oldest event ID that the server still has. To replay from it, ask for the events after the ID before it.
     pub oldest_available_id: u64,
-    /// The newest event ID at this time: with this event a replay is over.
+    /// The newest event ID at this time: a replay is complete with this event.
     #[serde(default)]
     pub newest_available_id: Option<u64>,
 }
 
-/// Declares the protocol's events from one list: the variants of [`Event`] with their payloads, the variant names in the
-/// JSON, and the `event:` names of the frames, which are the same names in snake case.
+/// Declares the protocol's events from one list: the variants of [`Event`] with their payloads, the variant names in
+/// the JSON, and the `event:` names of the frames, which are the same names in snake case.
 macro_rules! events {
     ($($variant:ident $(($payload:ty))?,)*) => {
         /// One event of a run, with the fields that we use.
@@ -229,8 +228,8 @@ pub(crate) fn few<'de, D: Deserializer<'de>, T: Deserialize<'de>>(deserializer: 
     deserializer.deserialize_seq(Few(PhantomData))
 }
 
-/// What happened to a tool call. An execution that has ended has a `result`, its progress a `message`, and a rejection a
-/// `reason`.
+/// What happened to a tool call. An execution that has ended has a `result`, its progress a `message`, and a
+/// rejection a `reason`.
 #[derive(Debug, PartialEq, Eq, Deserialize)]
 pub struct Tool<'a> {
     #[serde(borrow)]
@@ -363,7 +362,7 @@ fn snake_case(variant: &str) -> String {
     name
 }
 
-/// By hand: serde's derive makes an unknown variant an error, and newer servers may send one.
+/// Written by hand: with serde's derive an unknown variant would be an error, but newer servers may send one.
 impl<'de: 'a, 'a> Deserialize<'de> for Event<'a> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         struct EventVisitor;

@@ -22,8 +22,9 @@ pub fn object<T: DeserializeOwned>(body: &[u8]) -> serde_json::Result<T> {
 
 /// Returns the JSON with each text of more than 64 KiB replaced by an empty one, or `None` if it has no such text.
 ///
-/// Where a text has the wrong type, serde's error quotes all of it, escaped, in up to six times its length. So large JSON
-/// is first parsed in this form: an error about that is short, and without an error the full JSON has the right types.
+/// Where a text has the wrong type, serde's error quotes all of it, escaped, in up to six times its length. So large
+/// JSON is first parsed in this form: an error about that is short, and without an error the full JSON has the right
+/// types.
 pub fn without_long_texts(json: &str) -> Option<String> {
     if json.len() <= LONG {
         return None;

@@ -1,5 +1,4 @@
-//! Where the server is and how it is reached: its URL, the certificates on both sides, the proxy on the way, and the
-//! address that answered last.
+//! The server's address: its URL, its certificates, the proxy, and the IP address that answered last.
 
 use super::proxy::{self, Target};
 use super::tls::Tls;
@@ -9,7 +8,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex, PoisonError};
 use ureq::http::{HeaderValue, Uri};
 
-/// Remembers the address that answered last. Clones share it.
+/// The IP address that answered last. Clones share it.
 #[derive(Clone, Debug, Default)]
 pub struct Memory(Arc<Mutex<Option<SocketAddr>>>);
 
@@ -23,7 +22,7 @@ impl Memory {
     }
 }
 
-/// An agent server's address, checked. Clones share the memory of what answered last.
+/// A valid address of an agent server. Clones share the memory.
 #[derive(Clone, Debug)]
 pub struct Address {
     /// Scheme, host, port and path prefix, without a slash at the end.
@@ -35,57 +34,44 @@ pub struct Address {
 }
 
 impl Address {
-    /// Checks a URL: http or https, with a host, without user, query or fragment.
-    ///
-    /// # Errors
-    /// What is wrong with it. A password in it is not repeated.
+    /// Checks a URL: http or https, with a host, without user, query or fragment. An error does not repeat a password.
     pub fn parse(url: &str) -> anyhow::Result<Self> {
-        ensure!(!url.contains('@'), "the URL names a user or a password; give a token instead");
+        ensure!(!url.contains('@'), "the URL contains a user or a password; use a token instead");
         let uri: Uri = url.parse().with_context(|| format!("the URL {url:?}"))?;
         match uri.scheme_str() {
             Some("http" | "https") => {}
             _ => bail!("the URL {url:?} does not begin with http:// or https://"),
         }
-        ensure!(uri.host().is_some_and(|host| !host.is_empty()), "the URL {url:?} names no host");
-        // What follows may be a secret too.
-        ensure!(uri.query().is_none() && !url.contains('#'), "the URL has more than a path");
+        ensure!(uri.host().is_some_and(|host| !host.is_empty()), "the URL {url:?} has no host");
+        // The query may be secret, so it is not repeated.
+        ensure!(uri.query().is_none() && !url.contains('#'), "the URL has a query or a fragment");
         ensure!(proxy::has_valid_port(&uri), "the URL {url:?} has no valid port");
         let base = url.trim_end_matches('/').to_owned();
         Ok(Self { base, uri, tls: Tls::default(), proxy: None, memory: Memory::default() })
     }
 
-    /// Goes through the proxy that the environment names for it, if it names one.
-    ///
-    /// # Errors
-    /// When that is no proxy that we can use.
+    /// Uses the proxy that the environment names for this address, if there is one.
     pub fn use_proxy(&mut self) -> anyhow::Result<()> {
         let https = self.is_https();
         let port = self.uri.port_u16().unwrap_or(if https { 443 } else { 80 });
         let target = Target { https, host: self.host(), port, loopback: self.is_loopback() };
         self.proxy = proxy::choose(&target, |name| {
-            // What is no text is no proxy either, and is refused as such.
+            // A value that is not UTF-8 is refused as an invalid proxy.
             std::env::var_os(name).map(|value| value.to_string_lossy().into_owned())
         })?;
         Ok(())
     }
 
     /// Trusts the certificates in a PEM file, and no others.
-    ///
-    /// # Errors
-    /// When one of them is no certificate, or when there is none.
     pub fn trust(&mut self, pem: &[u8]) -> anyhow::Result<()> {
         self.tls.trust(pem)
     }
 
-    /// Shows a client certificate, in PEM form with its private key, to a server that asks for one.
-    ///
-    /// # Errors
-    /// When the URL is not an https one, when one of the two cannot be used, when they do not belong together, and when
-    /// the certificate is not valid now. The error names `--cert` and `--key`.
+    /// Uses a client certificate and its private key, both in PEM form. They must match, and be valid now.
     pub fn present(&mut self, cert_pem: &[u8], key_pem: &[u8]) -> anyhow::Result<()> {
         ensure!(
             self.is_https(),
-            "a client certificate (--cert, --key) needs an https:// URL, and not {}",
+            "a client certificate (--cert, --key) needs an https:// URL, but this is {}",
             self.base
         );
         self.tls.present(cert_pem, key_pem)
@@ -111,19 +97,18 @@ impl Address {
         self.proxy.as_ref()
     }
 
-    /// For an error: the proxy on the way, if there is one.
+    /// Returns " through the proxy …" for an error, if there is a proxy.
     pub(super) fn through(&self) -> String {
         let proxy = self.proxy().map(|proxy| format!(" through the proxy {}:{}", proxy.host(), proxy.port()));
         proxy.unwrap_or_default()
     }
 
-    /// The proxy that is asked in the server's place, with the server's URL in the request: that for plain http. One
-    /// for https only leads there (CONNECT).
+    /// Returns the proxy for plain http, which gets the whole request. A proxy for https only makes a tunnel (CONNECT).
     pub(super) fn asked_proxy(&self) -> Option<&ureq::Proxy> {
         self.proxy().filter(|_| !self.is_https())
     }
 
-    /// What is asked for a path, and where: `http://HOST:PORT/PATH`.
+    /// Returns the URL to connect to for a path: that of the server, or with the proxy's host.
     pub(super) fn uri(&self, path: &str) -> String {
         let asked = self.asked_proxy().map(|proxy| {
             let scheme = if proxy.protocol() == ureq::ProxyProtocol::Https { "https" } else { "http" };
@@ -132,12 +117,12 @@ impl Address {
         asked.unwrap_or_else(|| self.base.clone()) + path
     }
 
-    /// `HOST:PORT` as the URL has it.
+    /// Returns `HOST:PORT` of the URL.
     pub(super) fn authority(&self) -> &str {
         self.uri.authority().map_or("", |authority| authority.as_str())
     }
 
-    /// What a proxy that is asked must be told beside that.
+    /// Returns the headers for a plain http proxy.
     pub(super) fn proxy_headers(&self) -> Vec<(&'static str, HeaderValue)> {
         let Some(proxy) = self.asked_proxy() else { return Vec::new() };
         let mut headers = Vec::new();
@@ -146,7 +131,7 @@ impl Address {
             let [user, password] = [proxy.username(), proxy.password()].map(Option::unwrap_or_default);
             let credentials = BASE64_STANDARD.encode(format!("{user}:{password}"));
             if let Ok(mut value) = HeaderValue::try_from(format!("Basic {credentials}")) {
-                // Its Debug shows nothing then.
+                // A sensitive value is hidden in Debug.
                 value.set_sensitive(true);
                 headers.push(("Proxy-Authorization", value));
             }
@@ -154,12 +139,12 @@ impl Address {
         headers
     }
 
-    /// The URL, as it may be shown.
+    /// Returns the URL, which contains no secret.
     pub fn url(&self) -> &str {
         &self.base
     }
 
-    /// Whether what is sent can be read on the way: plain http to another machine.
+    /// Returns whether others can read the traffic: plain http to another machine.
     pub fn is_exposed(&self) -> bool {
         !self.is_https() && !self.is_loopback()
     }

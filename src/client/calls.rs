@@ -1,8 +1,9 @@
-//! The agent server's calls, one method each. Every method is retried within the retry timeout, and returns the server's
-//! own answer or whose word came in its place.
+//! The agent server's calls, one method each. Every call is retried within the retry timeout. An error tells whether
+//! the server itself or something in front of it has answered: see [`super::word`].
 
 use super::Client;
 use super::exchange::Call;
+use super::retry::LAST_TRY;
 use super::word::{CallError, Word};
 use crate::agent::calls as api;
 use serde::Serialize;
@@ -23,7 +24,7 @@ impl Client {
         self.get("read the server's configuration", "/v1/config".into())
     }
 
-    /// `GET /v1/sessions`, one page, the newest first. The list has ended where a page is shorter than `limit`.
+    /// `GET /v1/sessions`: one page, the newest first. A page shorter than `limit` is the last one.
     pub fn sessions(&self, offset: usize, limit: usize) -> Result<Vec<api::ListedSession>, CallError> {
         let path = format!("/v1/sessions?limit={limit}&offset={offset}");
         self.get("list the sessions", path).map(|page: api::Sessions| page.sessions)
@@ -35,19 +36,19 @@ impl Client {
         self.post("create a session", "/v1/sessions".into(), session, &key).map(|created: api::Created| created.id)
     }
 
-    /// `GET /v1/sessions/{id}`: the one call that tells whether a session exists (protocol trap 10).
+    /// `GET /v1/sessions/{id}`: the only call that tells whether a session exists (protocol trap 10).
     pub fn session(&self, session: Uuid) -> Result<api::Session, CallError> {
         let path = format!("/v1/sessions/{session}");
         self.get("read the session's state", path).map(|detail: api::SessionDetail| detail.session)
     }
 
-    /// `POST /v1/sessions/{id}/messages`; returns the id of the run that it began.
+    /// `POST /v1/sessions/{id}/messages`: returns the ID of the new run.
     pub fn send(&self, session: Uuid, message: &api::NewMessage, key: &str) -> Result<Uuid, CallError> {
         let path = format!("/v1/sessions/{session}/messages");
         self.post("send the prompt", path, message, key).map(|sent: api::Sent| sent.run_id)
     }
 
-    /// `GET /v1/sessions/{id}/messages`, one page, the oldest first. [`Word::OverBound`] where fewer at once may do.
+    /// `GET /v1/sessions/{id}/messages`: one page, the oldest first. After [`Word::OverBound`] a smaller page may fit.
     pub fn messages(&self, session: Uuid, offset: usize, limit: usize) -> Result<api::Messages, CallError> {
         let path = format!("/v1/sessions/{session}/messages?limit={limit}&offset={offset}");
         self.get("read the session's messages", path)
@@ -58,8 +59,8 @@ impl Client {
         self.get("read the pending tool calls", format!("/v1/sessions/{session}/tools/pending"))
     }
 
-    /// `POST /v1/sessions/{id}/tools/decisions`. Each call has an idempotency key of its own: under the key of an
-    /// earlier one the server would only repeat its answer.
+    /// `POST /v1/sessions/{id}/tools/decisions`. It needs a new idempotency key each time: with an old key the server
+    /// only repeats its old answer.
     pub fn decide(
         &self,
         session: Uuid,
@@ -71,10 +72,17 @@ impl Client {
         self.post("decide the tool calls", path, &body, &new_key()).map(|_: api::Taken| ())
     }
 
-    /// `POST /v1/sessions/{id}/cancel`: a request, not a fact (protocol traps 5 and 6).
+    /// `POST /v1/sessions/{id}/cancel`: a request that may have no effect (protocol traps 5 and 6).
     pub fn cancel(&self, session: Uuid, run: &str) -> Result<(), CallError> {
         let path = format!("/v1/sessions/{session}/cancel");
         self.post("cancel the run", path, &api::Cancel { run_id: run }, &new_key()).map(|_: api::Taken| ())
+    }
+
+    /// Returns whether the server answers one health check.
+    pub(super) fn is_there(&self) -> bool {
+        let (doing, path) = ("check the server's health", "/v1/health".into());
+        let call = Call { doing, path, body: None, key: None, after: None };
+        self.json::<api::Health>(&call, LAST_TRY).is_ok()
     }
 
     fn get<T: DeserializeOwned>(&self, doing: &str, path: String) -> Result<T, CallError> {
@@ -98,7 +106,7 @@ impl Client {
     }
 }
 
-/// A key for one POST and its retries.
+/// Returns an idempotency key for one POST and its retries.
 pub fn new_key() -> String {
     Uuid::new_v4().to_string()
 }

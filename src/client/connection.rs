@@ -1,5 +1,5 @@
-//! The connection: our own sockets below the HTTP crate. All of them are non-blocking and are polled together with the
-//! watch, so that a cause to end interrupts every wait without a thread.
+//! Our own sockets below the HTTP crate. They are non-blocking and polled together with the watch, so that the
+//! deadline or a signal interrupts every wait without a thread.
 
 use super::address::{Address, Memory};
 use super::fault::{self, Fault};
@@ -19,38 +19,39 @@ use ureq::unversioned::transport::{
     Buffers, ConnectProxyConnector, ConnectionDetails, Connector, Either, LazyBuffers, NextTimeout, Transport,
 };
 
-/// A read of an event stream that finds nothing for this long returns to its caller.
+/// The longest read of an event stream without data.
 pub const TICK: Duration = Duration::from_millis(250);
-/// The same for a reader of many streams, which looks at one after the other.
+/// The longest such read for a reader of many streams, which looks at one after the other.
 pub const GLANCE_TICK: Duration = Duration::from_millis(2);
-/// The same once there is a cause to end: the caller only takes what has already arrived.
+/// The longest such read after the deadline or a signal: only data that has arrived counts.
 const LAST_TICK: Duration = Duration::from_millis(1);
-/// How long an event stream may still be read once there is a cause to end. Input such as endless trailers never yields
-/// a byte of the body, so that the caller itself would never get to stop.
+/// How long an event stream can be read after the deadline or a signal. Input such as endless trailers never returns
+/// a byte of the body, so the caller could not stop by itself.
 const LAST_READS: Duration = Duration::from_secs(1);
-/// Bound on the head of an answer, however slowly it comes, and then on the body of a call's answer.
+/// The limit for the head of an answer, and again for its body.
 pub const ANSWER: Duration = Duration::from_secs(30);
-/// How long a connection is kept for the next request.
+/// How long an idle connection is kept for the next request.
 const KEEP: Duration = Duration::from_secs(1);
 /// The largest head of an answer, in bytes.
 const MAX_HEAD: usize = 64 * 1024;
-/// The buffer for input, in bytes. It is larger than the largest head, so that a head that is too large can be told from
-/// one that was cut.
+/// The input buffer, in bytes. It is larger than the largest head, so that a head that is too large does not look
+/// like one that was cut.
 const INPUT: usize = MAX_HEAD + 4 * 1024;
-/// The buffer for output, in bytes. A head of our own must fit, with a token of 16 KiB in it.
+/// The first input buffer, until an answer fills it, in bytes: a short run never uses the memory of the large one.
+const SHORT_INPUT: usize = 12 * 1024;
+/// The output buffer, in bytes. The head of a request must fit, with a token of 16 KiB.
 const OUTPUT: usize = 32 * 1024;
 
-/// Makes the agent. Each request brings its own bounds.
+/// Creates the HTTP agent. The time limits come with each request.
 ///
-/// With `keep`, a connection is kept for the next request. The server may close a kept connection just as that request
-/// goes out. Then nobody can tell whether the server took it. That is no new danger, because any answer may be lost:
-/// the caller sends the request again, a POST under the same idempotency key, and the server does the work of a key
-/// once. So a prompt is never sent twice (see [`fault::is_stale`]).
+/// With `keep`, a connection is kept for the next request. If the server closes it just when the request is sent, the
+/// request may or may not have arrived. The caller then sends it again: a POST has an idempotency key, so that the
+/// server does its work only once (see [`fault::is_stale`]).
 pub fn agent(server: &Address, keep: bool, tick: Duration, watch: &Watch) -> ureq::Agent {
     let asked_proxy = server.asked_proxy();
     let config = ureq::Agent::config_builder()
         .http_status_as_error(false)
-        // A redirect would turn a POST into a GET, or carry the token elsewhere.
+        // A redirect could turn a POST into a GET, or send the token to another server.
         .max_redirects(0)
         .max_redirects_will_error(false)
         .proxy(server.proxy().filter(|_| asked_proxy.is_none()).cloned())
@@ -69,18 +70,17 @@ pub fn agent(server: &Address, keep: bool, tick: Duration, watch: &Watch) -> ure
     ureq::Agent::with_parts(config, HttpConnector { chain, origin }, NoResolver)
 }
 
-/// The bounds of one request.
+/// The time limits of one request.
 #[derive(Clone, Copy, Debug)]
 pub struct Bounds {
-    /// On the connect as a whole, with the look-up and the TLS handshake.
+    /// For the connect, including the look-up and the TLS handshake.
     pub connect: Duration,
-    /// On the answer's head, and on each write.
+    /// For the head of the answer, and for each write.
     pub patience: Duration,
-    /// On the answer's body. An event stream has none: its reads return after a [`TICK`] instead.
+    /// For the body of the answer. An event stream has none: its reads return after a [`TICK`] instead.
     pub body: Option<Duration>,
 }
 
-/// Returns the request with its bounds.
 pub fn bounded<B: AsSendBody>(agent: &ureq::Agent, request: Request<B>, bounds: Bounds) -> Request<B> {
     agent
         .configure_request(request)
@@ -91,7 +91,7 @@ pub fn bounded<B: AsSendBody>(agent: &ureq::Agent, request: Request<B>, bounds: 
         .build()
 }
 
-/// Leaves the look-up to [`TcpConnector`], which needs none for a kept connection or a remembered address.
+/// [`TcpConnector`] does the look-up, which is not needed for a kept connection or a remembered address.
 #[derive(Debug)]
 struct NoResolver;
 
@@ -106,7 +106,7 @@ impl Resolver for NoResolver {
     }
 }
 
-/// Connects to the host of the request, or to that of the proxy.
+/// Connects to the host of the request or of the proxy.
 struct TcpConnector {
     watch: Watch,
     memory: Memory,
@@ -123,7 +123,7 @@ impl<In: Transport> Connector<In> for TcpConnector {
     type Out = Either<In, TcpTransport>;
 
     fn connect(&self, details: &ConnectionDetails, chained: Option<In>) -> Result<Option<Self::Out>, ureq::Error> {
-        // A tunnel through a proxy.
+        // There is a tunnel through a proxy already.
         if let Some(transport) = chained {
             return Ok(Some(Either::A(transport)));
         }
@@ -132,10 +132,11 @@ impl<In: Transport> Connector<In> for TcpConnector {
         let connect_by = later(*details.timeout.after);
         let stream = race::connect(host, port, &self.memory, &self.watch, connect_by)?;
         stream.set_nodelay(true)?;
-        let buffers = LazyBuffers::new(INPUT, OUTPUT);
+        let buffers = LazyBuffers::new(SHORT_INPUT, OUTPUT);
         Ok(Some(Either::B(TcpTransport {
             stream,
             buffers,
+            is_short: true,
             watch: self.watch.clone(),
             connect_by,
             tick: self.tick,
@@ -145,7 +146,7 @@ impl<In: Transport> Connector<In> for TcpConnector {
     }
 }
 
-/// The point in time after this duration. One that cannot be represented becomes a day from now.
+/// Returns the time after this duration. If it is out of range, returns a day from now.
 fn later(after: Duration) -> Instant {
     let now = Instant::now();
     now.checked_add(after).unwrap_or(now + Duration::from_secs(86_400))
@@ -155,15 +156,17 @@ fn later(after: Duration) -> Instant {
 struct TcpTransport {
     stream: TcpStream,
     buffers: LazyBuffers,
+    /// The input buffer has its first length.
+    is_short: bool,
     watch: Watch,
-    /// When the handshakes with a proxy and with TLS must be over. The HTTP crate would give each of them the whole
-    /// connect timeout.
+    /// The deadline for the handshakes with a proxy and with TLS: the HTTP crate gives each of them the whole connect
+    /// timeout.
     connect_by: Instant,
-    /// How long the read of an event stream waits.
+    /// The longest read of an event stream.
     tick: Duration,
-    /// When an event stream was first read with a cause to end.
+    /// When an event stream was first read after the deadline or a signal.
     ending: Option<Instant>,
-    /// The server has stopped reading. What it said before that can still be read.
+    /// The server no longer reads. Its answer can still be read.
     is_shut: bool,
 }
 
@@ -174,10 +177,19 @@ impl fmt::Debug for TcpTransport {
 }
 
 impl TcpTransport {
+    /// Replaces the short input buffer by the large one.
+    fn enlarge(&mut self) {
+        let mut buffers = LazyBuffers::new(INPUT, OUTPUT);
+        let input = self.buffers.input();
+        buffers.input_append_buf()[..input.len()].copy_from_slice(input);
+        buffers.input_appended(input.len());
+        (self.buffers, self.is_short) = (buffers, false);
+    }
+
     /// Waits until the socket is ready.
     ///
-    /// A wait that has a bound ends at once at a cause. The read of an event stream has none: it ends after a tick, and
-    /// never by the cause itself, because what has already arrived counts.
+    /// The deadline or a signal ends a wait at once, but not the read of an event stream: it ends after a tick,
+    /// because data that has arrived counts.
     fn wait(&self, flags: PollFlags, timeout: NextTimeout, end: &mut Option<Instant>) -> Result<(), ureq::Error> {
         let mut fds = vec![PollFd::new(&self.stream, flags)];
         if timeout.after.is_not_happening() {
@@ -215,7 +227,7 @@ impl Transport for TcpTransport {
                     self.wait(PollFlags::OUT, timeout, &mut end)?;
                 }
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
-                // The server may have said why: the request is too large, or a client certificate is missing.
+                // The answer may tell why: the request is too large, or a client certificate is missing.
                 Err(error) if matches!(error.kind(), ErrorKind::BrokenPipe | ErrorKind::ConnectionReset) => {
                     self.is_shut = true;
                 }
@@ -238,6 +250,9 @@ impl Transport for TcpTransport {
             match self.stream.read(self.buffers.input_append_buf()) {
                 Ok(amount) => {
                     self.buffers.input_appended(amount);
+                    if self.is_short && self.buffers.input_append_buf().is_empty() {
+                        self.enlarge();
+                    }
                     return Ok(amount > 0);
                 }
                 Err(error) if error.kind() == ErrorKind::WouldBlock => {
@@ -250,17 +265,17 @@ impl Transport for TcpTransport {
     }
 
     fn is_open(&mut self) -> bool {
-        // A connection with bytes that nobody asked for is useless, too.
+        // A kept connection with unread bytes is useless too.
         self.stream.peek(&mut [0]).is_err_and(|error| error.kind() == ErrorKind::WouldBlock)
     }
 }
 
-/// The whole chain: a TCP connection, perhaps through a proxy, perhaps with TLS.
+/// The chain of connectors: TCP, perhaps through a proxy, perhaps with TLS.
 #[derive(Debug)]
 struct HttpConnector<C> {
     chain: C,
-    /// What a proxy must be told before the path: `GET http://HOST:PORT/PATH`. The HTTP crate only ever asks for a
-    /// path, and uses CONNECT for all that goes through a proxy.
+    /// `http://HOST:PORT`, for a plain http proxy: it goes before the path of the request. The HTTP crate itself can
+    /// only use CONNECT with a proxy.
     origin: Option<String>,
 }
 
@@ -273,21 +288,21 @@ impl<C: Connector> Connector for HttpConnector<C> {
     }
 }
 
-/// A connection as HTTP sees it.
+/// A connection that recognizes stale connections and other protocols.
 #[derive(Debug)]
 struct HttpTransport<T> {
     inner: T,
-    /// What goes before the path of the one request that a proxy takes.
+    /// See [`HttpConnector`]. A proxy gets one request on each connection.
     origin: Option<String>,
-    /// A byte of the present answer has come.
+    /// A byte of the current answer has come.
     heard: bool,
-    /// The connection has already brought an answer.
+    /// There was an earlier request on this connection.
     kept: bool,
 }
 
 impl<T> HttpTransport<T> {
-    /// Marks the error of a kept connection that broke before the first byte of the answer: the server had closed the
-    /// connection.
+    /// Replaces the error of a kept connection that broke before the first byte of the answer: the server had closed
+    /// it.
     fn stale(&self, error: ureq::Error) -> ureq::Error {
         match error {
             ureq::Error::Io(error) if self.kept && !self.heard && fault::tls_fault(&error).is_none() => {
@@ -328,9 +343,9 @@ impl<T: Transport> Transport for HttpTransport<T> {
             return if brought { Ok(true) } else { Err(Fault::Stale.into()) };
         }
         match self.inner.buffers().input() {
-            // The length, type and stream of a SETTINGS frame, with which HTTP/2 begins.
+            // HTTP/2 begins with a SETTINGS frame: length, type and stream.
             [_, _, _, 4, _, 0, 0, 0, 0, ..] => Err(Fault::Http2.into()),
-            // An alert or a handshake.
+            // A TLS alert or handshake.
             [0x15 | 0x16, 3, ..] => Err(Fault::Https.into()),
             _ => Ok(brought),
         }
@@ -347,24 +362,23 @@ impl<T: Transport> Transport for HttpTransport<T> {
     }
 }
 
-/// Whether the end of the answer's body is the end of the connection, so that a cut body looks whole.
+/// Returns whether the body ends with the connection, so that a broken connection looks like a complete body.
 pub fn is_close_delimited(answer: &Response<ureq::Body>) -> bool {
     let headers = answer.headers();
     !headers.contains_key(header::CONTENT_LENGTH) && !headers.contains_key(header::TRANSFER_ENCODING)
 }
 
-/// What a read of a body brought.
+/// The result of a read.
 #[derive(Debug)]
 pub enum Chunk {
-    /// So many bytes.
+    /// The number of bytes.
     Bytes(usize),
-    /// Nothing for a [`TICK`], or less where there is a cause to end; reading may go on. Only in an event stream.
+    /// Only in an event stream: no data for a [`TICK`], or for less after the deadline or a signal.
     Tick,
-    /// The body's end. On a close-delimited body a cut looks the same.
+    /// The end of the body, or perhaps a broken connection: see [`is_close_delimited`].
     End,
 }
 
-/// The body of an answer.
 pub struct Body(ureq::BodyReader<'static>);
 
 impl fmt::Debug for Body {
@@ -378,11 +392,8 @@ impl Body {
         Self(body.into_with_config().limit(u64::MAX).reader())
     }
 
-    /// Reads what is there, or waits for a tick. The reads of an event stream go on after a cause to end, so that the
-    /// caller can take what has already arrived; all others end with it.
-    ///
-    /// # Errors
-    /// Why the connection broke.
+    /// Reads, or waits for a tick. After the deadline or a signal, an event stream can still be read, because data
+    /// that has arrived counts. Other reads fail. The error says why the connection broke.
     pub fn read(&mut self, buffer: &mut [u8]) -> Result<Chunk, String> {
         loop {
             match self.0.read(buffer) {

@@ -1,4 +1,4 @@
-//! One exchange: a request goes out, and what comes back is judged by whose word it is.
+//! One request and its answer. [`super::word`] tells whether the answer is the server's own.
 
 use super::connection::{self, Body, Bounds, Chunk};
 use super::fault;
@@ -13,20 +13,20 @@ use ureq::http::{HeaderValue, Request, Response, request};
 
 /// The largest answer to a call, in bytes.
 const MAX_ANSWER: usize = 8 * 1024 * 1024;
-/// As much of an error's body as is read, in bytes.
+/// The most of an error's body that is read, in bytes.
 const MAX_ERROR: usize = 64 * 1024;
-/// How often one attempt renews its token or headers, at the most.
+/// How often one attempt reads its token or headers again.
 const MAX_RENEWALS: u32 = 2;
 
-/// One call: what it is for, in the words of an error, and what is sent.
 pub(super) struct Call<'a> {
+    /// What the call does, as a verb for an error: "cannot send the prompt".
     pub doing: &'a str,
     pub path: String,
     /// The body of a POST. A GET has none.
     pub body: Option<Vec<u8>>,
-    /// The idempotency key. Each POST that is a step of its own has one, and its retries keep it.
+    /// The idempotency key of a POST. Retries keep it.
     pub key: Option<&'a str>,
-    /// For an event stream: the event after which it begins.
+    /// The Last-Event-ID of an event stream.
     pub after: Option<u64>,
 }
 
@@ -39,23 +39,23 @@ impl Call<'_> {
 /// An attempt without a usable answer.
 pub(super) struct Missed {
     pub error: CallError,
-    /// The same call may succeed a little later.
+    /// A retry may succeed.
     pub again: bool,
-    /// The server asks for so long a wait.
+    /// How long the server asks us to wait before a retry.
     pub wait: Option<Duration>,
-    /// The request went out, and no head of an answer came in time.
+    /// The request was sent, and no head of an answer came in time.
     pub late: bool,
-    /// Only the kept connection was too old: a new one needs no wait.
+    /// The server had closed a kept connection: a retry needs no wait.
     pub stale: bool,
 }
 
 impl Missed {
-    /// An error that no retry mends.
+    /// An error without a retry.
     fn for_good(error: CallError) -> Self {
         Self { error, again: false, wait: None, late: false, stale: false }
     }
 
-    /// An answer that was lost on the way: the request may have arrived.
+    /// A lost answer: the request may have arrived.
     fn lost(message: String) -> Self {
         let error = CallError::new(Word::Nothing, message).arrived(true);
         Self { error, again: true, wait: None, late: false, stale: false }
@@ -80,7 +80,7 @@ impl Client {
                 self.hear();
                 Ok(parsed)
             }
-            // Where the end of the body is the end of the connection, a cut looks like the end.
+            // If the body ends with the connection, a broken connection looks like the end of the body.
             Err(error) if error.is_eof() && may_be_cut => Err(Missed::lost(format!(
                 "{}: the connection was closed before the answer was complete",
                 self.doing(call)
@@ -104,7 +104,7 @@ impl Client {
         let media_type = media_type(&answer);
         if !media_type.eq_ignore_ascii_case("text/event-stream") {
             let got = if media_type.is_empty() {
-                "nothing that is named".into()
+                "an answer without a Content-Type".into()
             } else {
                 quote(&self.redact(&media_type))
             };
@@ -115,8 +115,8 @@ impl Client {
         Ok(Body::new(answer.into_body()))
     }
 
-    /// Sends the request and waits for the head of a good answer. Where the token is no longer taken, or something in
-    /// front wants other headers, their files are read again.
+    /// Sends the request and waits for the head of a 2xx answer. If the token or the gateway's headers are refused,
+    /// reads their files again and retries.
     fn exchange(&self, call: &Call<'_>, patience: Duration) -> Result<Response<ureq::Body>, Missed> {
         let mut renewals = 0;
         loop {
@@ -164,7 +164,7 @@ impl Client {
             |error| {
                 let missed = unanswered(&self.doing(call), &error);
                 log::debug!("{method} {path} no answer after {took} ms: {}", missed.error);
-                // What the server spoke to us through once may be mended: a proxy or a certificate that is replaced.
+                // After contact with the server, every fault may pass, such as a proxy or certificate that is replaced.
                 Missed { again: missed.again || self.has_heard(), ..missed }
             },
         )
@@ -175,7 +175,7 @@ impl Client {
         let mut request = Request::builder()
             .method(call.method())
             .uri(server.uri(&call.path))
-            // A compressed stream would be held back.
+            // A compressed stream may be buffered.
             .header("Accept-Encoding", "identity");
         for (name, value) in server.proxy_headers() {
             request = request.header(name, value);
@@ -195,14 +195,14 @@ impl Client {
         let bearer =
             credentials.token.as_ref().map(|token| HeaderValue::try_from(format!("Bearer {}", token.reveal())));
         if let Some(Ok(mut bearer)) = bearer {
-            // Its Debug shows nothing then.
+            // A sensitive value is hidden in Debug.
             bearer.set_sensitive(true);
             request = request.header("Authorization", bearer);
         }
         request
     }
 
-    /// Judges an answer that is no 2xx.
+    /// Finds out whether an answer other than 2xx is the server's own.
     fn refusal(&self, call: &Call<'_>, credentials: &Credentials, answer: &mut Response<ureq::Body>) -> Missed {
         let status = answer.status().as_u16();
         let wait = retry_after(answer, SystemTime::now());
@@ -238,7 +238,7 @@ impl Client {
                 "; give a token: --token-file, SORTIE_TOKEN".to_owned()
             }
             Refusal::Unauthorized | Refusal::Forbidden => {
-                "; is the token (--token-file, SORTIE_TOKEN) the server's present one?".to_owned()
+                "; is the token (--token-file, SORTIE_TOKEN) the server's current one?".to_owned()
             }
             Refusal::TooLarge => {
                 let request = self.request(call, credentials);
@@ -250,7 +250,7 @@ impl Client {
             }
             _ => String::new(),
         };
-        // Anybody may refuse a request for its size.
+        // A proxy may also refuse a request for its size.
         if refusal != Refusal::TooLarge {
             self.hear();
         }
@@ -260,7 +260,7 @@ impl Client {
         Missed { error, again, wait, late: false, stale: false }
     }
 
-    /// Something between us and the server answered.
+    /// Makes the error for an answer that is not the server's own.
     fn foreign(
         &self,
         status: u16,
@@ -290,7 +290,6 @@ impl Client {
         }
     }
 
-    /// What is said of an answer that is not the server's own.
     fn foreign_message(
         &self,
         call: &Call<'_>,
@@ -308,18 +307,18 @@ impl Client {
             (Between::Proxy(407), _) => {
                 format!("{head}; give the proxy's user and password: http://USER:PASSWORD@HOST:PORT")
             }
-            (Between::Proxy(_), _) => format!("{head}; the proxy says so, not the agent server"),
+            (Between::Proxy(_), _) => format!("{head}; the proxy answered, not the agent server"),
             (_, 400 | 403 | 495 | 496) if self.options.server.tls().lacks_identity() => {
-                format!("{head}; {front}; it had asked for a client certificate (--cert, --key)")
+                format!("{head}; {front}; it asked for a client certificate (--cert, --key)")
             }
             (_, 401) => format!("{head}; {front} and wants credentials of its own (--header-file)"),
-            (_, 403) => format!("{head}; {front} (--header-file sends what a gateway wants)"),
+            (_, 403) => format!("{head}; {front} (--header-file sends headers for a gateway)"),
             (_, 300..=399) => {
-                let place = location.map(|place| format!("it points to {}, and ", quote(&self.redact(place))));
+                let place = location.map(|place| format!(" and redirects to {}", quote(&self.redact(place))));
                 let place = place.unwrap_or_default();
                 format!(
-                    "{head}; {front}: {place}no redirect is followed; give the right --server, or what a login page \
-                     wants (--header-file)"
+                    "{head}; {front}{place}; redirects are not followed; check --server, or send a gateway's headers \
+                     (--header-file)"
                 )
             }
             _ if passes => format!("{head}; {front}"),
@@ -327,7 +326,7 @@ impl Client {
         }
     }
 
-    /// A 2xx that is not what the call is answered with.
+    /// Makes the error for a 2xx without the call's shape.
     fn other_shape(&self, call: &Call<'_>, what: &str) -> Missed {
         let heard = self.has_heard();
         let (between, claim) = if heard {
@@ -339,20 +338,22 @@ impl Client {
         Missed { error: error.arrived(true), again: heard, wait: None, late: false, stale: false }
     }
 
-    /// An encoding that we did not ask for would be taken for text.
+    /// Fails if the body has a Content-Encoding, which we did not ask for.
     fn undecoded(&self, call: &Call<'_>, answer: &Response<ureq::Body>) -> Result<(), Missed> {
         match header(answer, "content-encoding") {
             Some(encoding) if !encoding.eq_ignore_ascii_case("identity") => {
                 let encoding = quote(&self.redact(&encoding));
-                let message =
-                    format!("{}: the answer is encoded ({encoding}), which was not asked for", self.doing(call));
+                let message = format!(
+                    "{}: the answer has the Content-Encoding {encoding}, which was not requested",
+                    self.doing(call)
+                );
                 Err(Missed::for_good(CallError::new(Word::Broken, message).arrived(true)))
             }
             _ => Ok(()),
         }
     }
 
-    /// The body up to a limit, and whether that was all.
+    /// Reads the body up to a limit, and returns whether it was complete.
     fn read(
         &self,
         call: &Call<'_>,
@@ -376,12 +377,12 @@ impl Client {
         }
     }
 
-    /// What is done, and where.
+    /// Returns the start of an error: "cannot send the prompt at http://…".
     pub(super) fn doing(&self, call: &Call<'_>) -> String {
         format!("cannot {} at {}{}", call.doing, self.url(), self.options.server.through())
     }
 
-    /// The text without our secrets: a server may say them back.
+    /// Removes our secrets from text of the server, which may repeat them.
     fn redact(&self, text: &str) -> String {
         let credentials = self.credentials();
         let token = credentials.token.as_ref().map(|token| (token.reveal(), "(the token)"));
@@ -390,7 +391,7 @@ impl Client {
     }
 }
 
-/// A call that got no answer: the one place that reads the connection's errors.
+/// Makes the error for a request without an answer.
 fn unanswered(doing: &str, error: &ureq::Error) -> Missed {
     let unanswered = fault::explain(error);
     let word = if unanswered.passes { Word::Nothing } else { Word::Hopeless };
@@ -400,14 +401,14 @@ fn unanswered(doing: &str, error: &ureq::Error) -> Missed {
     Missed { error: call_error, again: unanswered.passes, wait: None, late, stale: fault::is_stale(error) }
 }
 
-/// About how many bytes the head of the request has.
+/// Returns the approximate size of the request's head, in bytes.
 fn head_size(request: &request::Builder, call: &Call<'_>) -> usize {
     let headers = request.headers_ref().into_iter().flatten();
     let head = headers.map(|(name, value)| name.as_str().len() + value.len() + ": \r\n".len()).sum::<usize>();
     head + call.path.len()
 }
 
-/// The status with its name, where it has one.
+/// Returns the status with its name: `404 Not Found`.
 fn named(status: u16) -> String {
     let reason = ureq::http::StatusCode::from_u16(status).ok().and_then(|status| status.canonical_reason());
     reason.map_or_else(|| status.to_string(), |reason| format!("{status} {reason}"))
@@ -422,8 +423,8 @@ fn header(answer: &Response<ureq::Body>, name: &str) -> Option<String> {
     answer.headers().get(name).map(|value| String::from_utf8_lossy(value.as_bytes()).into_owned())
 }
 
-/// How long the answer asks us to wait (RFC 9110, 10.2.3): seconds, or a date, which is judged by the answer's own clock
-/// where it says one.
+/// Returns the wait of a Retry-After header (RFC 9110, 10.2.3). A date is compared with the answer's own Date, if
+/// there is one.
 fn retry_after(answer: &Response<ureq::Body>, now: SystemTime) -> Option<Duration> {
     let date = |name| httpdate::parse_http_date(header(answer, name)?.trim()).ok();
     let value = header(answer, "retry-after")?;
@@ -438,7 +439,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn retry_after_is_seconds_or_a_date_by_the_answers_own_clock() {
+    fn retry_after_is_seconds_or_a_date_compared_with_the_answers_date() {
         let now = SystemTime::UNIX_EPOCH + Duration::from_secs(784_111_777);
         let wait = |value: &str, date: Option<&str>| {
             let mut answer = Response::builder().header("retry-after", value);

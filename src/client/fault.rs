@@ -1,4 +1,4 @@
-//! What can go wrong with a connection, and the words for it. A fault is told by its type, never by its text.
+//! Explains why a connection failed. A fault is recognized by its type, never by its text.
 
 use crate::console::visible_start;
 use rustls::pki_types::UnixTime;
@@ -7,40 +7,39 @@ use std::fmt;
 use std::io::{self, ErrorKind};
 use std::time::{Duration, SystemTime};
 
-/// As much of what the TLS library says as is repeated, in characters. The server chooses the names in it.
+/// The longest text of the TLS library that is quoted, in characters. The server chooses the names in it.
 const MAX_SAID: usize = 300;
 
 /// The most headers that the HTTP crate reads.
 const MAX_HEADERS: usize = 128;
-/// Makes a certificate for a server that is no authority's, and so works with `--cacert`.
+/// Creates a certificate that works with `--cacert`, because it is not marked as an authority.
 const HOW_TO: &str = "openssl req -x509 -newkey rsa:2048 -nodes -days 365 -keyout key.pem -out cert.pem -subj /CN=HOST \
                       -addext subjectAltName=DNS:HOST -addext basicConstraints=critical,CA:FALSE";
 
-/// What our connections say beside the errors of the HTTP crate.
+/// The errors of our connections that the HTTP crate does not have.
 #[derive(Debug)]
 pub(super) enum Fault {
-    /// There is a cause to end.
+    /// The deadline or a signal ended the call.
     Ended,
-    /// No connection was made, so that the request never left.
+    /// There was no connection, so the request was not sent.
     Unconnected(ureq::Error),
     /// The server had closed a kept connection.
     Stale,
-    /// The name was not found.
     LookUp(io::Error),
-    /// Plain http was asked for, and the server speaks https.
+    /// The URL begins with http://, but the server speaks https.
     Https,
-    /// The server speaks HTTP/2 alone.
+    /// The server speaks only HTTP/2.
     Http2,
-    /// There are no certificates of authorities on this machine; and why, where that is known.
+    /// This machine has no certificates of authorities, for this reason if it is known.
     NoRoots(Option<String>),
-    /// No certificate can have the host's name.
+    /// The host name is not valid in a certificate.
     NoName,
 }
 
 impl Fault {
     pub(super) fn unconnected(error: ureq::Error) -> ureq::Error {
         match Self::of(&error) {
-            // A connection through a proxy is made of two.
+            // A connection through a proxy consists of two.
             Some(Self::Unconnected(_)) => error,
             _ => Self::Unconnected(error).into(),
         }
@@ -67,34 +66,32 @@ impl fmt::Display for Fault {
         match self {
             Self::Ended => f.write_str("interrupted"),
             Self::Unconnected(error) => error.fmt(f),
-            Self::Stale => f.write_str("the server has closed the connection that was kept"),
-            Self::LookUp(error) => write!(f, "the name cannot be looked up: {error}"),
-            Self::Https => {
-                f.write_str("the server speaks https there, and http was asked for; give an https:// URL")
-            }
-            Self::Http2 => f.write_str("the server speaks HTTP/2 alone there; sortie needs HTTP/1.1"),
+            Self::Stale => f.write_str("the server has closed the kept connection"),
+            Self::LookUp(error) => write!(f, "the host name look-up failed: {error}"),
+            Self::Https => f.write_str("the server speaks https, but the URL begins with http://; use https://"),
+            Self::Http2 => f.write_str("the server speaks only HTTP/2; sortie needs HTTP/1.1"),
             Self::NoRoots(why) => {
                 f.write_str(
-                    "no certificates of authorities on this machine; install ca-certificates or give --cacert",
+                    "this machine has no certificates of authorities; install ca-certificates or give --cacert",
                 )?;
                 why.as_ref().map_or(Ok(()), |why| write!(f, " ({why})"))
             }
-            Self::NoName => f.write_str("no certificate can have such a host name"),
+            Self::NoName => f.write_str("the host name is not valid in a certificate"),
         }
     }
 }
 
-/// Whether the server had closed the kept connection that the request went out on. The same request may follow at once
-/// on a new connection, under the same idempotency key.
+/// Returns whether the request was sent on a kept connection that the server had closed. Then it may be sent again at
+/// once on a new connection, with the same idempotency key.
 pub fn is_stale(error: &ureq::Error) -> bool {
     matches!(Fault::of(error), Some(Fault::Stale))
 }
 
 /// Why a request got no answer.
 pub struct NoAnswer {
-    /// What is wrong and what to do about it.
+    /// What is wrong and what to do.
     pub why: String,
-    /// The same request may be answered the next time.
+    /// A retry may succeed.
     pub passes: bool,
     /// The request may have reached the server.
     pub may_have_arrived: bool,
@@ -107,12 +104,12 @@ pub fn explain(error: &ureq::Error) -> NoAnswer {
         _ => (error, false),
     };
     let (why, passes) = reason(error);
-    // A server whose own side of the connection is another takes no request. An answer that cannot be read is one.
+    // A server that does not match our side of the connection takes no request. But an invalid answer is an answer.
     let is_refused = !passes && !matches!(error, ureq::Error::Protocol(_));
     NoAnswer { why, passes, may_have_arrived: !unconnected && !is_refused }
 }
 
-/// What is wrong, in our words, and whether it may be better the next time.
+/// Returns what is wrong, and whether a retry may succeed.
 fn reason(error: &ureq::Error) -> (String, bool) {
     let why = match error {
         ureq::Error::Io(error) => match (tls_fault(error), error.kind()) {
@@ -120,7 +117,7 @@ fn reason(error: &ureq::Error) -> (String, bool) {
                 let (why, passes) = explain_tls(fault);
                 return (format!("{why} ({})", visible_start(&fault.to_string(), MAX_SAID)), passes);
             }
-            (_, ErrorKind::ConnectionRefused) => "connection refused: nothing listens there".into(),
+            (_, ErrorKind::ConnectionRefused) => "connection refused (is the server running?)".into(),
             (_, ErrorKind::UnexpectedEof) => "the connection was closed before the answer was complete".into(),
             _ => error.to_string(),
         },
@@ -128,7 +125,7 @@ fn reason(error: &ureq::Error) -> (String, bool) {
         ureq::Error::Timeout(ureq::Timeout::Resolve) => "the name was not found within --connect-timeout".into(),
         ureq::Error::Timeout(ureq::Timeout::RecvBody) => "the answer was not complete in time".into(),
         ureq::Error::Timeout(_) => "no answer in time".into(),
-        ureq::Error::HostNotFound => "there is no host of that name".into(),
+        ureq::Error::HostNotFound => "unknown host name".into(),
         ureq::Error::Protocol(ureq_proto::Error::HttpParseTooManyHeaders) => {
             return (format!("the answer has more than {MAX_HEADERS} headers"), false);
         }
@@ -136,51 +133,50 @@ fn reason(error: &ureq::Error) -> (String, bool) {
         _ => error.to_string(),
     };
     let passes = match error {
-        // A proxy that says no (4xx) will say it again.
+        // A proxy that refuses (4xx) will refuse a retry too.
         ureq::Error::ConnectProxyFailed(said) => !said.contains("responded 4"),
         error => !matches!(Fault::of(error), Some(Fault::Https | Fault::Http2 | Fault::NoRoots(_) | Fault::NoName)),
     };
     (why, passes)
 }
 
-/// Finds the TLS library's error in one of a connection.
+/// Returns the TLS library's error within an error of a connection.
 pub(super) fn tls_fault(error: &io::Error) -> Option<&rustls::Error> {
     error.get_ref().and_then(|inner| inner.downcast_ref())
 }
 
-/// The same for TLS.
 fn explain_tls(fault: &rustls::Error) -> (String, bool) {
     let why = match fault {
         rustls::Error::InvalidCertificate(error) => return (distrust(error), false),
         rustls::Error::AlertReceived(alert) => return (refusal(*alert).into(), is_passing(*alert)),
         rustls::Error::InvalidMessage(InvalidMessage::InvalidContentType) => {
-            "the server does not speak https there; is its URL an http:// one?"
+            "the server does not speak https (should the URL begin with http://?)"
         }
         rustls::Error::PeerIncompatible(PeerIncompatible::ServerDoesNotSupportTls12Or13) => {
-            "the server speaks no TLS that is still safe; it needs TLS 1.2 or 1.3"
+            "the server supports only outdated TLS; sortie needs TLS 1.2 or 1.3"
         }
-        rustls::Error::PeerIncompatible(_) => "the server offers no TLS that can be spoken here",
+        rustls::Error::PeerIncompatible(_) => "the server and sortie have no TLS settings in common",
         _ => return ("the TLS connection failed".into(), true),
     };
     (why.into(), false)
 }
 
-/// A time in a certificate, as it is shown.
+/// Formats a time of a certificate.
 pub(super) fn date(time: UnixTime) -> String {
     let date = SystemTime::UNIX_EPOCH.checked_add(Duration::from_secs(time.as_secs()));
     date.map_or_else(|| "an unknown date".to_owned(), |date| humantime::format_rfc3339_seconds(date).to_string())
 }
 
-/// What is wrong with the server's certificate.
+/// Returns what is wrong with the server's certificate.
 fn distrust(error: &CertificateError) -> String {
     match error {
-        // The second: of two authorities of one name, we know the other.
+        // BadSignature: we trust another authority of the same name.
         CertificateError::UnknownIssuer | CertificateError::BadSignature => {
-            "its certificate is signed by nobody that is trusted here; --cacert names a PEM file to trust".into()
+            "its certificate is not signed by a trusted authority; --cacert names a PEM file to trust".into()
         }
         CertificateError::NotValidForName => "its certificate is for another name".into(),
         CertificateError::NotValidForNameContext { presented, .. } if presented.is_empty() => {
-            "its certificate is for another name: it has none at all (no subjectAltName)".into()
+            "its certificate is for another name: it has no subjectAltName".into()
         }
         CertificateError::NotValidForNameContext { presented, .. } => {
             // `DnsName("a.example")`
@@ -195,21 +191,21 @@ fn distrust(error: &CertificateError) -> String {
         }
         CertificateError::NotValidYet => "its certificate is not valid yet".into(),
         CertificateError::NotValidYetContext { not_before, .. } => {
-            format!("its certificate is not valid yet, but from {}", date(*not_before))
+            format!("its certificate is not valid yet: it is valid from {}", date(*not_before))
         }
         CertificateError::Revoked => "its certificate has been revoked".into(),
         CertificateError::Other(other)
             if matches!(other.0.downcast_ref(), Some(webpki::Error::CaUsedAsEndEntity)) =>
         {
             format!(
-                "its certificate is an authority's, which cannot be a server's; this makes one that can: {HOW_TO}"
+                "its certificate is that of an authority and cannot be used by a server; this creates one that can: {HOW_TO}"
             )
         }
         _ => "its certificate is not valid".into(),
     }
 }
 
-/// What a server that breaks off means by it.
+/// Explains the server's TLS alert.
 const fn refusal(alert: AlertDescription) -> &'static str {
     match alert {
         AlertDescription::CertificateRequired | AlertDescription::NoCertificate => {
@@ -221,23 +217,21 @@ const fn refusal(alert: AlertDescription) -> &'static str {
         | AlertDescription::CertificateExpired
         | AlertDescription::CertificateUnknown
         | AlertDescription::UnknownCA
-        | AlertDescription::AccessDenied => {
-            "the server takes no client without another client certificate (--cert, --key)"
-        }
-        // What TLS 1.2 says for a client certificate that is not there.
+        | AlertDescription::AccessDenied => "the server wants another client certificate (--cert, --key)",
+        // TLS 1.2 sends this for a missing client certificate.
         AlertDescription::HandshakeFailure => {
             "the server refuses the TLS connection; it may want a client certificate (--cert, --key)"
         }
-        AlertDescription::UnrecognisedName => "the server serves no host of that name",
-        AlertDescription::NoApplicationProtocol => "the server speaks HTTP/2 alone there; sortie needs HTTP/1.1",
+        AlertDescription::UnrecognisedName => "the server does not know this host name",
+        AlertDescription::NoApplicationProtocol => "the server speaks only HTTP/2; sortie needs HTTP/1.1",
         AlertDescription::ProtocolVersion | AlertDescription::InsufficientSecurity => {
-            "the server refuses TLS 1.2 and 1.3 as they are spoken here"
+            "the server refuses TLS 1.2 and 1.3 with sortie's settings"
         }
         _ => "the server refuses the TLS connection",
     }
 }
 
-/// Whether the trouble is the server's own, or the network's, and may pass.
+/// Returns whether the alert is about a fault of the server or the network, so that a retry may succeed.
 const fn is_passing(alert: AlertDescription) -> bool {
     matches!(
         alert,
@@ -251,14 +245,14 @@ mod tests {
     use rustls::PeerMisbehaved;
 
     #[test]
-    fn a_fault_of_tls_says_what_to_do_and_whether_it_passes() {
+    fn a_tls_fault_says_what_to_do_and_whether_it_passes() {
         let alert = rustls::Error::AlertReceived;
         let rows = [
             (alert(AlertDescription::CertificateRequired), "--cert and --key", false),
             (alert(AlertDescription::HandshakeFailure), "may want a client certificate", false),
             (alert(AlertDescription::UnknownCA), "another client certificate", false),
             (alert(AlertDescription::CertificateExpired), "another client certificate", false),
-            (alert(AlertDescription::UnrecognisedName), "no host of that name", false),
+            (alert(AlertDescription::UnrecognisedName), "does not know this host name", false),
             (alert(AlertDescription::NoApplicationProtocol), "HTTP/2", false),
             (alert(AlertDescription::ProtocolVersion), "TLS 1.2 and 1.3", false),
             (alert(AlertDescription::DecodeError), "refuses the TLS connection", false),
@@ -267,7 +261,7 @@ mod tests {
             (InvalidMessage::InvalidContentType.into(), "does not speak https", false),
             (InvalidMessage::MessageTooLarge.into(), "failed", true),
             (PeerIncompatible::ServerDoesNotSupportTls12Or13.into(), "TLS 1.2 or 1.3", false),
-            (PeerIncompatible::NoCipherSuitesInCommon.into(), "no TLS that can be spoken here", false),
+            (PeerIncompatible::NoCipherSuitesInCommon.into(), "no TLS settings in common", false),
             (PeerMisbehaved::TooMuchEarlyDataReceived.into(), "failed", true),
             (CertificateError::UnknownIssuer.into(), "--cacert", false),
             (CertificateError::BadSignature.into(), "--cacert", false),
@@ -292,7 +286,7 @@ mod tests {
     }
 
     #[test]
-    fn a_request_has_not_left_while_there_was_no_connection() {
+    fn without_a_connection_the_request_was_not_sent() {
         let refused = || ureq::Error::Io(ErrorKind::ConnectionRefused.into());
         let timed_out = ureq::Error::Timeout(ureq::Timeout::Connect);
         for (error, arrived) in [

@@ -1,14 +1,14 @@
-//! The headers that `--header-file` names, for a gateway in front of the server.
+//! The headers of `--header-file`, for a gateway in front of the server.
 
 use super::token::read_regular;
 use anyhow::{Result, bail, ensure};
 use std::path::PathBuf;
 use ureq::http::{HeaderName, HeaderValue};
 
-/// The largest header file, in bytes: the head of a request has room for it beside the longest token.
+/// The largest header file, in bytes. The head of a request has room for it and for the longest token.
 pub const MAX_HEADERS: usize = 8 * 1024;
 
-/// The headers that are ours, or HTTP's own. What begins with `content-` or `proxy-` is, too.
+/// Headers that sortie or HTTP itself sets. So are all that begin with `content-` or `proxy-`.
 const RESERVED: [&str; 16] = [
     "accept",
     "accept-encoding",
@@ -28,7 +28,7 @@ const RESERVED: [&str; 16] = [
     "via",
 ];
 
-/// Headers that are sent with every call. Their values are secrets: their Debug shows nothing.
+/// Headers that are sent with every call. Their values are secret, and hidden in Debug.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Headers {
     list: Vec<(HeaderName, HeaderValue)>,
@@ -37,10 +37,8 @@ pub struct Headers {
 }
 
 impl Headers {
-    /// Reads `Name: value` lines. Blank lines and lines that begin with `#` are skipped.
-    ///
-    /// # Errors
-    /// What is wrong, with the number of the line. No value is repeated.
+    /// Reads `Name: value` lines. Blank lines and lines that begin with `#` are skipped. An error has the number of the
+    /// line, and repeats no value.
     pub fn parse(bytes: &[u8], file: Option<PathBuf>) -> Result<Self> {
         ensure!(bytes.len() <= MAX_HEADERS, "it is larger than {MAX_HEADERS} bytes");
         let mut list = Vec::new();
@@ -54,36 +52,36 @@ impl Headers {
                 bail!("line {number} is not of the form Name: value");
             };
             let (name, value) = (&line[..colon], line[colon + 1..].trim_ascii());
-            let Ok(name) = HeaderName::from_bytes(name) else { bail!("line {number} names no header") };
+            let Ok(name) = HeaderName::from_bytes(name) else { bail!("line {number} has no valid header name") };
             let is_ours = RESERVED.contains(&name.as_str())
                 || name.as_str().starts_with("content-")
                 || name.as_str().starts_with("proxy-");
-            ensure!(!is_ours, "line {number}: the header {name} is not free; sortie or HTTP itself sets it");
+            ensure!(!is_ours, "line {number}: the header {name} is set by sortie or by HTTP itself");
             ensure!(!value.is_empty(), "line {number}: the header {name} has no value");
             let visible = value.iter().all(|byte| *byte == b' ' || byte.is_ascii_graphic());
             let value = HeaderValue::from_bytes(value).ok().filter(|_| visible);
             let Some(mut value) = value else {
-                bail!("line {number}: the value of {name} has a control character or another odd one in it");
+                bail!(
+                    "line {number}: the value of {name} contains a control character or another invalid character"
+                );
             };
             value.set_sensitive(true);
             list.push((name, value));
         }
-        ensure!(!list.is_empty(), "there is no header in it");
+        ensure!(!list.is_empty(), "it contains no header");
         Ok(Self { list, file })
     }
 
-    /// Whether there is none.
     pub fn is_empty(&self) -> bool {
         self.list.is_empty()
     }
 
-    /// The headers that their file holds by now. `None` where there is no file, or it cannot be read as headers.
+    /// Reads the file again. Returns `None` if there is no file, or if it is not valid.
     pub(super) fn read_again(&self) -> Option<Self> {
         let path = self.file.as_deref()?;
         Self::parse(&read_regular(path, MAX_HEADERS)?, self.file.clone()).ok()
     }
 
-    /// The names and values.
     pub(super) fn iter(&self) -> impl Iterator<Item = (&HeaderName, &HeaderValue)> {
         self.list.iter().map(|(name, value)| (name, value))
     }
@@ -110,7 +108,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_free_or_odd_is_refused_by_its_line_and_no_value_is_repeated() {
+    fn an_invalid_line_is_refused_without_repeating_its_value() {
         for name in [
             "Authorization",
             "HOST",

@@ -1,4 +1,5 @@
-//! The agent server's calls, with their retries. This folder is the only place that knows the HTTP crate.
+//! The client of the agent server: its calls, their retries and its event streams. Only this folder uses the HTTP
+//! crate.
 
 mod address;
 mod calls;
@@ -32,22 +33,18 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-/// What a client is made from.
 #[derive(Clone, Debug)]
 pub struct Options {
-    /// Where the server is.
     pub server: Address,
-    /// Sent with every call, if there is one.
     pub token: Option<Token>,
-    /// Sent with every call, for a gateway in front.
+    /// Headers of every call, for a gateway in front of the server.
     pub headers: Headers,
-    /// Bound on the look-up of the name, and on the connect.
+    /// The limit for the name look-up and the connect together.
     pub connect_timeout: Duration,
-    /// Longest time without contact.
+    /// The longest time without contact with the server.
     pub retry_timeout: Duration,
 }
 
-/// A client of one server.
 pub struct Client {
     options: Options,
     agent: ureq::Agent,
@@ -56,18 +53,16 @@ pub struct Client {
     shared: Arc<Shared>,
 }
 
-/// What all clients of one command have in common.
+/// The state that all clients of one command share.
 struct Shared {
     /// The server itself has answered a call.
     heard: AtomicBool,
-    /// When it last did.
+    /// When the server itself last answered.
     contact: Mutex<Instant>,
     credentials: Mutex<Credentials>,
-    /// As `/v1/health` told it.
     server_version: Mutex<Option<String>>,
 }
 
-/// What opens the server, and a gateway in front of it.
 #[derive(Clone, PartialEq, Eq)]
 struct Credentials {
     token: Option<Token>,
@@ -75,7 +70,7 @@ struct Credentials {
 }
 
 impl Client {
-    /// A client whose waiting ends with `watch`, and which tells of its retries on `console`.
+    /// Every wait of the client ends with `watch`. Retries are reported on `console`.
     pub fn new(options: Options, watch: Watch, console: Console) -> Self {
         let credentials = Credentials { token: options.token.clone(), headers: options.headers.clone() };
         let shared = Shared {
@@ -92,26 +87,25 @@ impl Client {
         Self { options, agent, watch, console, shared }
     }
 
-    /// Another client of the same server, for the last calls: their retries end with `watch` and not with the retry
-    /// timeout. It knows what this one has learnt.
+    /// Returns a client of the same server for the last calls: their retries end with `watch`, not with the retry
+    /// timeout.
     pub fn with_watch(&self, watch: Watch) -> Self {
         let options = Options { retry_timeout: Duration::MAX, ..self.options.clone() };
         Self::sharing(options, watch, self.console.clone(), Arc::clone(&self.shared))
     }
 
-    /// Another client of the same server, for looks at many streams: a read that finds nothing returns at once.
+    /// Returns a client of the same server for looks at many streams: a read that finds nothing returns at once.
     pub fn for_glances(&self) -> Self {
         let (options, watch) = (self.options.clone(), self.watch.clone());
         let agent = connection::agent(&options.server, false, connection::GLANCE_TICK, &watch);
         Self { options, agent, watch, console: self.console.clone(), shared: Arc::clone(&self.shared) }
     }
 
-    /// The server's URL.
     pub fn url(&self) -> &str {
         self.options.server.url()
     }
 
-    /// The server's version, where it was asked for its health.
+    /// Returns the server's version, once [`Client::health`] has asked for it.
     pub fn server_version(&self) -> Option<String> {
         lock(&self.shared.server_version).clone()
     }
@@ -120,32 +114,30 @@ impl Client {
         *lock(&self.shared.server_version) = version;
     }
 
-    /// What ends the client's waiting.
     pub const fn watch(&self) -> &Watch {
         &self.watch
     }
 
-    /// The longest time without contact.
     pub const fn retry_timeout(&self) -> Duration {
         self.options.retry_timeout
     }
 
-    /// Whether the token came from a file, so that it may change.
+    /// Returns whether the token came from a file, so that it may change.
     pub fn has_token_file(&self) -> bool {
         self.credentials().token.is_some_and(|token| token.has_file())
     }
 
-    /// Whether the server itself has answered a call of this command.
+    /// Returns whether the server itself has answered a call of this command.
     pub fn has_heard(&self) -> bool {
         self.shared.heard.load(Ordering::Relaxed)
     }
 
-    /// When the server itself last answered a call of this command; at first, when the command began.
+    /// Returns when the server itself last answered a call, or else when the command began.
     fn contact(&self) -> Instant {
         *lock(&self.shared.contact)
     }
 
-    /// The server itself has answered.
+    /// Notes that the server itself has answered.
     fn hear(&self) {
         self.shared.heard.store(true, Ordering::Relaxed);
         *lock(&self.shared.contact) = Instant::now();
@@ -155,8 +147,8 @@ impl Client {
         lock(&self.shared.credentials).clone()
     }
 
-    /// Reads the token again after the server's own 401, and the headers after a 401, 403 or 3xx of something in front.
-    /// Returns whether there is another one to try than the one that was `used`.
+    /// Reads the token file again after the server's own 401, and the header file after a 401, 403 or 3xx of a gateway.
+    /// Returns whether the credentials are now other ones than those that were `used`.
     fn renew(&self, used: &Credentials, word: &Word, status: u16) -> bool {
         let mut present = lock(&self.shared.credentials);
         let what = match word {
@@ -174,18 +166,17 @@ impl Client {
         let is_new = *present != *used;
         drop(present);
         if is_new {
-            self.console
-                .progress(&format!("the {what} has changed, and is tried instead of the one that was refused"));
+            self.console.progress(&format!("the {what} has changed: trying again with its new content"));
         }
         is_new
     }
 
-    /// The error for a cause to end, if there is one.
+    /// Returns an error after the deadline or a signal.
     fn stopped(&self) -> Option<CallError> {
         self.watch.cause().map(CallError::stopped)
     }
 
-    /// Sleeps, unless there is a cause to end.
+    /// Sleeps. Fails at once after the deadline or a signal.
     fn nap(&self, time: Duration) -> Result<(), CallError> {
         let slept = self.watch.sleep(time);
         match self.stopped() {

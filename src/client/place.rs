@@ -1,53 +1,48 @@
-//! Where a reader is in a session's events. Pure.
+//! The cursor of an event stream: finds repeated, missing and lost events by their IDs.
 //!
-//! | given | cursor | answer |
+//! | input | cursor | result |
 //! |---|---|---|
-//! | an event without an id, or with one that is absurdly far ahead | stays | new |
-//! | the next event | moves once the event is dispatched | new |
+//! | an event without an ID, or with an ID absurdly far ahead | stays | new |
+//! | the next event | moves once the event is processed | new |
 //! | an event at or before the cursor | stays | repeated |
-//! | an event past the next one, for the first time at this cursor | stays | hole: ask again (protocol trap 11) |
-//! | the same once more | moves up to the event | after a loss; then it is the next event |
-//! | a gap up to an event ahead | moves up to it | lost |
-//! | a gap that is none | stays | passed over |
+//! | a later event, for the first time at this cursor | stays | hole: reconnect (protocol trap 11) |
+//! | a later event, for the second time at this cursor | moves to before the event | after a loss; then it is the next event |
+//! | a gap whose oldest event is a later one | moves to before that event | lost |
+//! | any other gap | stays | none |
 //! | many gaps without an event between them | stays | nonsense |
-//! | a malformed event, for the first time at this cursor | stays | ask again |
-//! | the same once more | stays | give up |
+//! | a malformed event, for the first time at this cursor | stays | reconnect |
+//! | a malformed event, for the second time at this cursor | stays | fail |
 
-/// An id further ahead than this is nonsense, not a hole.
+/// An ID further ahead than this is invalid, not a hole.
 const ABSURD: u64 = 1 << 32;
-/// So many gaps without an event between them are nonsense too.
+/// More gaps than this without an event between them are invalid.
 const MAX_GAPS: u32 = 8;
 
-/// What an event is to a reader.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Arrival {
-    /// It has not been dispatched before.
     New,
-    /// It has.
     Repeated,
-    /// Events before it are missing: a new connection from the cursor may bring them.
+    /// Events before this one are missing: a new connection from the cursor may bring them.
     Hole,
-    /// The events before it are lost for good: the cursor is past them, and the event comes next.
+    /// The server does not have the events before this one. The cursor is past them, and this event comes next.
     AfterLoss,
 }
 
-/// What a gap is to a reader.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Gap {
-    /// Events are lost for good, and the cursor is past them.
+    /// The server no longer has the next events. The cursor is past them.
     Lost,
-    /// The next event is still there.
+    /// The server still has the next event.
     None,
     /// The server sends one gap after the other.
     Nonsense,
 }
 
-/// The reader's place.
 #[derive(Debug, Default)]
 pub(super) struct Place {
-    /// The last event dispatched: a connection goes on after it.
+    /// The last event that was processed: a connection continues after it.
     cursor: u64,
-    /// The event that is being dispatched.
+    /// The event that is being processed.
     given: Option<u64>,
     hole_at: Option<u64>,
     malformed_at: Option<u64>,
@@ -59,18 +54,17 @@ impl Place {
         Self { cursor, ..Self::default() }
     }
 
-    /// The last event dispatched, or being dispatched.
+    /// Returns the last event that was processed or is being processed.
     pub fn last(&self) -> u64 {
         self.given.unwrap_or(self.cursor)
     }
 
-    /// The event given last has been dispatched; returns the last one that has.
+    /// Notes that the event has been processed, and returns the cursor.
     pub fn settle(&mut self) -> u64 {
         self.cursor = self.given.take().unwrap_or(self.cursor);
         self.cursor
     }
 
-    /// An event has come, with its id in the session if it has one.
     pub fn event(&mut self, id: Option<u64>) -> Arrival {
         let Some(id) = id.filter(|id| id.saturating_sub(self.cursor) < ABSURD) else {
             self.gaps = 0;
@@ -92,7 +86,7 @@ impl Place {
         Arrival::AfterLoss
     }
 
-    /// The server says that its oldest event is this one.
+    /// Takes the oldest event that the server has.
     pub fn gap(&mut self, oldest: u64) -> Gap {
         self.gaps += 1;
         let before = oldest.saturating_sub(1);
@@ -106,7 +100,7 @@ impl Place {
         }
     }
 
-    /// The event given last is malformed, and has not been dispatched. Returns whether to ask for it again.
+    /// Notes that the event is malformed. Returns whether to reconnect for it.
     pub fn reject(&mut self) -> bool {
         self.given = None;
         self.malformed_at.replace(self.cursor) != Some(self.cursor)
@@ -117,7 +111,7 @@ impl Place {
 mod tests {
     use super::*;
 
-    /// The arrivals of these events, each dispatched at once, and where they lead.
+    /// Returns the results of these events, each processed at once, and the cursor.
     fn arrivals(cursor: u64, ids: &[Option<u64>]) -> (Vec<Arrival>, u64) {
         let mut place = Place::new(cursor);
         let arrivals = ids.iter().map(|id| {
@@ -132,7 +126,7 @@ mod tests {
     }
 
     #[test]
-    fn each_event_is_new_once_and_a_hole_is_asked_for_once() {
+    fn each_event_is_new_once_and_a_hole_reconnects_once() {
         use Arrival::{AfterLoss, Hole, New, Repeated};
         let rows = [
             (0, vec![Some(1), Some(2)], vec![New, New], 2),
@@ -152,7 +146,7 @@ mod tests {
     }
 
     #[test]
-    fn the_cursor_moves_when_the_event_has_been_dispatched() {
+    fn the_cursor_moves_when_the_event_is_processed() {
         let mut place = Place::new(0);
         assert_eq!(place.event(Some(1)), Arrival::New);
         assert_eq!((place.cursor, place.last()), (0, 1));
@@ -169,7 +163,7 @@ mod tests {
     }
 
     #[test]
-    fn a_gap_leads_on_or_is_passed_over_and_many_are_nonsense() {
+    fn a_gap_moves_the_cursor_or_is_ignored_and_many_gaps_are_nonsense() {
         let mut place = Place::new(4);
         for (oldest, gap, cursor) in [(0, Gap::None, 4), (5, Gap::None, 4), (6, Gap::Lost, 5), (9, Gap::Lost, 8)] {
             assert_eq!((place.gap(oldest), place.last()), (gap, cursor), "{oldest}");

@@ -1,26 +1,21 @@
-//! Which proxy leads to a server, as curl decides it: `http_proxy` in lower case only (a CGI program's callers set the
-//! other), `https_proxy` and `all_proxy` in either case, `no_proxy` against them. Loopback is never proxied.
+//! Chooses the proxy for a server with curl's rules: `http_proxy` in lower case only (callers of a CGI program can
+//! set the other one), `https_proxy`, `all_proxy` and `no_proxy` in either case. Loopback is never proxied.
 
 use anyhow::{Result, anyhow, ensure};
 use std::net::IpAddr;
 use ureq::http::Uri;
 
-/// A server as the rules see it.
+/// The server to reach.
 pub struct Target<'a> {
-    /// Whether it speaks https.
     pub https: bool,
-    /// Name or address, without brackets.
+    /// A name, or an IP address without brackets.
     pub host: &'a str,
-    /// The port, the scheme's own if the URL names none.
     pub port: u16,
-    /// Whether it is this machine.
     pub loopback: bool,
 }
 
-/// The proxy for a target under an environment; `None` means straight there.
-///
-/// # Errors
-/// When the variable that applies holds no proxy that we can use. It is not repeated: there may be a password in it.
+/// Returns the proxy for a target, or `None` for a direct connection. An error does not repeat the variable's value,
+/// which may contain a password.
 pub fn choose(target: &Target<'_>, env: impl Fn(&str) -> Option<String>) -> Result<Option<ureq::Proxy>> {
     let names: &[&str] = if target.https {
         &["https_proxy", "HTTPS_PROXY", "all_proxy", "ALL_PROXY"]
@@ -42,8 +37,8 @@ pub fn choose(target: &Target<'_>, env: impl Fn(&str) -> Option<String>) -> Resu
     proxy.map(Some).ok_or_else(|| anyhow!("{name} is not the URL of a proxy (http://HOST:PORT)"))
 }
 
-/// `no_proxy`: entries apart by commas or spaces; `*`, a name with its subdomains, an address, each with `:PORT` or
-/// without; a network of addresses (`10.0.0.0/8`, `fd00::/8`).
+/// Returns whether a `no_proxy` list covers the target. Its entries are separated by commas or spaces: `*`, a name
+/// with its subdomains or an IP address, each with or without `:PORT`, or a network (`10.0.0.0/8`, `fd00::/8`).
 fn is_excepted(target: &Target<'_>, list: &str) -> bool {
     list.split([',', ' ', '\t']).any(|entry| {
         let (host, port) = split_port(entry.trim());
@@ -57,8 +52,8 @@ fn is_excepted(target: &Target<'_>, list: &str) -> bool {
     })
 }
 
-/// Whether an address lies in a network, `ADDRESS/BITS`, or is the same one in other digits. As with curl, `/0` means the
-/// one address, and what is not written as it should be covers nothing.
+/// Returns whether an IP address is in a network `ADDRESS/BITS`, or equal to `ADDRESS`. As with curl, `/0` means one
+/// address, and an invalid network covers nothing.
 fn is_in_network(address: IpAddr, network: &str) -> bool {
     let (base, bits) = network.split_once('/').unwrap_or((network, "0"));
     let (Ok(base), Ok(bits)) = (base.parse(), bits.parse::<u32>()) else { return false };
@@ -70,14 +65,14 @@ fn is_in_network(address: IpAddr, network: &str) -> bool {
     bits <= width && common >= if bits == 0 { width } else { bits }
 }
 
-/// Whether the port, if there is one, is one.
+/// Returns whether the URL has no port or a valid one.
 pub(super) fn has_valid_port(uri: &Uri) -> bool {
     let authority = uri.authority().map_or("", |authority| authority.as_str());
     let port = authority.rsplit_once(':').filter(|(_, port)| !port.ends_with(']'));
     port.is_none() || uri.port_u16().is_some()
 }
 
-/// `HOST:PORT`, `[ADDRESS]:PORT` or no port at all.
+/// Splits `HOST:PORT` or `[ADDRESS]:PORT`. The port is optional.
 fn split_port(entry: &str) -> (&str, Option<u16>) {
     if let Some((address, rest)) = entry.strip_prefix('[').and_then(|rest| rest.split_once(']')) {
         return (address, rest.strip_prefix(':').and_then(|port| port.parse().ok()));
@@ -96,7 +91,7 @@ fn split_port(entry: &str) -> (&str, Option<u16>) {
 mod tests {
     use super::*;
 
-    /// The proxy's host for a target, "-" for none, "!" for an error.
+    /// Returns the proxy's host, "-" for a direct connection, or "!" and an error.
     fn chosen(url: &str, env: &[(&str, &str)]) -> String {
         let uri: Uri = url.parse().unwrap();
         let https = uri.scheme_str() == Some("https");
@@ -113,7 +108,7 @@ mod tests {
     }
 
     #[test]
-    fn the_variables_are_taken_as_curl_takes_them() {
+    fn the_variables_have_curls_meaning() {
         let rows: &[(&str, &[(&str, &str)], &str)] = &[
             ("http://a.example", &[], "-"),
             ("http://a.example", &[("http_proxy", "http://p:1")], "p"),
@@ -134,7 +129,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_used_is_refused_without_being_repeated() {
+    fn an_invalid_proxy_is_refused_without_repeating_it() {
         for bad in [
             "socks5://user:hunter2@p:1",
             "http://user:hunter2@",
@@ -151,7 +146,7 @@ mod tests {
     }
 
     #[test]
-    fn no_proxy_excepts_names_subdomains_addresses_and_ports() {
+    fn no_proxy_covers_names_subdomains_addresses_networks_and_ports() {
         let rows = [
             ("http://a.example", "a.example", true),
             ("http://A.Example.", "a.example", true),

@@ -1,18 +1,18 @@
-//! A little of what somebody else said, for a line of ours.
+//! Quotes answers in errors, shortened and harmless for a terminal.
 
 use crate::console::visible_start;
 
-/// The most that is quoted of the server's own words, in characters.
+/// The longest quote of the server's error, in characters.
 const MAX_QUOTE: usize = 300;
-/// The most that is quoted of a page, in characters.
+/// The longest quote of a page, in characters.
 const MAX_WORDS: usize = 80;
 
-/// The start of the server's own words, harmless and on one line.
+/// Returns the start of the server's error text, on one line.
 pub(super) fn quote(text: &str) -> String {
     visible_start(text.trim(), MAX_QUOTE)
 }
 
-/// What a page is, in a few words: its title, or the first words of its text.
+/// Returns the title of a page, or its first words.
 pub(super) fn few_words(page: &str) -> String {
     let text = title(page).unwrap_or(page);
     let mut words = String::new();
@@ -28,7 +28,7 @@ pub(super) fn few_words(page: &str) -> String {
             c if c.is_whitespace() => words.push(' '),
             c => words.push(c),
         }
-        // Spaces that follow each other count once more below; a few more than are needed do no harm.
+        // Repeated spaces are removed below, so this limit is larger than necessary.
         if words.len() > 8 * MAX_WORDS {
             break;
         }
@@ -37,7 +37,7 @@ pub(super) fn few_words(page: &str) -> String {
     visible_start(&words.join(" "), MAX_WORDS)
 }
 
-/// The text of the `title` element, if there is one.
+/// Returns the text of the `title` element.
 fn title(page: &str) -> Option<&str> {
     let start = find(page, "<title")?;
     let inner = &page[start..];
@@ -46,7 +46,7 @@ fn title(page: &str) -> Option<&str> {
     Some(inner).filter(|title| !title.trim().is_empty())
 }
 
-/// Where an ASCII word is, in either case.
+/// Finds an ASCII word, ignoring case.
 fn find(text: &str, word: &str) -> Option<usize> {
     text.as_bytes().windows(word.len()).position(|window| window.eq_ignore_ascii_case(word.as_bytes()))
 }

@@ -1,5 +1,5 @@
-//! One TCP connect, to one of the addresses that a host has: the address that answered last is tried first, and beside an
-//! address that says nothing the next one is tried (RFC 8305, without its rules of order).
+//! Connects to one of a host's IP addresses. The address that answered last is tried first. While an address does not
+//! answer, the next one is tried in parallel (RFC 8305, without its rules of order).
 
 use super::address::Memory;
 use super::fault::Fault;
@@ -16,14 +16,11 @@ use std::sync::mpsc;
 use std::thread;
 use std::time::{Duration, Instant};
 
-/// The time that an address has for itself before the next one is tried beside it.
+/// How long to wait for an address before the next one is tried in parallel.
 const HEAD_START: Duration = Duration::from_millis(250);
 
-/// Connects to a host, by `end` at the latest. A name is looked up only where no address is remembered for it, or where
-/// that address does not answer at once.
-///
-/// # Errors
-/// A cause to end of `watch`, a time-out, or what the last address said.
+/// Connects to a host before `end`. A name is looked up only if no address is remembered, or if the remembered
+/// address does not answer at once.
 pub fn connect(
     host: &str,
     port: u16,
@@ -53,11 +50,9 @@ pub fn connect(
 
 /// The state of the look-up.
 enum Names {
-    /// It has not begun.
     Unknown,
-    /// A thread does it.
     Asked(LookUp),
-    /// It is over, or none is needed.
+    /// The look-up is done, or not needed.
     Known,
 }
 
@@ -70,11 +65,10 @@ struct Race<'a> {
     /// Addresses that are not tried yet.
     waiting: VecDeque<SocketAddr>,
     tried: Vec<SocketAddr>,
-    /// Connects under way.
     running: Vec<(SocketAddr, TcpStream)>,
     /// When the next address is tried.
     next: Instant,
-    /// What the look-up or the last address said.
+    /// The last error.
     error: Option<ureq::Error>,
 }
 
@@ -114,7 +108,7 @@ impl Race<'_> {
         }
     }
 
-    /// Tries the next address; where there is none, looks for more.
+    /// Tries the next address, or starts the look-up if there is none.
     fn advance(&mut self) {
         self.next = Instant::now() + HEAD_START;
         loop {
@@ -133,14 +127,14 @@ impl Race<'_> {
             }
             match LookUp::start(self.host, self.port) {
                 Ok(look_up) => self.names = Names::Asked(look_up),
-                // The system gives no thread. The main thread does it, unless a connect may yet succeed.
+                // The system denies a thread: look up on the main thread, unless a connect is still running.
                 Err(_) if self.running.is_empty() => self.learn(look_up(self.host, self.port)),
                 Err(_) => return,
             }
         }
     }
 
-    /// Takes what the descriptors that are ready have brought: the first connection that was made, if there is one.
+    /// Takes the results of the descriptors that are ready. Returns the first connection, if there is one.
     fn take(&mut self, ready: &[bool]) -> Option<(SocketAddr, TcpStream)> {
         let mut ready = ready.iter().copied();
         for (address, stream) in std::mem::take(&mut self.running) {
@@ -175,7 +169,7 @@ impl Race<'_> {
     }
 }
 
-/// Begins a connect.
+/// Starts a non-blocking connect.
 fn start(address: SocketAddr) -> io::Result<TcpStream> {
     let family = if address.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
     let socket = socket(family, SocketType::STREAM, None)?;
@@ -188,10 +182,11 @@ fn start(address: SocketAddr) -> io::Result<TcpStream> {
     }
 }
 
-/// A look-up on a thread of its own, which is left behind when there is a cause to end: nothing can interrupt it.
+/// A look-up on a thread of its own. It cannot be interrupted, so the thread is left behind after the deadline or a
+/// signal.
 struct LookUp {
     found: mpsc::Receiver<io::Result<Vec<SocketAddr>>>,
-    /// Its other end is closed when the thread is done.
+    /// Readable when the thread is done.
     done: UnixStream,
 }
 
@@ -201,7 +196,7 @@ impl LookUp {
         let (done, open) = UnixStream::pair()?;
         let host = host.to_owned();
         thread::Builder::new().name("look-up".into()).spawn(move || {
-            // Nobody may be waiting any more.
+            // The main thread may have stopped waiting.
             let _ = sender.send(look_up(&host, port));
             drop(open);
         })?;

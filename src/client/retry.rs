@@ -1,4 +1,4 @@
-//! Retries: how long a call is tried again, how long each try may take, and what is said of it.
+//! Retries: when and how often a call is tried again, and the lines about it.
 
 use super::Client;
 use super::connection::ANSWER;
@@ -7,16 +7,15 @@ use super::word::{CallError, Word};
 use std::time::{Duration, Instant};
 use uuid::Uuid;
 
-/// The time for the last try, when the retry timeout is over.
-const LAST_TRY: Duration = Duration::from_secs(1);
+/// The time for the last attempt when the retry timeout is over.
+pub(super) const LAST_TRY: Duration = Duration::from_secs(1);
 
-/// Growing waits: from 100 ms to 5 s, doubled each time, and each shortened at random by up to a half, so that many
-/// clients that lost the same server do not come back together.
+/// Exponential backoff: from 100 ms to 5 s, doubled each time. A random part of up to a half is subtracted, so that
+/// many clients do not return to a server together.
 #[derive(Debug, Default)]
 pub(super) struct Backoff(u32);
 
 impl Backoff {
-    /// The next wait.
     pub fn wait(&mut self) -> Duration {
         let full = 100_u64.saturating_mul(1 << self.0.min(6)).min(5000);
         self.0 += 1;
@@ -29,17 +28,17 @@ impl Backoff {
 #[derive(Debug, Default)]
 pub(super) struct Retries {
     pub backoff: Backoff,
-    /// An attempt failed before.
+    /// There was a failed attempt.
     tried: bool,
     /// A request may have reached the server.
     may_have_arrived: bool,
-    /// What the attempt before failed with, and how many in a row did.
+    /// The last failure, and how many attempts in a row had it.
     last: Option<(Word, String)>,
     count: u32,
 }
 
 impl Retries {
-    /// How long the next attempt may wait for its answer.
+    /// Returns how long the next attempt may wait for its answer.
     pub fn patience(&self, client: &Client, contact: Instant) -> Duration {
         let left = client.left(contact);
         let least = if self.tried { LAST_TRY } else { client.options.connect_timeout };
@@ -47,10 +46,7 @@ impl Retries {
         patience.min(ANSWER)
     }
 
-    /// An attempt failed: how long to wait before the next one. The last contact was at `contact`.
-    ///
-    /// # Errors
-    /// The attempt's own error, where there is to be no next one.
+    /// Takes a failed attempt and returns the wait before the next one, or the error if there is none.
     pub fn missed(
         &mut self,
         client: &Client,
@@ -68,20 +64,20 @@ impl Retries {
         if !missed.again || left.is_zero() {
             return Err(missed.error.arrived(self.may_have_arrived));
         }
-        // A server that says to come again at once is not hammered.
+        // The backoff holds even if the server asks for no wait.
         let wait = self.backoff.wait().max(missed.wait.unwrap_or_default()).min(left);
         self.announce(client, call, &missed.error, wait);
         Ok(wait)
     }
 
-    /// We stop waiting for this call.
+    /// Completes the error of a call that the deadline or a signal ended.
     pub fn stopped(&self, error: CallError) -> CallError {
         let may_have_arrived = error.may_have_arrived || self.may_have_arrived;
         error.arrived(may_have_arrived)
     }
 
-    /// Says that an attempt failed. The same failure again is a status line that counts on a terminal; elsewhere it is
-    /// said the first, second, fourth, eighth … time.
+    /// Reports a failed attempt. On a terminal, a repeated failure is a status line with a count. Elsewhere it is a
+    /// line for the first, second, fourth, eighth … time.
     fn announce(&mut self, client: &Client, call: &Call<'_>, error: &CallError, wait: Duration) {
         if self.last.as_ref().is_some_and(|(word, message)| is_same(word, message, error)) {
             self.count += 1;
@@ -94,7 +90,7 @@ impl Retries {
         let limit = if limit == Duration::MAX {
             String::new()
         } else {
-            format!(", for {} at the most", humantime::format_duration(limit))
+            format!(", for at most {}", humantime::format_duration(limit))
         };
         let line = if count == 1 {
             format!("{error}; trying again in {wait:.1} s{limit}")
@@ -110,18 +106,19 @@ impl Retries {
     }
 }
 
-/// A page may have the number of the request in it; other failures are told apart by their words.
+/// Returns whether the failure repeats the last one. Answers may contain a request number, so only the messages of lost
+/// answers are compared.
 fn is_same(word: &Word, message: &str, error: &CallError) -> bool {
     *word == error.word && (*word != Word::Nothing || message == error.message)
 }
 
 impl Client {
-    /// What is left of the retry timeout.
+    /// Returns the rest of the retry timeout.
     pub(super) fn left(&self, contact: Instant) -> Duration {
         self.options.retry_timeout.saturating_sub(contact.elapsed())
     }
 
-    /// Tries until there is an answer that is worth something, for as long as the retry timeout lets it.
+    /// Makes attempts until one succeeds or fails for good, at most for the retry timeout.
     pub(super) fn retry<T>(
         &self,
         call: &Call<'_>,
@@ -137,7 +134,7 @@ impl Client {
                 Ok(done) => return Ok(done),
                 Err(missed) => missed,
             };
-            // A cause breaks the connection: it is the cause that counts.
+            // The deadline or signal broke the connection, so it is the reason.
             if let Some(stopped) = self.stopped() {
                 return Err(retries.stopped(stopped.arrived(missed.error.may_have_arrived)));
             }
@@ -152,7 +149,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn waits_grow_from_a_tenth_of_a_second_to_five_and_are_jittered() {
+    fn waits_grow_from_100_ms_to_5_s_with_jitter() {
         let mut backoff = Backoff::default();
         for full in [100, 200, 400, 800, 1600, 3200, 5000, 5000, 5000] {
             let wait = u64::try_from(backoff.wait().as_millis()).unwrap();

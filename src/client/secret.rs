@@ -1,16 +1,14 @@
-//! A secret that cannot be shown by accident.
+//! A secret that is not shown by accident.
 
-/// Text that must not be shown: its Debug shows nothing.
+/// Secret text, hidden in Debug.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Secret(String);
 
 impl Secret {
-    /// Hides the text.
     pub const fn new(text: String) -> Self {
         Self(text)
     }
 
-    /// The text itself, for the one header that it belongs in.
     pub fn reveal(&self) -> &str {
         &self.0
     }

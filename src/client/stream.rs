@@ -1,5 +1,5 @@
-//! The events of a session, each once and in order, whatever the connection does. This is the one reader of streams: it
-//! owns the cursor, reconnects, and the time that the stream has been quiet.
+//! Reads a session's events: each once and in order, across reconnects. Only this reader has the cursor, the backoff
+//! and the time that the stream has been quiet.
 
 use super::Client;
 use super::connection::{Body, Chunk, TICK};
@@ -12,57 +12,53 @@ use crate::agent::sse::{Frame, Parser};
 use std::time::{Duration, Instant};
 use uuid::Uuid;
 
-/// Three keep-alives missed (the server sends one every 15 s): nobody is there any more.
+/// Reconnect after this long without a byte: the server sends a keep-alive every 15 s, so three are missing.
 const SILENCE: Duration = Duration::from_secs(45);
-/// A stream that has brought no byte for so long after the request is held back: the server sends a keep-alive every
-/// 15 s. Also the time that the head of the answer has.
+/// A stream without a byte for this long after the request is held back. It is also the limit for the head of the
+/// answer.
 const HELD_BACK: Duration = Duration::from_secs(20);
-/// The same once the stream is known to be held back: in between the session's state is asked for.
+/// The limit for the head while the stream is held back: in between, the session's state is asked for.
 const HELD_AGAIN: Duration = Duration::from_secs(5);
-/// Where no more than this is left of the retry timeout, the head is waited for until it is over.
-const MIN_GLANCE: Duration = Duration::from_secs(2);
 /// The most that is read at once, in bytes.
 const BUFFER: usize = 64 * 1024;
+/// The most that is read at once until a read fills it, in bytes: a short run never uses the memory of the large
+/// buffer.
+const SHORT_BUFFER: usize = 8 * 1024;
 
-/// What a reader of events is told.
+/// What [`EventStream::next`] returns.
 #[derive(Debug)]
 pub enum Heard<'a> {
-    /// An event, with its id in the session if it has one: each once, and in order.
     Event {
-        /// The id.
         id: Option<u64>,
-        /// The event as it came.
         frame: Frame<'a>,
     },
-    /// Events before the next one are lost for good. Where the server said so, `newest` is the newest event that it had
-    /// then: the replay is over with that event.
+    /// The server no longer has the events before the next one. If the server said so in a gap, `newest` is the newest
+    /// event at that time: the replay is complete with that event.
     Lost {
-        /// The newest event's id.
         newest: Option<u64>,
     },
-    /// The stream is open again, after the last event.
     Reconnected,
-    /// All that one read brought has been told: a caller that buffers its output writes it now.
+    /// All events of one read have been returned: a caller that buffers its output writes it now.
     Read(Silence),
-    /// A read found nothing, or there is no connection at the moment.
+    /// A read found nothing, or there is no connection.
     Quiet(Silence),
 }
 
 /// How quiet the stream is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Silence {
-    /// How long reads have blocked since the last event (or a part of one), call, or reconnect. A comment does not end
-    /// it. It is no clock: bytes that nobody has read yet are no quiet.
+    /// How long reads have blocked since the last byte of an event, the last call and the last reconnect. Comments do
+    /// not count. Time with unread bytes does not count either, unlike with a clock.
     pub quiet: Duration,
-    /// A byte, also of a comment, has come since the stream was opened.
+    /// Any byte has come since the stream was opened. Comments count.
     pub heard: bool,
-    /// No byte has come for 20 s after the request: something between us and the server holds the stream back.
+    /// No byte has come for 20 s after the request: something between us and the server buffers the stream.
     pub held_back: bool,
-    /// How long ago the last event was dispatched, by the clock.
+    /// The time since the last event, by the clock.
     pub idle: Duration,
 }
 
-/// A reader of a session's events. It belongs to one client, and ends with that client's watch.
+/// A reader of a session's events. It ends with its client's watch.
 pub struct EventStream<'c> {
     client: &'c Client,
     session: Uuid,
@@ -70,40 +66,39 @@ pub struct EventStream<'c> {
     connection: Option<Connection>,
     parser: Parser,
     buffer: Vec<u8>,
-    /// What of the buffer has been read and not been parsed yet.
+    /// The part of the buffer that is read but not parsed.
     unparsed: std::ops::Range<usize>,
-    /// A read has brought something, and [`Heard::Read`] has not been said of it.
+    /// [`Heard::Read`] has not been returned yet for the last read.
     fresh: bool,
-    /// The parser's event comes next: the loss before it has been told.
+    /// The parser's event has not been returned yet, only the loss before it.
     has_next: bool,
     quiet: Duration,
-    /// An event was given since the clock was last looked at.
+    /// An event was returned since `last_event` was set.
     given: bool,
     last_event: Instant,
-    /// The last byte, or the break of a connection that stood until then.
+    /// When the last byte came or the last connection broke.
     contact: Instant,
     retries: Retries,
     next_try: Option<Instant>,
     opened: bool,
     held_back: bool,
     said_held_back: bool,
-    /// The last event is to come again.
+    /// The last event must come again.
     overlap: bool,
-    /// When the stream was first asked for since the last byte.
+    /// When the stream was first requested after the last byte.
     silent_since: Option<Instant>,
 }
 
-/// An open stream.
 struct Connection {
     body: Body,
     heard: bool,
-    /// When the last byte came; at first, when the stream was opened.
+    /// When the last byte came, or else when the stream was opened.
     byte: Instant,
-    /// The cursor at its beginning.
+    /// The cursor when the stream was opened.
     from: u64,
 }
 
-/// [`Heard`] without the frame, which lies in the parser.
+/// [`Heard`] without the frame, which is in the parser.
 enum Told {
     Event(Option<u64>),
     Lost(Option<u64>),
@@ -113,7 +108,8 @@ enum Told {
 }
 
 impl<'c> EventStream<'c> {
-    /// A reader of the events after this one; 0 is the start (protocol trap 1). It connects when it is first asked.
+    /// Creates a reader of the events after this one; 0 is the start (protocol trap 1). The first [`next`](Self::next)
+    /// connects.
     pub fn new(client: &'c Client, session: Uuid, after: u64) -> Self {
         let now = Instant::now();
         Self {
@@ -122,7 +118,7 @@ impl<'c> EventStream<'c> {
             place: Place::new(after),
             connection: None,
             parser: Parser::new(),
-            buffer: vec![0; BUFFER],
+            buffer: vec![0; SHORT_BUFFER],
             unparsed: 0..0,
             fresh: false,
             has_next: false,
@@ -140,20 +136,20 @@ impl<'c> EventStream<'c> {
         }
     }
 
-    /// The id of the event given last; before that, the one after which the reader began.
+    /// Returns the ID of the last event.
     pub fn cursor(&self) -> u64 {
         self.place.last()
     }
 
-    /// Reads on; opens the stream where it is not open. The event given before counts as dispatched, unless
-    /// [`EventStream::reject`] said otherwise.
+    /// Reads the stream, and opens it if necessary. The last event counts as processed, unless
+    /// [`EventStream::reject`] was called.
     ///
-    /// A read blocks for a tick at the most, opening for up to 20 s, and both not beyond `until` by more than a tick.
-    /// Once there is a cause to end, what has already arrived is still given; then comes a [`Heard::Quiet`].
+    /// A read blocks for one tick at most, opening for 20 s at most, and both for at most one tick after `until`.
+    /// After the deadline or a signal, the events that have arrived are still returned, and then a [`Heard::Quiet`].
     ///
     /// # Errors
-    /// What the opening failed with, once its retries are over. [`Word::Broken`] where the stream is not of the
-    /// protocol. [`Word::Stopped`] where a connection would have to be made after a cause to end.
+    /// The stream could not be opened within the retry timeout. [`Word::Broken`] if the stream breaks the protocol.
+    /// [`Word::Stopped`] if a connection is needed after the deadline or a signal.
     pub fn next(&mut self, until: Option<Instant>) -> Result<Heard<'_>, CallError> {
         self.place.settle();
         Ok(match self.advance(until)? {
@@ -165,10 +161,8 @@ impl<'c> EventStream<'c> {
         })
     }
 
-    /// The event given last is not of the protocol's shape. The first time at this cursor it is asked for again.
-    ///
-    /// # Errors
-    /// [`Word::Broken`], the second time.
+    /// Reports that the last event is malformed. The first time at a cursor the stream reconnects; the second time this
+    /// returns [`Word::Broken`].
     pub fn reject(&mut self, why: &str) -> Result<(), CallError> {
         if self.place.reject() {
             self.close("an event is malformed");
@@ -177,33 +171,32 @@ impl<'c> EventStream<'c> {
         Err(self.broken(why))
     }
 
-    /// A call was made or a program was asked: quiet begins anew.
+    /// Starts the quiet anew, after a call or a policy program.
     pub fn restart_quiet(&mut self) {
         self.quiet = Duration::ZERO;
     }
 
-    /// Whether there is a connection at the moment.
     pub const fn is_open(&self) -> bool {
         self.connection.is_some()
     }
 
-    /// When the last event was dispatched; at first, when the reader was made.
+    /// Returns when the last event was processed, or else when the reader was created.
     pub const fn last_event(&self) -> Instant {
         self.last_event
     }
 
-    /// Time was spent that is not the run's: idleness begins anew.
+    /// Starts the idle time anew, after a time that does not count, such as that of a policy program.
     pub fn restart_idle(&mut self) {
         self.last_event = Instant::now();
     }
 
-    /// The same, from before the last event: it comes again, which shows that the stream is alive.
+    /// Reconnects from before the last event. When this event comes again, the stream is known to be alive.
     pub fn replay(&mut self, why: &str) {
         self.reconnect(why);
         self.overlap = true;
     }
 
-    /// Opens the stream anew, after the last event, when it is next asked.
+    /// Closes the stream. The next [`next`](Self::next) opens it after the last event.
     pub fn reconnect(&mut self, why: &str) {
         self.place.settle();
         self.close(why);
@@ -234,7 +227,7 @@ impl<'c> EventStream<'c> {
         }
     }
 
-    /// Parses what has been read, up to the next thing to tell.
+    /// Parses the buffer up to the next event to return.
     fn parse(&mut self) -> Result<Option<Told>, CallError> {
         while !self.unparsed.is_empty() {
             let mut input = &self.buffer[self.unparsed.clone()];
@@ -254,7 +247,7 @@ impl<'c> EventStream<'c> {
         Ok(None)
     }
 
-    /// What the parser's event is to the reader.
+    /// Returns the parser's event, unless it is a repetition, or reacts to a gap or hole.
     fn frame(&mut self) -> Result<Option<Told>, CallError> {
         let frame = self.parser.frame();
         if let Some(gap) = events::gap(&frame) {
@@ -283,7 +276,7 @@ impl<'c> EventStream<'c> {
 
     fn gap(&mut self, gap: &events::Gap) -> Result<Option<Told>, CallError> {
         match self.place.gap(gap.oldest_available_id) {
-            // Only the event that was to come again has left the server's ring, and the server replays nothing.
+            // Only the event for the replay has left the server's ring, and after a gap the server replays nothing.
             Gap::None if std::mem::take(&mut self.overlap) => {
                 self.close("the last event cannot be replayed");
                 Ok(Some(Told::Quiet))
@@ -302,7 +295,7 @@ impl<'c> EventStream<'c> {
         Told::Event(self.parser.frame().id.and_then(|id| id.parse().ok()))
     }
 
-    /// Reads once. `None` where that brought bytes.
+    /// Reads once. Returns `None` if bytes came.
     fn read(&mut self) -> Option<Told> {
         let connection = self.connection.as_mut()?;
         let asked = Instant::now();
@@ -310,11 +303,14 @@ impl<'c> EventStream<'c> {
             Ok(Chunk::Bytes(length)) => {
                 self.contact = Instant::now();
                 (connection.heard, connection.byte) = (true, self.contact);
-                // A comment does not break the silence; a part of an event does.
+                // A comment does not end the quiet. The parser tells about parts of an event.
                 self.quiet += asked.elapsed().min(TICK);
                 (self.held_back, self.silent_since) = (false, None);
                 self.unparsed = 0..length;
                 self.fresh = true;
+                if length == SHORT_BUFFER {
+                    self.buffer.resize(BUFFER, 0);
+                }
                 return None;
             }
             Ok(Chunk::Tick) => {
@@ -335,14 +331,13 @@ impl<'c> EventStream<'c> {
         Some(Told::Quiet)
     }
 
-    /// The connection is gone. It stood until now: for so long there was contact.
     fn lose(&mut self, why: &str) {
+        // The connection was alive until now, so the time without contact starts now.
         self.contact = Instant::now();
         self.judge_silence();
         self.close(why);
     }
 
-    /// Closes the connection, for the next one to go on after the cursor.
     fn close(&mut self, why: &str) {
         let Some(connection) = self.connection.take() else { return };
         self.unparsed = 0..0;
@@ -360,7 +355,7 @@ impl<'c> EventStream<'c> {
         }
     }
 
-    /// Opens the stream, or waits for the time to do so.
+    /// Opens the stream, or waits until the backoff is over.
     fn open(&mut self, until: Option<Instant>) -> Result<Told, CallError> {
         let until_then =
             |time: Duration| until.map_or(time, |until| time.min(until.saturating_duration_since(Instant::now())));
@@ -375,10 +370,7 @@ impl<'c> EventStream<'c> {
         let silent = self.silent_since.get_or_insert_with(Instant::now).elapsed();
         let head = if self.held_back { HELD_AGAIN } else { HELD_BACK.saturating_sub(silent).max(TICK) };
         let patience = self.retries.patience(self.client, self.contact());
-        let left = self.client.left(self.contact());
-        // Before the retry timeout is over, the session's state is asked for: its answer is contact.
-        let glance = if patience < head && left > MIN_GLANCE { left / 2 } else { patience };
-        let bounded = until_then(glance.min(head));
+        let bounded = until_then(patience.min(head));
         if bounded.is_zero() {
             return Ok(Told::Quiet);
         }
@@ -393,17 +385,26 @@ impl<'c> EventStream<'c> {
         if let Some(stopped) = self.client.stopped() {
             return Err(stopped);
         }
-        // The server sends the head at once: something between holds it back, or answers in its place.
+        // The server sends the head at once, so something in front of it buffers the stream or answers instead.
         if missed.late || matches!(missed.error.word, Word::Between(_)) {
             self.judge_silence();
         }
-        if missed.late && (bounded < patience || self.held_back) && !self.client.left(self.contact()).is_zero() {
+        if missed.late && self.may_be_held_back(bounded < patience) {
             return Ok(Told::Quiet);
         }
         let contact = self.contact();
         let wait = self.retries.missed(self.client, &call, contact, missed)?;
         self.next_try = Instant::now().checked_add(wait);
         Ok(Told::Quiet)
+    }
+
+    /// If the head of the answer is late: returns whether the stream may only be held back. Any answer of the server is
+    /// contact.
+    fn may_be_held_back(&self, was_cut_short: bool) -> bool {
+        if self.client.left(self.contact()).is_zero() {
+            return self.client.is_there();
+        }
+        self.held_back || was_cut_short
     }
 
     fn begin(&mut self, body: Body, cursor: u64) -> Told {
@@ -417,26 +418,25 @@ impl<'c> EventStream<'c> {
         if std::mem::replace(&mut self.opened, true) { Told::Reconnected } else { Told::Quiet }
     }
 
-    /// Whether a stream that brings no byte, over however many connections, is held back by now.
+    /// Checks whether the stream is held back: no byte for too long, over all connections.
     fn judge_silence(&mut self) {
         if self.silent_since.is_some_and(|since| since.elapsed() >= HELD_BACK) {
             self.hold_back();
         }
     }
 
-    /// Something between us and the server holds the stream back.
     fn hold_back(&mut self) {
         self.held_back = true;
         if !std::mem::replace(&mut self.said_held_back, true) {
             let limit = HELD_BACK.as_secs();
             self.client.console.progress(&format!(
-                "nothing has come of the event stream for {limit} s: something between here and the server holds it \
-                 back (proxy buffering?); the session's state is asked for instead"
+                "no byte of the event stream for {limit} s: something in front of the server may be buffering it; \
+                 asking for the session's state instead"
             ));
         }
     }
 
-    /// The last contact, by the stream or by any call.
+    /// Returns the last contact with the server, by the stream or any call.
     fn contact(&self) -> Instant {
         self.contact.max(self.client.contact())
     }

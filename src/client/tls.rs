@@ -1,4 +1,4 @@
-//! TLS: whom we trust, the certificate that we show, and the connection above a socket.
+//! TLS: the trusted authorities, the client certificate, and the transport.
 
 use super::fault::{Fault, date};
 use anyhow::{Result, anyhow, bail, ensure};
@@ -16,13 +16,13 @@ use ureq::unversioned::transport::{
     Buffers, ConnectionDetails, Connector, Either, LazyBuffers, NextTimeout, Transport, TransportAdapter,
 };
 
-/// What both sides show each other. Clones share what is made of it.
+/// The TLS settings. Clones share the configuration that is made of them.
 #[derive(Clone, Default)]
 pub struct Tls {
-    /// The authorities to trust in place of the system's.
+    /// The authorities to trust instead of the system's.
     roots: Option<Arc<RootCertStore>>,
     identity: Arc<Identity>,
-    /// Made for the first connection: reading the system's certificates takes time.
+    /// Created for the first connection, because reading the system's certificates takes time.
     config: Arc<OnceLock<Arc<ClientConfig>>>,
 }
 
@@ -36,7 +36,7 @@ impl fmt::Debug for Tls {
 #[derive(Debug, Default)]
 struct Identity {
     certificate: Option<Arc<CertifiedKey>>,
-    /// A server has asked for one.
+    /// A server has asked for a client certificate.
     wanted: AtomicBool,
 }
 
@@ -52,20 +52,19 @@ impl ResolvesClientCert for Identity {
 }
 
 impl Tls {
-    /// Trusts the certificates in a PEM file, and no others.
     pub fn trust(&mut self, pem: &[u8]) -> Result<()> {
         let mut roots = RootCertStore::empty();
         for certificate in CertificateDer::pem_slice_iter(pem) {
             let number = roots.len() + 1;
-            let certificate = certificate.map_err(|error| anyhow!("number {number} cannot be read: {error:?}"))?;
-            roots.add(certificate).map_err(|error| anyhow!("number {number} is no certificate: {error}"))?;
+            let certificate =
+                certificate.map_err(|error| anyhow!("certificate {number} cannot be read: {error:?}"))?;
+            roots.add(certificate).map_err(|error| anyhow!("certificate {number} is not valid: {error}"))?;
         }
-        ensure!(!roots.is_empty(), "there is none in PEM form");
+        ensure!(!roots.is_empty(), "there is no certificate in PEM form");
         (self.roots, self.config) = (Some(Arc::new(roots)), Arc::default());
         Ok(())
     }
 
-    /// Shows a client certificate to a server that asks for one.
     pub fn present(&mut self, cert_pem: &[u8], key_pem: &[u8]) -> Result<()> {
         let certificate = Some(Arc::new(certified_key(cert_pem, key_pem)?));
         self.identity = Arc::new(Identity { certificate, ..Identity::default() });
@@ -73,7 +72,7 @@ impl Tls {
         Ok(())
     }
 
-    /// Whether a server has asked for a client certificate, and there is none.
+    /// Returns whether a server has asked for a client certificate and there is none.
     pub fn lacks_identity(&self) -> bool {
         self.identity.certificate.is_none() && self.identity.wanted.load(Ordering::Relaxed)
     }
@@ -90,7 +89,7 @@ impl Tls {
         let builder = builder.map_err(io::Error::other)?.with_root_certificates(roots);
         let mut config =
             builder.with_client_cert_resolver(Arc::clone(&self.identity) as Arc<dyn ResolvesClientCert>);
-        // A server of HTTP/2 alone can say so.
+        // With this, a server that speaks only HTTP/2 sends an alert.
         config.alpn_protocols = vec![b"http/1.1".to_vec()];
         Ok(Arc::clone(self.config.get_or_init(|| Arc::new(config))))
     }
@@ -103,7 +102,7 @@ fn provider() -> Arc<CryptoProvider> {
 fn system_roots() -> Result<RootCertStore, ureq::Error> {
     let found = rustls_native_certs::load_native_certs();
     let mut roots = RootCertStore::empty();
-    // One of many that cannot be read does not matter.
+    // A few invalid certificates among many do not matter.
     roots.add_parsable_certificates(found.certs);
     if roots.is_empty() {
         return Err(Fault::NoRoots(found.errors.first().map(ToString::to_string)).into());
@@ -111,7 +110,7 @@ fn system_roots() -> Result<RootCertStore, ureq::Error> {
     Ok(roots)
 }
 
-/// Reads a client certificate, with the certificates between it and its authority, and its private key.
+/// Reads a client certificate with its chain, and its private key.
 fn certified_key(cert_pem: &[u8], key_pem: &[u8]) -> Result<CertifiedKey> {
     let chain = CertificateDer::pem_slice_iter(cert_pem).collect::<Result<Vec<_>, _>>();
     let chain = chain.map_err(|error| anyhow!("the client certificate (--cert) cannot be read: {error:?}"))?;
@@ -134,8 +133,8 @@ fn certified_key(cert_pem: &[u8], key_pem: &[u8]) -> Result<CertifiedKey> {
 
 fn check_dates(certificate: &CertificateDer<'_>) -> Result<()> {
     let parsed = webpki::EndEntityCert::try_from(certificate)
-        .map_err(|error| anyhow!("the client certificate (--cert) is no certificate: {error}"))?;
-    // Without an authority to trust, every certificate fails; but its dates are looked at first.
+        .map_err(|error| anyhow!("the client certificate (--cert) is not valid: {error}"))?;
+    // Without a trusted authority every certificate fails, but the dates are checked first.
     let usage = webpki::KeyUsage::client_auth();
     match parsed.verify_for_usage(&[], &[], &[], UnixTime::now(), usage, None, None).err() {
         Some(webpki::Error::CertExpired { not_after, .. }) => {
@@ -148,7 +147,7 @@ fn check_dates(certificate: &CertificateDer<'_>) -> Result<()> {
     }
 }
 
-/// Wraps a connection in TLS where the URL is an https one.
+/// Adds TLS to a connection if the URL begins with https://.
 #[derive(Debug)]
 pub(super) struct TlsConnector {
     pub tls: Tls,
@@ -175,7 +174,6 @@ impl<In: Transport> Connector<In> for TlsConnector {
     }
 }
 
-/// A connection with TLS.
 pub(super) struct TlsTransport<T: Transport> {
     buffers: LazyBuffers,
     stream: StreamOwned<ClientConnection, TransportAdapter<T>>,

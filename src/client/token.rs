@@ -1,4 +1,4 @@
-//! The token, and where it came from: a file is read again when the server no longer takes the token.
+//! The bearer token. A token file is read again when the server refuses the token.
 
 use super::secret::Secret;
 use anyhow::{Result, ensure};
@@ -9,49 +9,44 @@ use std::path::{Path, PathBuf};
 /// The longest token, in bytes.
 pub const MAX_TOKEN: usize = 16 * 1024;
 
-/// A bearer token.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Token {
     value: Secret,
-    /// The file that it was read from, if it was.
+    /// The file that the token was read from.
     file: Option<PathBuf>,
 }
 
 impl Token {
-    /// Checks what a variable or a file holds: a header's worth of visible ASCII, without the newline at the end.
-    ///
-    /// # Errors
-    /// What is wrong with it. The token is not repeated.
+    /// Checks a token: visible ASCII, with or without a newline at the end. An error does not repeat the token.
     pub fn parse(bytes: &[u8], file: Option<PathBuf>) -> Result<Self> {
         let token = bytes.strip_suffix(b"\n").map_or(bytes, |token| token.strip_suffix(b"\r").unwrap_or(token));
         ensure!(!token.is_empty(), "it is empty");
-        ensure!(token.len() <= MAX_TOKEN, "it is longer than {MAX_TOKEN} bytes, and so no token");
+        ensure!(token.len() <= MAX_TOKEN, "it is longer than {MAX_TOKEN} bytes");
         ensure!(
             token.iter().all(u8::is_ascii_graphic),
-            "it has a space, a line break or another odd character in it"
+            "it contains a space, a line break or another invalid character"
         );
         Ok(Self { value: Secret::new(String::from_utf8_lossy(token).into_owned()), file })
     }
 
-    /// The token itself, for the one header that it belongs in.
+    /// Returns the token, for the Authorization header only.
     pub fn reveal(&self) -> &str {
         self.value.reveal()
     }
 
-    /// Whether it came from a file, which may hold another by now.
     pub const fn has_file(&self) -> bool {
         self.file.is_some()
     }
 
-    /// The token that its file holds by now. `None` where there is no file, or none that can be read as a token.
+    /// Reads the file again. Returns `None` if there is no file, or if its content is not valid.
     pub(super) fn read_again(&self) -> Option<Self> {
         let path = self.file.as_deref()?;
         Self::parse(&read_regular(path, MAX_TOKEN)?, self.file.clone()).ok()
     }
 }
 
-/// The content of a regular file of up to `limit` bytes. Nothing else is read: a pipe has been read already, and a FIFO
-/// would block.
+/// Reads a regular file of at most `limit` bytes. Other files cannot be read again: a pipe is empty, and a FIFO would
+/// block.
 pub(super) fn read_regular(path: &Path, limit: usize) -> Option<Vec<u8>> {
     if !std::fs::metadata(path).ok()?.is_file() {
         return None;
@@ -66,7 +61,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_token_is_one_word_and_is_shown_nowhere() {
+    fn a_token_is_one_word_and_is_never_shown() {
         for (bytes, token) in [(&b"tok"[..], "tok"), (b"tok\n", "tok"), (b"tok\r\n", "tok")] {
             let parsed = Token::parse(bytes, None).unwrap();
             assert_eq!(parsed.reveal(), token);

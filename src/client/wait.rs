@@ -1,11 +1,11 @@
-//! Waiting for descriptors, together with the watch.
+//! Waits for descriptors together with the watch.
 
 use crate::watchdog::Watch;
 use rustix::event::{PollFd, PollFlags};
 use std::io;
 use std::time::{Duration, Instant};
 
-/// The longest wait before the watch is asked again. Its descriptor wakes us, but only for the newest of its last calls.
+/// The longest wait before the watch is asked again: its descriptor wakes only the newest of its last calls.
 const GLANCE: Duration = Duration::from_millis(250);
 
 /// What ended a wait.
@@ -13,13 +13,14 @@ const GLANCE: Duration = Duration::from_millis(250);
 pub(super) enum Woken {
     /// A descriptor is ready.
     Ready,
-    /// There is a cause to end.
+    /// The deadline has passed or a signal has arrived.
     Cause,
-    /// The time is over.
+    /// The time limit of the wait is over.
     Late,
 }
 
-/// Waits until one of `fds` is ready, the watch has a cause to end, or the time is `until`; looked at in this order.
+/// Waits until one of `fds` is ready, the deadline has passed or a signal has arrived, or the time is `until`. If
+/// several are true, the first counts.
 pub(super) fn wait<'a>(fds: &mut Vec<PollFd<'a>>, watch: Option<&'a Watch>, until: Instant) -> io::Result<Woken> {
     let ours = fds.len();
     fds.extend(watch.map(|watch| PollFd::from_borrowed_fd(watch.fd(), PollFlags::IN)));

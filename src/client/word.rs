@@ -1,60 +1,59 @@
-//! Whose word an unusable answer is. Only the server's own word is evidence of anything about a run; what a proxy, a
-//! balancer or a login page answers in its place never is.
+//! Who has answered a call: the server itself, or a proxy, load balancer or login page in front of it. Only the
+//! server's own answer proves anything about a run.
 //!
-//! | answer | whose word |
+//! | answer | from |
 //! |---|---|
-//! | 2xx whose body has the call's shape, or an event stream | the server's: a result, no error |
-//! | 4xx or 5xx whose JSON body has `code` (401: `unauthorized`, 404: `not_found`) | the server's |
-//! | 400 or 422 in plain text | the server's: its extractor |
-//! | 413, 414, 431 | counted as the server's, whoever says it: nothing was taken |
-//! | 2xx of the server's that is encoded or too large | broken |
-//! | everything else | something between us and the server |
+//! | 2xx whose body has the call's shape, or an event stream | the server |
+//! | 4xx or 5xx whose JSON body has `code` (401: `unauthorized`, 404: `not_found`) | the server |
+//! | 400 or 422 in plain text | the server's request parser |
+//! | 413, 414, 431 | counts as the server, because the request was certainly not taken |
+//! | 2xx with a Content-Encoding, or too large | the server, but the answer is unusable |
+//! | everything else | something in front of the server |
 
 use crate::outcome::{Failure, Reason};
 use crate::watchdog::Cause;
 use std::fmt;
 
-/// A call that brought no usable answer.
+/// A call without a usable answer.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CallError {
-    /// Who said so.
     pub word: Word,
-    /// One line: what we were doing, with what, why it failed, and what to do.
+    /// One line: what failed, on what, why, and what to do.
     pub message: String,
     /// Whether the request may have reached the server, in this attempt or an earlier one.
     pub may_have_arrived: bool,
 }
 
-/// Who refused a call, or why nobody answered it.
+/// Who refused a call, or why there is no answer.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Word {
     /// The server's own refusal.
     Server(Refusal),
-    /// Something between us and the server answered. That is never evidence of anything about a run.
+    /// Something in front of the server answered. This proves nothing about a run.
     Between(Between),
     /// No answer came within the retry timeout.
     Nothing,
-    /// A fault that no retry mends (a certificate, the wrong scheme, a proxy that refuses), found before the request left
-    /// us.
+    /// A fault that no retry can change (a certificate, the wrong scheme, a proxy that refuses). The request was not
+    /// sent.
     Hopeless,
-    /// The answer is the server's but breaks the protocol.
+    /// The server's answer breaks the protocol.
     Broken,
-    /// The answer is larger than we read; the same call for less may succeed.
+    /// The answer is too large. A call for less may succeed.
     OverBound,
-    /// We stopped waiting: the deadline or a signal.
+    /// The deadline or a signal ended the call.
     Stopped(Cause),
-    /// A bug of ours.
+    /// A bug in sortie.
     Internal,
 }
 
 /// The server's own refusals.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Refusal {
-    /// 401 `unauthorized`: the token is not the server's present one.
+    /// 401 `unauthorized`: the token is not the server's current one.
     Unauthorized,
     /// 403.
     Forbidden,
-    /// 404 `not_found`: the server knows no such session.
+    /// 404 `not_found`: the server does not know the session.
     NotFound,
     /// 409 `session_already_running`.
     SessionBusy,
@@ -64,48 +63,47 @@ pub enum Refusal {
     OtherRun,
     /// 409 `idempotency_key_reused`.
     KeyReused,
-    /// 413, 414 or 431: the request is too large for the server, or for something in front of it. Nothing was taken.
+    /// 413, 414 or 431: the request is too large for the server, or for something in front of it.
     TooLarge,
-    /// 400 or 422: the request is not of the shape that this server wants.
+    /// 400 or 422: the request does not have the shape that the server expects.
     Invalid,
-    /// Any other status, with the server's code.
+    /// Another status, with the server's code.
     Other { status: u16, code: String },
 }
 
-/// What something between us and the server answered.
+/// An answer of something in front of the server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Between {
     /// A 401 that is not the agent server's own.
     Auth,
-    /// An answer that will not pass, before the server's first own word in this command.
+    /// A permanent error, before the server itself has answered any call of this command.
     NoAgentServer,
-    /// A 2xx of another shape than the call's, which did not pass within the retry timeout.
+    /// A 2xx without the call's shape, until the retry timeout.
     OtherShape,
-    /// A page with this status, which did not pass within the retry timeout.
+    /// A page with this status, until the retry timeout.
     Page(u16),
-    /// The proxy that is asked in the server's place answered with this status by itself.
+    /// The HTTP proxy answered with this status instead of forwarding the request.
     Proxy(u16),
 }
 
 impl CallError {
-    /// An error of a request that did not reach the server.
+    /// Creates an error for a request that did not reach the server.
     pub fn new(word: Word, message: impl Into<String>) -> Self {
         Self { word, message: message.into(), may_have_arrived: false }
     }
 
-    /// Sets whether the request may have reached the server.
     #[must_use]
     pub fn arrived(mut self, may_have_arrived: bool) -> Self {
         self.may_have_arrived = may_have_arrived;
         self
     }
 
-    /// Whether the server itself refused the call in this way.
+    /// Returns whether this is the server's own refusal of this kind.
     pub fn is(&self, refusal: &Refusal) -> bool {
         matches!(&self.word, Word::Server(said) if said == refusal)
     }
 
-    /// We stopped waiting for this cause.
+    /// Creates the error for a call that the deadline or a signal ended.
     pub fn stopped(cause: Cause) -> Self {
         Self::new(Word::Stopped(cause), Failure::from(cause).message)
     }
@@ -120,8 +118,8 @@ impl fmt::Display for CallError {
 impl std::error::Error for CallError {}
 
 impl Refusal {
-    /// The refusal that a status and the `code` of its JSON body are (empty where there is none). `None` where they are
-    /// not the server's own.
+    /// Returns the server's refusal for a status and the `code` of its JSON body, which may be empty. Returns `None`
+    /// if the answer is not the server's own.
     pub(super) fn of(status: u16, code: &str) -> Option<Self> {
         match (status, code) {
             (413 | 414 | 431, _) => Some(Self::TooLarge),
@@ -139,12 +137,12 @@ impl Refusal {
         }
     }
 
-    /// Whether the same call may succeed a little later.
+    /// Returns whether a retry may succeed.
     pub(super) fn passes(&self) -> bool {
         matches!(self, Self::Other { status: 408 | 425 | 429 | 500 | 502..=504, .. })
     }
 
-    /// The record's reason, and whether it is of a kind that passes.
+    /// Returns the record's reason, and whether the same command may succeed later.
     fn reason(&self) -> (Reason, bool) {
         match self {
             Self::Unauthorized | Self::Forbidden => (Reason::Auth, false),
@@ -158,7 +156,7 @@ impl Refusal {
 }
 
 impl Between {
-    /// Whether an answer with this status that is not the server's own may be gone a little later.
+    /// Returns whether a retry may succeed after this status from something in front of the server.
     pub(super) const fn passes(status: u16) -> bool {
         matches!(status, 408 | 425 | 429 | 499 | 500..)
     }
@@ -194,7 +192,7 @@ mod tests {
     use std::time::Duration;
 
     #[test]
-    fn a_refusal_is_the_servers_own_only_with_its_code() {
+    fn only_an_answer_with_the_servers_code_is_its_refusal() {
         let other = |status, code: &str| Some(Refusal::Other { status, code: code.into() });
         let rows = [
             (401, "unauthorized", Some(Refusal::Unauthorized)),
@@ -228,7 +226,7 @@ mod tests {
     }
 
     #[test]
-    fn each_word_has_its_reason_and_only_what_passes_is_retryable() {
+    fn each_word_has_its_reason_and_whether_it_passes() {
         let other = |status| Word::Server(Refusal::Other { status, code: "x".into() });
         let rows = [
             (Word::Server(Refusal::Unauthorized), Reason::Auth, false),

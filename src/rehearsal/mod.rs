@@ -151,15 +151,7 @@ impl Stage {
                 sessions.insert(session.id.clone(), session);
                 return Ok((201, answer));
             }
-            ("GET", ["v1", "sessions"]) => {
-                // Create the session of an earlier process.
-                if sessions.is_empty() {
-                    self.session(sessions, EARLIER);
-                }
-                let from = request.parameter("offset").unwrap_or(0);
-                let page: Vec<_> = sessions.values().skip(from).map(Session::describe).collect();
-                json!({ "total": page.len(), "sessions": page })
-            }
+            ("GET", ["v1", "sessions"]) => self.list(sessions, request.parameter("offset")),
             ("GET", ["v1", "sessions", id]) => {
                 json!({ "session": self.session(sessions, id).describe(), "config": self.config() })
             }
@@ -203,6 +195,16 @@ impl Stage {
         };
         self.changed.notify_all();
         Ok((200, answer))
+    }
+
+    /// Returns the only page of the sessions.
+    fn list(&self, sessions: &mut Sessions, offset: Option<usize>) -> Value {
+        // The run of an earlier process is there to be found.
+        if sessions.is_empty() {
+            self.session(sessions, EARLIER);
+        }
+        let page: Vec<_> = sessions.values().skip(offset.unwrap_or(0)).map(Session::describe).collect();
+        json!({ "total": page.len(), "sessions": page })
     }
 
     /// Sends the events after the first `told` ones, and all later events, until the client closes the connection.

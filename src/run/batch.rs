@@ -204,14 +204,6 @@ impl Batch {
         self.calls.iter().any(|(call, state)| call.id == id && !begun(state))
     }
 
-    /// Returns the decision that was sent for a call that has not started.
-    pub fn sent_for(&self, id: &str) -> Option<&Verdict> {
-        self.calls.iter().find_map(|(call, state)| match state {
-            State::Decided { ruling, .. } if call.id == id => Some(&ruling.verdict),
-            _ => None,
-        })
-    }
-
     pub fn is_undecided(&self, id: &str) -> bool {
         self.undecided().any(|call| call.id == id)
     }
@@ -443,7 +435,7 @@ mod tests {
         assert!(!batch.has_not_begun("b"));
     }
 
-    /// The table at the head of the module, row by row.
+    /// The module's table, row by row.
     #[test]
     fn each_row_of_the_table_has_its_next_step() {
         use Asks::{EveryCall, NoCall, SomeCalls, Unknown};

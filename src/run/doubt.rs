@@ -1,7 +1,7 @@
 //! Finds out how a run ended when no terminal event comes. Only the server's own answer is a proof: the run has ended
 //! when the session's state no longer names the run, and the last events have been replayed.
 
-use super::machine::{Machine, Phase};
+use super::machine::{Doubt, Machine, Phase};
 use super::{Effect, History, STATE_FAILED, State, Uptime};
 use crate::outcome::{Failure, Fate, Reason};
 use std::time::Duration;
@@ -21,19 +21,6 @@ const UNKNOWN: Duration = Duration::from_secs(5);
 const UNKNOWN_AGAIN: Duration = Duration::from_millis(500);
 /// `/v1/health` rounds down to whole seconds.
 const UPTIME_ROUNDING: Duration = Duration::from_secs(1);
-
-/// Why the run may have ended without a terminal event.
-#[derive(Clone, Debug, PartialEq)]
-pub(super) enum Doubt {
-    /// The session runs no run, or another one.
-    Stopped,
-    /// The session's state is `failed` (protocol trap 21).
-    Failed { since: Duration },
-    /// The server does not know the session.
-    UnknownSession { since: Duration },
-    /// The server refuses a token that it accepted before.
-    Refused(Failure),
-}
 
 impl Machine {
     pub(super) fn ask_state(&mut self) -> Effect {
@@ -75,7 +62,8 @@ impl Machine {
                 if self.phase == Phase::Following && lost_proposal { Effect::AskPending } else { Effect::Continue }
             }
             State::Active { .. } | State::Idle => {
-                // The last event comes again: a byte that shows that the replay has begun.
+                self.superseded |= state != State::Idle;
+                // The last event comes again, which shows that the replay has begun.
                 self.doubt(Doubt::Stopped, Effect::Replay("the session no longer runs our run"))
             }
             State::Failed => {
@@ -187,7 +175,10 @@ impl Machine {
         match state {
             State::Active { run_id } if *run_id == self.options.run_id => return false,
             State::NoSession | State::Refused(_) => return false,
-            State::Active { .. } | State::Idle => self.fate = Fate::Stopped,
+            State::Active { .. } | State::Idle => {
+                self.superseded |= *state != State::Idle;
+                self.fate = Fate::Stopped;
+            }
             State::Failed => self.fate = Fate::StateFailed { tools: true },
         }
         true

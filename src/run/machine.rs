@@ -1,9 +1,8 @@
 //! The machine's events and tool calls. [`super::doubt`] handles a run that seems to have ended without a terminal
 //! event.
 
-use super::batch::{Asks, Batch, Next, SETTLED};
+use super::batch::{Batch, Next, SETTLED};
 use super::choices::Choices;
-use super::doubt::Doubt;
 use super::policy::{By, Judgement, Ruling, Verdict, names};
 use super::tally::Tally;
 use super::transcript::Transcript;
@@ -27,6 +26,19 @@ pub(super) enum Phase {
     Doubting(Doubt),
 }
 
+/// Why the run may have ended without a terminal event.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) enum Doubt {
+    /// The session runs no run, or another one.
+    Stopped,
+    /// The session's state is `failed` (protocol trap 21).
+    Failed { since: Duration },
+    /// The server does not know the session.
+    UnknownSession { since: Duration },
+    /// The server refuses a token that it accepted before.
+    Refused(Failure),
+}
+
 #[derive(Debug)]
 pub struct Machine {
     pub(super) options: Options,
@@ -40,6 +52,8 @@ pub struct Machine {
     pub(super) begun: bool,
     /// No event of our run is missing so far.
     pub(super) complete: bool,
+    /// A later run has started, so the session's messages are about that run.
+    pub(super) superseded: bool,
     /// When the session's state was last asked for.
     pub(super) asked_at: Option<Duration>,
     pub(super) last_id: Option<u64>,
@@ -70,6 +84,7 @@ impl Machine {
             quiet: Quiet::default(),
             begun: false,
             complete: true,
+            superseded: false,
             asked_at: None,
             last_id: None,
             replay_ends: None,
@@ -175,6 +190,7 @@ impl Machine {
         self.last_id = id.or(self.last_id);
         let replay_is_over = self.replay_ends.is_some_and(|newest| self.last_id >= Some(newest));
         if envelope.run_id.as_deref() != Some(self.run_id()) {
+            self.superseded |= envelope.run_id.is_some() && (self.begun || self.options.is_first);
             return if replay_is_over { self.replay_is_over().into() } else { Effect::Continue.into() };
         }
         if !self.begun {
@@ -524,6 +540,7 @@ impl Machine {
     }
 
     fn messages<'a>(&mut self, history: History) -> Step<'a> {
+        let history = if self.superseded { History::default() } else { history };
         self.told_by_messages(&history);
         if !self.transcript.is_held() {
             return Effect::Continue.into();
@@ -533,7 +550,7 @@ impl Machine {
             // Text of the past is not shown.
             return self.caught_up().into();
         }
-        let notice = (!healed.complete).then(|| {
+        let notice = (!healed.complete || self.superseded).then(|| {
             "some text may be missing: events were lost, and the session's messages are not complete".to_owned()
         });
         Step { healed: Some(healed), notice, ..Effect::Continue.into() }
@@ -547,9 +564,5 @@ impl Machine {
     fn batch_name(&self) -> Option<String> {
         let run: String = self.run_id().chars().take(8).collect();
         self.batch.proposal().map(|proposal| format!("{run}.{proposal}"))
-    }
-
-    pub fn knows_that_all_are_asked_about(&self) -> bool {
-        self.options.asks == Asks::EveryCall
     }
 }

@@ -210,6 +210,8 @@ pub struct Options {
     pub asks: Asks,
     pub keep: Keep,
     pub start: Start,
+    /// Whether the session is new: no other run came before this one.
+    pub is_first: bool,
     pub policy: Policy,
     /// The decisions of `resume` about the calls that are pending now.
     pub choices: Option<Choices>,

@@ -215,6 +215,43 @@ mod tests {
         }
     }
 
+    /// Everything that the flags can say about one call, `p__this`.
+    #[test]
+    fn each_combination_of_the_flags_has_one_answer() {
+        use OnApproval::{Accept, Pause, Reject};
+        let [no, this, other]: [&[&str]; 3] = [&[], &["this"], &["other"]];
+        let (denied, unlisted) = ("reject: (--deny-tool)", "reject: (--allow-tool)");
+        let rows: &[(&[&str], &[&str], bool, bool, [&str; 3])] = &[
+            // allow, deny, program, sent → the verdicts under --on-approval accept, pause, reject
+            (no, no, false, false, ["accept", "pause", "reject"]),
+            (no, no, true, false, ["ask"; 3]),
+            (no, this, false, false, [denied; 3]),
+            (no, this, true, false, [denied; 3]),
+            (no, other, false, false, ["accept", "pause", "reject"]),
+            (no, other, true, false, ["ask"; 3]),
+            (this, no, false, false, ["accept"; 3]),
+            (this, no, true, false, ["ask"; 3]),
+            (this, other, false, false, ["accept"; 3]),
+            (this, other, true, false, ["ask"; 3]),
+            (other, no, false, false, [unlisted, "pause", unlisted]),
+            (other, no, true, false, [unlisted, "pause", unlisted]),
+            (other, this, false, false, [denied; 3]),
+            (other, this, true, false, [denied; 3]),
+            (other, &["another"], false, false, [unlisted, "pause", unlisted]),
+            (other, &["another"], true, false, [unlisted, "pause", unlisted]),
+            // The server has the list, and asks about a call only if the list does not cover the call.
+            (this, no, false, true, [unlisted, "pause", unlisted]),
+            (other, no, false, true, [unlisted, "pause", unlisted]),
+        ];
+        for (allow, deny, program, list_is_sent, expected) in rows {
+            let judged = [Accept, Pause, Reject].map(|on_approval| {
+                let policy = policy(allow, deny, *program, on_approval);
+                word(Policy { list_is_sent: *list_is_sent, ..policy }.judge("p__this"))
+            });
+            assert_eq!(judged, *expected, "{allow:?} {deny:?} {program} {list_is_sent}");
+        }
+    }
+
     #[test]
     fn enabled_tools_follow_the_rest_of_the_policy() {
         let enabled = Policy { subagents: true, slack: true, ..policy(&[], &[], false, OnApproval::Pause) };

@@ -16,7 +16,7 @@ pub struct Tally {
     pub turns: u64,
     pub usage: Option<Usage>,
     pub tool_calls: ToolCounts,
-    /// The last turn's.
+    /// The finish reason of the last turn.
     pub finish_reason: Option<String>,
     pub tasks: Vec<BackgroundTask>,
     compactions: u32,

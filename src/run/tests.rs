@@ -29,6 +29,7 @@ fn options(start: Start) -> Options {
         asks: Asks::SomeCalls,
         keep: Keep::Everything,
         start,
+        is_first: false,
         policy: policy(OnApproval::Accept),
         choices: None,
         fail_on_tool_error: false,
@@ -695,3 +696,28 @@ fn each_recorded_run_has_its_recorded_result() {
 }
 
 mod model;
+
+#[test]
+fn the_messages_of_a_later_run_are_not_taken_for_ours() {
+    let rows: [(bool, &[String], State, bool); 5] = [
+        // the session is new, events, state → whether the messages are ours
+        (false, &[ours(STARTED)], State::Idle, true),
+        (false, &[others(STARTED)], State::Idle, true),
+        (true, &[others(STARTED)], State::Idle, false),
+        (false, &[ours(STARTED), others(STARTED)], State::Idle, false),
+        (false, &[], State::Active { run_id: OTHER.into() }, false),
+    ];
+    for (is_first, events, state, are_ours) in rows {
+        let mut run = Machine::new(Options { is_first, ..options(Start::Fresh) });
+        for (event, id) in events.iter().zip(1..) {
+            feed(&mut run, id, event);
+        }
+        tell(&mut run, Input::State(state.clone()));
+        assert_eq!(quiet(&mut run, 2000, 20), Effect::AskHealth);
+        tell(&mut run, Input::Health(None));
+        let texts = vec!["Done.".to_owned()];
+        run.step(Input::Messages(History { texts, known: true, ..History::default() }));
+        let text = summary(run).text.unwrap_or_default();
+        assert_eq!(text == "Done.", are_ours, "{is_first} {events:?} {state:?}: {text}");
+    }
+}

@@ -255,6 +255,7 @@ fn follow(server: &Server, client: &Following, cut: Cut, recorded: &Path) -> Res
         asks: Asks::SomeCalls,
         keep: Keep::Everything,
         start: Start::Fresh,
+        is_first: false,
         policy: policy.clone(),
         choices: None,
         fail_on_tool_error: false,

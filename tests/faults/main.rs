@@ -13,4 +13,5 @@ mod gateways;
 mod held;
 mod posts;
 mod schedules;
+mod seeds;
 mod soak;

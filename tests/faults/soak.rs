@@ -10,26 +10,19 @@
 //! `SORTIE_SEED` names the first seed. One that failed is played again, alone, by
 //! `SORTIE_SEED=… cargo test --test faults random_schedules`.
 
+use crate::seeds;
 use crate::support::story;
 use crate::support::watched::Watched;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::process::Command;
-use std::sync::Mutex;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::thread;
 use std::time::Duration;
 
 const AT_A_TIME: usize = 50;
 const INSIDE: &str = "SORTIE_SOAK_INSIDE";
 
-fn number(name: &str, otherwise: u64) -> u64 {
-    std::env::var(name).map_or(otherwise, |value| value.parse().expect("a number"))
-}
-
 #[test]
 fn soak() {
     if std::env::var_os(INSIDE).is_some() {
-        return play_all(number("SORTIE_SEED", 1000), number("SORTIE_SOAK", 100));
+        return play_all(seeds::number("SORTIE_SEED", 1000), seeds::number("SORTIE_SOAK", 100));
     }
     // A process of its own: in this one the other tests open and close descriptors too.
     let mut command = Command::new(std::env::current_exe().expect("a path"));
@@ -43,24 +36,7 @@ fn play_all(first: u64, count: u64) {
     // What is opened once and kept is open after that.
     story::play(first);
     let before = descriptors();
-    let (next, wrong) = (AtomicU64::new(first), Mutex::new(Vec::new()));
-    thread::scope(|scope| {
-        for _ in 0..AT_A_TIME {
-            scope.spawn(|| {
-                loop {
-                    let seed = next.fetch_add(1, Ordering::Relaxed);
-                    if seed >= first + count {
-                        break;
-                    }
-                    if catch_unwind(AssertUnwindSafe(|| story::play(seed))).is_err() {
-                        wrong.lock().expect("a lock").push(seed);
-                    }
-                }
-            });
-        }
-    });
-    let wrong = wrong.into_inner().expect("a lock");
-    assert!(wrong.is_empty(), "{} of {count} runs went wrong; SORTIE_SEED={wrong:?}", wrong.len());
+    seeds::play(first, count, AT_A_TIME, story::play);
     // The threads that read the last outputs may be about to close them.
     let never = Watched::new(());
     let settled = (0..500).any(|_| {

@@ -4,11 +4,11 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+mod completions;
 mod man;
 mod text;
 
-use clap::{Arg, Command, CommandFactory, Parser, ValueHint};
-use clap_complete::{Generator, Shell};
+use clap::{Arg, Command, CommandFactory, Parser};
 use serde_json::Value;
 use sortie::cli::Cli;
 use std::collections::{BTreeMap, BTreeSet};
@@ -21,7 +21,7 @@ const RENEW: &str = "BLESS=1 cargo test --test generated";
 fn the_checked_in_files_say_what_the_command_line_says() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let bless = env::var_os("BLESS").is_some_and(|bless| bless == "1");
-    let generated: BTreeMap<String, String> = man::pages().into_iter().chain(completions()).collect();
+    let generated: BTreeMap<String, String> = man::pages().into_iter().chain(completions::scripts()).collect();
     let mut stale = Vec::new();
     for (name, text) in &generated {
         let path = root.join(name);
@@ -269,19 +269,4 @@ fn simple_commands(line: &str) -> Vec<Vec<String>> {
     }
     let words = |command: Vec<String>| command.into_iter().filter(|word| !word.is_empty()).collect();
     commands.into_iter().map(words).filter(|words: &Vec<String>| !words.is_empty()).collect()
-}
-
-fn completions() -> BTreeMap<String, String> {
-    // An option without a hint takes no file: without this its value would be completed as one.
-    let hint = |argument: Arg| match argument.get_value_hint() {
-        ValueHint::Unknown if !is_switch(&argument) => argument.value_hint(ValueHint::Other),
-        _ => argument,
-    };
-    let generate = |shell: Shell| {
-        let mut script = Vec::new();
-        let mut command = Cli::command().mut_subcommands(|subcommand| subcommand.mut_args(hint));
-        clap_complete::generate(shell, &mut command, "sortie", &mut script);
-        (format!("completions/{}", shell.file_name("sortie")), String::from_utf8(script).unwrap())
-    };
-    [Shell::Bash, Shell::Zsh, Shell::Fish, Shell::PowerShell, Shell::Elvish].map(generate).into()
 }

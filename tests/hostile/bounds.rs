@@ -392,7 +392,7 @@ fn a_text_without_end_is_not_kept_without_end() {
     // The run goes on, and the text that is kept for the record has a bound.
     let output = trial.sortie(["run", "-o", "json", "--timeout", "3s", "go"]).run();
     trial.stayed_small();
-    let record = output.stderr_has("more than 4194304 bytes").fails("timeout");
+    let record = output.stderr_has("longer than 4194304 bytes").fails("timeout");
     assert!(record["text"].is_null() && record["agent_message"].is_null());
 }
 

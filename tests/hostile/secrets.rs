@@ -221,12 +221,12 @@ fn what_is_odd_in_a_token_is_refused_without_being_shown() {
             let command = agent.sortie(["run", flag, "-o", "json", "go"]).without_env("SORTIE_TOKEN");
             let file = command.file("token", token);
             let output = command.args(["--token-file", &file]).run().stderr_has("--token-file");
-            assert_untold(&output, "s3");
+            assert_untold(&output, "cret");
             output.fails("usage");
             let command = agent.sortie(["run", flag, "-o", "json", "go"]).without_env("SORTIE_TOKEN");
             let file = command.file("token", token);
             let output = command.env("SORTIE_TOKEN_FILE", file).run().stderr_has("SORTIE_TOKEN_FILE");
-            assert_untold(&output, "s3");
+            assert_untold(&output, "cret");
             output.fails("usage");
             if token.is_empty() || token.contains(&0) {
                 continue;
@@ -234,7 +234,7 @@ fn what_is_odd_in_a_token_is_refused_without_being_shown() {
             let variable = OsStr::from_bytes(token);
             let output = agent.sortie(["run", flag, "-o", "json", "go"]).env("SORTIE_TOKEN", variable).run();
             // A newline at the end is trimmed there too.
-            assert_untold(&output, "s3");
+            assert_untold(&output, "cret");
             output.stderr_has("SORTIE_TOKEN").fails("usage");
         }
     }

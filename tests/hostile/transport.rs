@@ -82,7 +82,11 @@ fn the_systems_roots_are_those_that_ssl_cert_file_names() {
 
 #[test]
 fn a_certificate_of_an_authority_that_nobody_knows_is_refused() {
-    is_distrusted(&Authority::new(), Authority::new().server(&["127.0.0.1"], Validity::Now), "signed by nobody");
+    is_distrusted(
+        &Authority::new(),
+        Authority::new().server(&["127.0.0.1"], Validity::Now),
+        "not signed by a trusted authority",
+    );
     // Neither does it count that it vouches for itself, nor with the system's own roots.
     is_distrusted(&Authority::new(), self_signed_server("127.0.0.1"), "its certificate");
     let agent = Agent::out_of_bounds();
@@ -114,7 +118,7 @@ fn a_certificate_is_refused_the_same_way_by_the_systems_verifier() {
         (authority.server(&["127.0.0.1"], Validity::Past), "expired"),
         (authority.server(&["127.0.0.1"], Validity::Future), "not valid yet"),
         (authority.server(&["agent.example"], Validity::Now), "for another name"),
-        (Authority::new().server(&["127.0.0.1"], Validity::Now), "signed by nobody"),
+        (Authority::new().server(&["127.0.0.1"], Validity::Now), "not signed by a trusted authority"),
     ] {
         let agent = Agent::out_of_bounds();
         let relay = Relay::tls(config, address(&agent));
@@ -154,7 +158,7 @@ fn an_authoritys_certificate_is_no_servers_and_a_command_that_makes_one_is_given
     let agent = Agent::out_of_bounds();
     let (config, pem) = self_signed("127.0.0.1", IsCa::Ca(BasicConstraints::Unconstrained));
     let relay = Relay::tls(config, address(&agent));
-    let says = ["authority's", "openssl req -x509", "basicConstraints=critical,CA:FALSE"];
+    let says = ["of an authority", "openssl req -x509", "basicConstraints=critical,CA:FALSE"];
     is_hopeless(&format!("https://{}", relay.address), Some(&pem), &says);
     // What that command makes does for both.
     let agent = Agent::answering("Done.");
@@ -284,7 +288,7 @@ fn https_asked_of_a_server_that_speaks_http_ends_at_once() {
 fn http_asked_of_a_server_that_speaks_https_ends_at_once() {
     let agent = Agent::out_of_bounds();
     let relay = Relay::tls(Authority::new().server(&["127.0.0.1"], Validity::Now), address(&agent));
-    is_hopeless(&format!("http://{}", relay.address), None, &["speaks https", "https:// URL"]);
+    is_hopeless(&format!("http://{}", relay.address), None, &["speaks https", "use https://"]);
 }
 
 #[test]

@@ -13,7 +13,7 @@ use uuid::Uuid;
 
 /// The most memory that a client may ever have had, in kB.
 const MOST: u64 = 64 * 1024;
-/// A program that is not optimized is itself so much larger, in kB: SORTIE_BIN names the one that is shipped.
+/// A program that is not optimized is itself so much larger, in kB: `SORTIE_BIN` names the one that is shipped.
 const UNOPTIMIZED: u64 = 4 * 1024;
 /// The most that it can allocate, in kB: that, and a few threads' stacks. Beyond it is killed by its own allocator.
 const LEASH: u64 = MOST + 16 * 1024;
@@ -192,7 +192,8 @@ impl Watch {
 
 /// The most memory that a process has had so far, in kB.
 fn peak(pid_file: &Path) -> u64 {
-    let pid = std::fs::read_to_string(pid_file).expect("the client's id");
+    // A request may be read when the client has ended, and its folder is gone.
+    let pid = std::fs::read_to_string(pid_file).unwrap_or_default();
     let status = std::fs::read_to_string(format!("/proc/{}/status", pid.trim())).unwrap_or_default();
     let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
     peak.and_then(|peak| peak.trim().trim_end_matches(" kB").parse().ok()).unwrap_or_default()

@@ -25,6 +25,9 @@ def install(packages):
 
 def enter(packages):
     """Starts this program again inside new namespaces and exits with its code. Inside, returns a scratch folder."""
+    # A shell starts what runs in the background with these ignored, and sortie would ignore them too.
+    for number in (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT):
+        signal.signal(number, signal.SIG_DFL)
     if INSIDE in os.environ:
         scratch = pathlib.Path(os.environ.pop(INSIDE))
         furnish(scratch)

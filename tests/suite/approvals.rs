@@ -61,7 +61,7 @@ fn keys(agent: &Agent) -> BTreeSet<String> {
 // Pauses.
 
 #[test]
-fn a_pause_comes_only_when_the_server_waits_and_lists_just_the_calls_that_wait() {
+fn a_pause_is_reported_only_when_the_server_waits_and_lists_only_the_pending_calls() {
     let arguments = json!({ "path": "/tmp/é", "content": "one\ntwo", "mode": 420 });
     let started = [&["--on-approval", "pause"][..], &["--pause-on-approval"]].map(|flags| {
         let agent = agent(Policy::usual(), HALF);
@@ -172,7 +172,7 @@ fn a_call_that_the_server_starts_200_ms_late_is_not_decided() {
 }
 
 #[test]
-fn a_pause_that_somebody_else_ends_in_time_is_none() {
+fn no_pause_is_reported_if_another_client_decides_in_time() {
     let agent = Agent::start();
     let (running, run) = start(&agent, &["--pause-on-approval"]);
     agent.wait_for_streams(1);
@@ -185,7 +185,7 @@ fn a_pause_that_somebody_else_ends_in_time_is_none() {
 }
 
 #[test]
-fn what_waits_is_shown_on_a_line_each_shortened_and_harmless() {
+fn each_pending_call_is_shown_on_one_line_shortened_and_escaped() {
     let content = format!("first line\nsecond line\r\n\t{}END OF IT", "x".repeat(5000));
     let arguments = json!({ "content": content, "harm": "\u{1b}[2J\u{9b}31m\u{7f}\u{202e}\u{2028}" });
     let calls = || {
@@ -239,7 +239,7 @@ fn hint(output: &Output) -> String {
 }
 
 #[test]
-fn the_resume_command_goes_on_as_it_is() {
+fn the_resume_command_works_unchanged() {
     let agent = Agent::start();
     let running = agent.sortie(["run", "-o", "json", "--pause-on-approval", "go"]).spawn();
     let run = agent.next_run();
@@ -254,7 +254,7 @@ fn the_resume_command_goes_on_as_it_is() {
 }
 
 #[test]
-fn the_resume_command_names_the_server_that_a_flag_named() {
+fn the_resume_command_repeats_the_server_flag() {
     let agent = Agent::start();
     let url = agent.url();
     let command = |arguments: &[&str]| agent.sortie(arguments.iter().copied()).without_env("SORTIE_SERVER");
@@ -268,7 +268,7 @@ fn the_resume_command_names_the_server_that_a_flag_named() {
 }
 
 #[test]
-fn the_resume_command_names_the_token_file_that_a_flag_named() {
+fn the_resume_command_repeats_the_token_file_flag() {
     let agent = Agent::start();
     let command = agent.sortie(["run", "-o", "json", "--pause-on-approval", "go"]).without_env("SORTIE_TOKEN");
     let file = command.file("the token", crate::support::agent::TOKEN);
@@ -311,6 +311,19 @@ fn the_resume_command_repeats_the_policy() {
 }
 
 #[test]
+fn an_id_that_looks_like_an_option_is_approved_as_an_id() {
+    let agent = Agent::start();
+    let (running, run) = start(&agent, &["--pause-on-approval"]);
+    run.propose([call("--approve-all", "create"), call("b", "create")]);
+    let hint = hint(&running.wait().code(10)).replace("--approve b", "--reject b");
+    let resumed = paste(agent.sortie([]), &hint).spawn();
+    let decisions = run.wait_for_decisions(2);
+    run.complete();
+    resumed.wait().code(0);
+    assert_eq!(["--approve-all", "b"].map(|id| word(&decisions, id)), ["accept", "reject"]);
+}
+
+#[test]
 fn a_rehearsed_pause_is_resumed_by_its_command() {
     let paused = Sortie::new(["run", "-o", "json", "--rehearse", "paused", "go"]).run().code(10);
     paste(Sortie::new([]), &hint(&paused)).run().code(0);
@@ -326,7 +339,7 @@ fn pending_json(agent: &Agent, session: Uuid, code: i32) -> Value {
 }
 
 #[test]
-fn pending_shows_what_waits_and_is_10() {
+fn pending_shows_the_pending_calls_and_exits_10() {
     let agent = Agent::start();
     let arguments = json!({ "path": "x", "content": "y\n" });
     let run = agent.begin_run(agent.session());
@@ -356,7 +369,7 @@ fn pending_shows_what_waits_and_is_10() {
 }
 
 #[test]
-fn pending_is_0_when_nothing_waits() {
+fn pending_exits_0_if_no_call_is_pending() {
     let agent = Agent::start();
     let idle = agent.session();
     let over = agent.begin_run(agent.session());
@@ -385,14 +398,14 @@ fn pending_is_0_when_nothing_waits() {
 }
 
 #[test]
-fn pending_of_a_session_that_is_not_there_is_1() {
+fn pending_of_an_unknown_session_exits_1() {
     let agent = Agent::start();
     agent.sortie(["pending", &Uuid::new_v4().to_string()]).run().code(1).stdout("").stderr_has("404");
     agent.sortie(["pending", "mine"]).run().code(1).stdout("").stderr_has("mine");
 }
 
 #[test]
-fn pending_knows_what_waits_when_the_proposal_has_left_the_ring() {
+fn pending_shows_the_calls_when_the_proposal_has_left_the_ring() {
     let agent = Agent::with(Options { events_kept: 1, ..Options::default() });
     let run = waiting(&agent, vec![call("a", "create")]);
     let json = pending_json(&agent, run.session, 10);
@@ -400,7 +413,7 @@ fn pending_knows_what_waits_when_the_proposal_has_left_the_ring() {
 }
 
 #[test]
-fn pending_is_not_taken_in_by_a_tool_whose_start_has_left_the_ring() {
+fn pending_does_not_show_a_running_tool_whose_start_has_left_the_ring() {
     let agent = Agent::with(Options { events_kept: 4, ..Options::default() });
     let run = talking_tool(&agent);
     let json = pending_json(&agent, run.session, 0);
@@ -424,7 +437,7 @@ fn talk(run: &RunHandle, message: &str) {
 }
 
 #[test]
-fn a_tool_whose_start_has_left_the_ring_is_neither_paused_on_nor_decided() {
+fn a_running_tool_whose_start_has_left_the_ring_is_not_decided() {
     let started = ["pause", "accept"].map(|what| {
         let agent = Agent::with(Options { events_kept: 4, keepalive: HALF, ..Options::default() });
         let run = talking_tool(&agent);
@@ -443,7 +456,7 @@ fn a_tool_whose_start_has_left_the_ring_is_neither_paused_on_nor_decided() {
 }
 
 #[test]
-fn pending_is_answered_while_a_tool_goes_on_talking() {
+fn pending_ends_while_a_tool_keeps_sending_progress() {
     let agent = Agent::start();
     let run = talking_tool(&agent);
     let running = agent.sortie(["pending", &run.session.to_string()]).spawn();
@@ -460,7 +473,7 @@ fn pending_is_answered_while_a_tool_goes_on_talking() {
 }
 
 #[test]
-fn pending_does_not_say_that_nothing_waits_of_two_calls_of_one_id() {
+fn pending_fails_for_two_calls_with_one_id() {
     // The second waits, and can be decided by nobody.
     let agent = Agent::start();
     let run = agent.begin_run(agent.session());
@@ -471,7 +484,7 @@ fn pending_does_not_say_that_nothing_waits_of_two_calls_of_one_id() {
 }
 
 #[test]
-fn pending_does_not_say_that_nothing_waits_when_the_stream_is_broken() {
+fn pending_fails_when_the_stream_is_broken() {
     let agent = Agent::start();
     let run = waiting(&agent, vec![call("a", "create")]);
     run.raw(|id| format!("id: {id}\nevent: text_delta\ndata: {{\"id\":{id},\n\n").into_bytes());
@@ -506,7 +519,7 @@ fn word<'a>(decisions: &'a [(String, Decision, Effect)], id: &str) -> &'a str {
 }
 
 #[test]
-fn allowed_tools_run_denied_ones_do_not_and_the_rest_is_refused_with_or_without_the_prefix() {
+fn allowed_tools_run_and_all_others_are_rejected_with_or_without_the_prefix() {
     for flags in [
         &["--allow-tool", "create", "-t", "load_skill", "--deny-tool", "stakpak__remove"][..],
         &["--allow-tool", "stakpak__create", "--deny-tool", "remove"],
@@ -524,7 +537,7 @@ fn allowed_tools_run_denied_ones_do_not_and_the_rest_is_refused_with_or_without_
 }
 
 #[test]
-fn denied_tools_alone_leave_the_rest_to_on_approval() {
+fn with_only_denied_tools_on_approval_decides_the_others() {
     let calls = || vec![call("a", "create"), call("b", "remove"), call("c", "view")];
     for (on_approval, expected) in [("accept", "accept"), ("reject", "reject")] {
         let flags = ["--deny-tool", "remove", "--on-approval", on_approval];
@@ -535,7 +548,7 @@ fn denied_tools_alone_leave_the_rest_to_on_approval() {
 }
 
 #[test]
-fn our_policy_takes_the_place_of_the_servers_its_denials_included() {
+fn our_policy_replaces_the_servers_policy_denials_included() {
     let rules = [("remove".to_owned(), Action::Deny), ("view".to_owned(), Action::Approve)].into();
     let policy = Policy::Custom { rules, default: Action::Ask };
     let flags = ["--allow-tool", "remove"];
@@ -547,7 +560,7 @@ fn our_policy_takes_the_place_of_the_servers_its_denials_included() {
 }
 
 #[test]
-fn without_policy_flags_the_servers_policy_stands() {
+fn without_policy_flags_the_servers_policy_applies() {
     let rules = [("remove".to_owned(), Action::Deny), ("view".to_owned(), Action::Approve)].into();
     let policy = Policy::Custom { rules, default: Action::Ask };
     let calls = vec![call("a", "remove"), call("b", "view"), call("c", "create")];
@@ -557,7 +570,7 @@ fn without_policy_flags_the_servers_policy_stands() {
 }
 
 #[test]
-fn a_call_on_no_list_pauses_where_that_was_asked_for() {
+fn a_call_on_no_list_pauses_with_on_approval_pause() {
     let agent = Agent::start();
     let (running, run) = start(&agent, &["--pause-on-approval", "-t", "create", "--deny-tool", "remove"]);
     let calls = [call("a", "create"), call("b", "remove"), call("c", "view"), call("d", "create")];
@@ -573,7 +586,7 @@ fn a_call_on_no_list_pauses_where_that_was_asked_for() {
 }
 
 #[test]
-fn tools_that_start_subagents_and_use_slack_run_only_when_they_are_enabled() {
+fn subagent_and_slack_tools_run_only_if_enabled() {
     let subagents = ["dynamic_subagent_task", "resume_subagent_task"];
     let slack = ["slack_read_messages", "slack_read_replies", "slack_send_message"];
     let calls = || {
@@ -599,7 +612,7 @@ fn tools_that_start_subagents_and_use_slack_run_only_when_they_are_enabled() {
 }
 
 #[test]
-fn enabling_them_does_not_allow_them() {
+fn enabling_subagent_and_slack_tools_does_not_allow_them() {
     let calls = vec![call("a", "dynamic_subagent_task"), call("b", "slack_send_message"), call("c", "view")];
     let flags = ["--enable-subagents", "--enable-slack-tools", "-t", "view", "--deny-tool", "slack_send_message"];
     let (decisions, ..) = decided(Policy::usual(), &flags, calls);
@@ -626,7 +639,7 @@ fn command(id: &str, text: &str) -> Call {
 }
 
 #[test]
-fn a_list_with_a_command_scope_goes_to_the_server_and_what_it_asks_about_is_rejected() {
+fn a_list_with_a_command_scope_is_sent_to_the_server_and_other_calls_are_rejected() {
     let flags = ["-t", "view", "-t", "run_command::git::status", "-t", "stakpak__create"];
     let calls = vec![
         command("a", "git status --short"),
@@ -646,7 +659,7 @@ fn a_list_with_a_command_scope_goes_to_the_server_and_what_it_asks_about_is_reje
 }
 
 #[test]
-fn what_is_not_on_a_list_that_was_sent_pauses_where_that_was_asked_for_and_the_hint_has_no_list() {
+fn with_a_sent_list_other_calls_can_pause_and_the_hint_has_no_list() {
     let agent = Agent::with_policy(Policy::All);
     let (running, run) = start(&agent, &["--pause-on-approval", "-t", "view", "-t", "run_command::ls"]);
     run.propose([command("a", "ls -la"), call("b", "create"), call("c", "view")]);
@@ -662,7 +675,7 @@ fn what_is_not_on_a_list_that_was_sent_pauses_where_that_was_asked_for_and_the_h
 }
 
 #[test]
-fn subagent_and_slack_tools_go_into_a_list_that_is_sent_only_with_their_flags() {
+fn a_sent_list_has_subagent_and_slack_tools_only_with_their_flags() {
     let tools = ["-t", "run_command::ls", "-t", "dynamic_subagent_task", "-t", "slack_send_message"];
     let calls = || vec![call("a", "dynamic_subagent_task"), call("b", "slack_send_message")];
     let (decisions, sent, _) = decided(Policy::usual(), &tools, calls());
@@ -676,7 +689,7 @@ fn subagent_and_slack_tools_go_into_a_list_that_is_sent_only_with_their_flags() 
 }
 
 #[test]
-fn a_command_scope_that_would_not_do_what_it_says_is_refused() {
+fn an_invalid_command_scope_is_refused() {
     let agent = Agent::out_of_bounds();
     let scope = "run_command::git::status";
     for (flags, named) in [
@@ -702,7 +715,7 @@ fn a_command_scope_that_would_not_do_what_it_says_is_refused() {
 }
 
 #[test]
-fn pausing_on_a_server_that_approves_everything_is_told_before_the_run() {
+fn a_warning_says_that_nothing_will_pause_if_the_server_approves_everything() {
     for (policy, flags, told) in [
         (Policy::All, &["--pause-on-approval"][..], true),
         (Policy::All, &["--on-approval", "pause"], true),
@@ -735,7 +748,7 @@ fn a_list_that_names_no_tool_is_refused() {
 // Failed calls.
 
 #[test]
-fn fail_on_tool_error_counts_failures_and_no_refusals() {
+fn fail_on_tool_error_counts_failures_but_not_rejections() {
     let agent = Agent::start();
     let (running, run) =
         start(&agent, &["--fail-on-tool-error", "--deny-tool", "remove", "--on-approval", "accept"]);
@@ -759,7 +772,7 @@ fn fail_on_tool_error_counts_failures_and_no_refusals() {
 }
 
 #[test]
-fn fail_on_tool_error_hears_of_a_failure_whose_start_has_left_the_ring() {
+fn fail_on_tool_error_counts_a_failure_whose_start_has_left_the_ring() {
     let agent = Agent::with(Options { events_kept: 6, ..Options::default() });
     let run = agent.begin_run(agent.session());
     run.propose([call("a", "view").failing()]);
@@ -782,7 +795,7 @@ fn stuck(agent: &Agent, flags: &[&str]) -> (Running, RunHandle) {
 }
 
 #[test]
-fn the_record_says_what_waits_when_the_time_is_up_and_the_run_goes_on() {
+fn after_a_timeout_with_no_cancel_the_record_has_the_pending_calls() {
     let agent = Agent::start();
     let (running, run) = stuck(&agent, &["--no-cancel", "--timeout", "4s"]);
     let output = running.wait().within(Duration::from_secs(12)).stderr_has("still waiting");
@@ -794,7 +807,7 @@ fn the_record_says_what_waits_when_the_time_is_up_and_the_run_goes_on() {
 }
 
 #[test]
-fn the_record_says_what_waits_when_a_signal_comes_and_the_run_goes_on() {
+fn after_a_signal_with_no_cancel_the_record_has_the_pending_calls() {
     let agent = Agent::start();
     let (running, run) = stuck(&agent, &["--no-cancel"]);
     running.signal(Signal::TERM);
@@ -808,7 +821,7 @@ fn the_record_says_what_waits_when_a_signal_comes_and_the_run_goes_on() {
 }
 
 #[test]
-fn the_record_says_what_waits_when_the_server_has_gone() {
+fn the_record_has_the_pending_calls_when_the_server_is_gone() {
     let agent = Agent::start();
     let (running, _) = stuck(&agent, &["--retry-timeout", "2s"]);
     agent.down();
@@ -819,7 +832,7 @@ fn the_record_says_what_waits_when_the_server_has_gone() {
 }
 
 #[test]
-fn the_record_says_nothing_of_waiting_when_the_run_was_stopped() {
+fn the_record_has_no_pending_calls_after_a_cancel() {
     let agent = Agent::start();
     let gate = agent.next(Route::Decide).hold();
     let (running, run) = start(&agent, &[]);
@@ -835,7 +848,7 @@ fn the_record_says_nothing_of_waiting_when_the_run_was_stopped() {
 // Decisions under bad conditions.
 
 #[test]
-fn a_decision_that_is_lost_again_and_again_is_sent_again_each_time_under_a_new_key() {
+fn a_dropped_decision_is_sent_again_each_time_with_a_new_key() {
     let agent = Agent::start();
     let (running, run) = start(&agent, &[]);
     run.propose([call("a", "view").with_slow_checkpoint(), call("b", "create")]);
@@ -853,7 +866,7 @@ fn a_decision_that_is_lost_again_and_again_is_sent_again_each_time_under_a_new_k
 }
 
 #[test]
-fn a_decision_about_a_whole_batch_that_is_lost_is_sent_again_too() {
+fn a_dropped_decision_about_a_whole_batch_is_sent_again() {
     let agent = Agent::start();
     let gate = agent.next(Route::Decide).hold();
     let (running, run) = start(&agent, &["--deny-tool", "remove", "--on-approval", "accept"]);
@@ -883,7 +896,7 @@ fn taken_back(agent: &Agent, id: &str, requests: usize) {
 }
 
 #[test]
-fn a_lost_decision_is_not_doubled_onto_a_call_that_somebody_else_has_let_start() {
+fn a_decision_is_not_sent_again_if_another_client_has_let_the_call_start() {
     let agent = agent(Policy::usual(), HALF);
     // The start of `b`, which only the next stream tells of.
     agent.spoil_stream(Fault::none().skip(8));
@@ -903,7 +916,7 @@ fn a_lost_decision_is_not_doubled_onto_a_call_that_somebody_else_has_let_start()
 }
 
 #[test]
-fn a_start_that_was_not_heard_is_not_taken_for_a_lost_decision() {
+fn a_missed_start_event_does_not_look_like_a_dropped_decision() {
     let agent = agent(Policy::usual(), HALF);
     // RunStarted, TurnStarted, UsageReport, ToolCallsProposed, WaitingForToolApproval: the sixth is the start.
     agent.spoil_stream(Fault::none().skip(6));
@@ -935,7 +948,7 @@ fn a_decision_whose_answer_is_slow_is_sent_once() {
 }
 
 #[test]
-fn an_answer_that_comes_when_the_next_calls_wait_is_none_about_them() {
+fn a_late_answer_about_one_batch_does_not_affect_the_next() {
     let agent = Agent::start();
     let gate = agent.next(Route::Decide).hold_answer();
     let (running, run) = start(&agent, &["--deny-tool", "remove", "--on-approval", "accept"]);
@@ -957,7 +970,7 @@ fn in_order(run: &RunHandle) -> Vec<(String, Decision, Effect)> {
 }
 
 #[test]
-fn a_run_that_ends_before_the_answer_to_a_decision_comes_has_ended() {
+fn a_run_may_end_before_the_answer_to_a_decision() {
     let agent = Agent::start();
     let gate = agent.next(Route::Decide).hold_answer();
     let (running, run) = start(&agent, &[]);
@@ -1016,7 +1029,7 @@ fn a_decision_whose_answer_is_lost_is_repeated_under_its_key() {
 }
 
 #[test]
-fn a_stream_that_breaks_between_proposal_and_decision_leads_to_one_decision() {
+fn a_stream_that_breaks_before_the_decision_leads_to_one_decision() {
     // After ToolCallsProposed, after WaitingForToolApproval, and in the middle of what follows.
     let faults = [(4, Ending::Cut), (5, Ending::Clean), (5, Ending::Reset), (6, Ending::Cut)];
     for flags in [&[][..], &["--deny-tool", "remove", "--on-approval", "accept"]] {
@@ -1052,7 +1065,7 @@ fn a_stream_that_breaks_while_a_decision_is_sent_leads_to_one_decision() {
 }
 
 #[test]
-fn a_decision_that_is_refused_since_the_run_is_over_reports_its_true_end() {
+fn a_decision_refused_because_the_run_has_ended_reports_the_runs_end() {
     for (stop_reason, code, reason) in
         [("completed", 0, Value::Null), ("cancelled", 1, "cancelled".into()), ("max_turns", 1, "max_turns".into())]
     {
@@ -1071,7 +1084,7 @@ fn a_decision_that_is_refused_since_the_run_is_over_reports_its_true_end() {
 }
 
 #[test]
-fn a_decision_that_is_refused_since_another_run_goes_on_is_explained() {
+fn a_decision_refused_because_of_another_run_is_explained() {
     let agent = Agent::start();
     let gate = agent.next(Route::Decide).hold();
     let (running, run) = start(&agent, &[]);
@@ -1086,7 +1099,7 @@ fn a_decision_that_is_refused_since_another_run_goes_on_is_explained() {
 }
 
 #[test]
-fn a_decision_that_is_refused_by_a_run_that_failed_without_a_word_finds_it_failed() {
+fn a_decision_refused_by_a_silently_failed_run_finds_the_failure() {
     let agent = Agent::start();
     let gate = agent.next(Route::Decide).hold();
     let (running, run) = start(&agent, &[]);
@@ -1098,7 +1111,7 @@ fn a_decision_that_is_refused_by_a_run_that_failed_without_a_word_finds_it_faile
 }
 
 #[test]
-fn a_decision_that_is_refused_while_the_run_goes_on_is_tried_again_in_moderation() {
+fn a_decision_refused_by_an_active_run_is_retried_with_pauses() {
     let agent = agent(Policy::usual(), HALF);
     agent.every(Route::Decide).fail(409, "session_not_running");
     let (running, run) = start(&agent, &[]);
@@ -1114,7 +1127,7 @@ fn a_decision_that_is_refused_while_the_run_goes_on_is_tried_again_in_moderation
 }
 
 #[test]
-fn a_decision_that_the_server_finds_wrong_ends_the_run() {
+fn a_decision_that_the_server_calls_invalid_ends_the_run() {
     let agent = Agent::start();
     agent.next(Route::Decide).fail(422, "unprocessable");
     let (running, run) = start(&agent, &[]);
@@ -1126,7 +1139,7 @@ fn a_decision_that_the_server_finds_wrong_ends_the_run() {
 }
 
 #[test]
-fn a_mistaken_guess_that_kills_the_run_is_found() {
+fn a_run_that_a_wrong_decision_has_killed_is_found() {
     let agent = agent(Policy::usual(), HALF);
     let gate = agent.next(Route::Decide).hold();
     let (running, run) = start(&agent, &[]);
@@ -1143,7 +1156,7 @@ fn a_mistaken_guess_that_kills_the_run_is_found() {
 }
 
 #[test]
-fn nothing_is_decided_where_the_server_approves_all() {
+fn nothing_is_decided_if_the_server_approves_all() {
     let agent = Agent::with_policy(Policy::All);
     let running = agent.sortie(["run", "--heartbeat", "1s", "go"]).spawn();
     let run = agent.next_run();
@@ -1157,7 +1170,7 @@ fn nothing_is_decided_where_the_server_approves_all() {
 }
 
 #[test]
-fn what_was_decided_is_said() {
+fn each_decision_is_reported_on_stderr() {
     let agent = Agent::start();
     let running = agent.sortie(["run", "--deny-tool", "remove", "--on-approval", "accept", "go"]).spawn();
     let run = agent.next_run();

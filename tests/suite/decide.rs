@@ -22,7 +22,7 @@ fn accepted(ids: &[&str]) -> Vec<(String, Decision, Effect)> {
 }
 
 #[test]
-fn a_batch_that_is_partly_approved_by_the_server_completes_in_every_order() {
+fn a_batch_that_the_server_approves_in_part_completes_in_every_order() {
     let batches = ["VA", "AV", "VAV", "AVA", "VVA", "AAV", "VAA", "VDA", "AD", "DA"];
     let runs = batches.map(|batch| {
         let rules =
@@ -79,7 +79,7 @@ fn nothing_is_decided_while_another_call_of_the_batch_runs() {
 }
 
 #[test]
-fn a_server_that_asks_about_every_call_gets_one_answer_for_all() {
+fn a_server_that_asks_about_every_call_gets_one_request() {
     let agent = agent(Policy::None);
     let (running, run) = start(&agent);
     run.propose([call("a", "view"), call("b", "create").held(), call("c", "remove")]);
@@ -95,7 +95,7 @@ fn a_server_that_asks_about_every_call_gets_one_answer_for_all() {
 }
 
 #[test]
-fn a_server_that_approves_every_call_is_told_nothing() {
+fn a_server_that_approves_every_call_gets_no_decision() {
     let agent = agent(Policy::All);
     let (running, run) = start(&agent);
     run.propose([call("a", "create").held(), call("b", "remove")]);
@@ -109,7 +109,7 @@ fn a_server_that_approves_every_call_is_told_nothing() {
 }
 
 #[test]
-fn the_next_turns_calls_are_decided_anew() {
+fn the_calls_of_the_next_turn_are_decided_separately() {
     let agent = agent(Policy::usual());
     let (running, run) = start(&agent);
     // The ids may well come again.
@@ -135,7 +135,7 @@ fn a_call_that_is_refused_is_reported_and_the_run_goes_on() {
 }
 
 #[test]
-fn a_decision_that_the_server_was_too_busy_for_is_sent_again_with_a_new_key() {
+fn a_decision_that_a_busy_server_drops_is_sent_again_with_a_new_key() {
     let agent = Agent::start();
     let (running, run) = start(&agent);
     // The stream says that `a` is done while its checkpoint is still being written (trap 3).
@@ -156,7 +156,7 @@ fn a_decision_that_the_server_was_too_busy_for_is_sent_again_with_a_new_key() {
 }
 
 #[test]
-fn keep_alive_comments_do_not_break_the_silence() {
+fn keep_alive_comments_do_not_end_the_quiet() {
     // Two seconds of quiet pass, in spite of a comment every half second.
     let agent = agent(Policy::usual());
     let running = agent.sortie(["run", "--pause-on-approval", "go"]).spawn();

@@ -17,7 +17,7 @@ fn start(agent: &Agent, arguments: &[&str]) -> Running {
 }
 
 #[test]
-fn a_completed_run_is_0() {
+fn a_completed_run_exits_0() {
     let agent = Agent::start();
     let running = start(&agent, &[]);
     let run = agent.next_run();
@@ -30,7 +30,7 @@ fn a_completed_run_is_0() {
 }
 
 #[test]
-fn an_answer_that_was_cut_off_by_the_output_limit_is_0() {
+fn an_answer_cut_at_the_output_limit_exits_0() {
     let agent = Agent::start();
     let running = start(&agent, &[]);
     let run = agent.next_run();
@@ -40,7 +40,7 @@ fn an_answer_that_was_cut_off_by_the_output_limit_is_0() {
 }
 
 #[test]
-fn calls_that_wait_under_a_pausing_policy_are_10() {
+fn a_pausing_policy_exits_10() {
     let agent = Agent::start();
     let running = start(&agent, &["--pause-on-approval"]);
     let run = agent.next_run();
@@ -59,7 +59,7 @@ fn calls_that_wait_under_a_pausing_policy_are_10() {
 }
 
 #[test]
-fn a_run_that_somebody_else_cancelled_is_1() {
+fn a_run_cancelled_by_another_client_exits_1() {
     let agent = Agent::start();
     let running = start(&agent, &[]);
     let run = agent.next_run();
@@ -71,7 +71,7 @@ fn a_run_that_somebody_else_cancelled_is_1() {
 }
 
 #[test]
-fn a_run_out_of_turns_is_1() {
+fn a_run_at_its_turn_limit_exits_1() {
     let agent = Agent::start();
     let running = start(&agent, &["--max-turns", "1"]);
     agent.next_run().propose([call("a", "view")]);
@@ -82,7 +82,7 @@ fn a_run_out_of_turns_is_1() {
 }
 
 #[test]
-fn a_stop_reason_of_error_or_one_that_nobody_knows_is_a_run_error() {
+fn an_error_or_unknown_stop_reason_is_a_run_error() {
     for stop_reason in ["error", "enlightenment"] {
         let agent = Agent::start();
         let running = start(&agent, &[]);
@@ -94,7 +94,7 @@ fn a_stop_reason_of_error_or_one_that_nobody_knows_is_a_run_error() {
 }
 
 #[test]
-fn a_run_error_says_itself_whether_a_retry_makes_sense() {
+fn a_run_error_tells_whether_it_is_retryable() {
     for retryable in [false, true] {
         let agent = Agent::start();
         let running = start(&agent, &[]);
@@ -132,7 +132,7 @@ fn a_timeout_is_not_retryable_while_the_model_may_still_be_thinking() {
 }
 
 #[test]
-fn a_run_without_an_event_for_the_idle_timeout_is_1() {
+fn the_idle_timeout_exits_1() {
     let agent = Agent::start();
     let running = start(&agent, &["--idle-timeout", "1s"]);
     agent.next_run().propose([call("a", "view").held()]);
@@ -143,7 +143,7 @@ fn a_run_without_an_event_for_the_idle_timeout_is_1() {
 }
 
 #[test]
-fn a_signal_is_1() {
+fn a_signal_exits_1() {
     let agent = Agent::start();
     let running = start(&agent, &[]);
     let run = agent.next_run();
@@ -166,14 +166,14 @@ fn a_server_that_cannot_be_reached_is_a_connection_failure() {
 }
 
 #[test]
-fn a_host_that_has_no_address_is_a_connection_failure() {
+fn a_host_without_an_address_is_a_connection_failure() {
     let arguments = ["run", "-o", "json", "--server", "http://nowhere.invalid", "--retry-timeout", "1s", "go"];
     let output = Sortie::new(arguments).run();
     output.stderr_has("nowhere.invalid").fails("connection");
 }
 
 #[test]
-fn a_server_that_stays_away_for_the_retry_timeout_is_a_connection_failure() {
+fn a_server_that_is_gone_for_the_retry_timeout_is_a_connection_failure() {
     let agent = Agent::start();
     let running = start(&agent, &["--retry-timeout", "1s"]);
     agent.next_run().text("So far");
@@ -186,7 +186,7 @@ fn a_server_that_stays_away_for_the_retry_timeout_is_a_connection_failure() {
 }
 
 #[test]
-fn a_run_that_fails_without_a_word_is_run_error() {
+fn a_silently_failed_run_is_a_run_error() {
     let agent = Agent::start();
     let running = start(&agent, &[]);
     let run = agent.next_run();
@@ -201,7 +201,7 @@ fn a_run_that_fails_without_a_word_is_run_error() {
 }
 
 #[test]
-fn a_run_that_a_restart_has_swept_away_is_lost() {
+fn a_run_that_a_server_restart_has_ended_is_lost() {
     let agent = Agent::with(Options { keepalive: Duration::from_secs(1), ..Options::default() });
     let running = start(&agent, &[]);
     let run = agent.next_run();
@@ -216,7 +216,7 @@ fn a_run_that_a_restart_has_swept_away_is_lost() {
 }
 
 #[test]
-fn a_token_that_is_not_taken_is_an_auth_failure() {
+fn a_refused_token_is_an_auth_failure() {
     let agent = Agent::start();
     for token in ["wrong", ""] {
         let run = agent.sortie(["run", "-o", "json", "go"]).env("SORTIE_TOKEN", token).run();
@@ -229,7 +229,7 @@ fn a_token_that_is_not_taken_is_an_auth_failure() {
 }
 
 #[test]
-fn a_session_that_is_not_there_is_not_found() {
+fn an_unknown_session_is_not_found() {
     let agent = Agent::start();
     let session = Uuid::new_v4().to_string();
     let record = start(&agent, &["--session", &session]).wait().fails("not_found");
@@ -237,7 +237,7 @@ fn a_session_that_is_not_there_is_not_found() {
 }
 
 #[test]
-fn a_session_that_goes_on_being_busy_is_a_conflict() {
+fn a_session_that_stays_busy_is_a_conflict() {
     let agent = Agent::start();
     let busy = agent.begin_run(agent.session());
     let output = start(&agent, &["--session", &busy.session.to_string()]).wait();
@@ -247,7 +247,7 @@ fn a_session_that_goes_on_being_busy_is_a_conflict() {
 }
 
 #[test]
-fn other_refusals_are_server_failures_and_those_that_may_pass_are_retryable() {
+fn other_refusals_are_server_failures_and_retryable_if_temporary() {
     let runs = [(400, false), (413, false), (422, false), (429, true), (500, true), (503, true)].map(
         |(status, retryable)| {
             let agent = Agent::start();
@@ -266,7 +266,7 @@ fn other_refusals_are_server_failures_and_those_that_may_pass_are_retryable() {
 }
 
 #[test]
-fn a_file_that_is_not_there_is_a_usage_error_with_a_record() {
+fn a_missing_file_is_a_usage_error_with_a_record() {
     let agent = Agent::out_of_bounds();
     for flag in ["--prompt-file", "--system-prompt-file"] {
         let mut command = agent.sortie(["run", "-o", "json", flag, "no/such/file"]);
@@ -279,7 +279,7 @@ fn a_file_that_is_not_there_is_a_usage_error_with_a_record() {
 }
 
 #[test]
-fn a_stream_that_is_not_one_is_a_protocol_failure() {
+fn an_answer_that_is_no_event_stream_is_a_protocol_failure() {
     let agent = Agent::start();
     agent.every(Route::Events).answer(200, &[("content-type", "text/html")], "<html>Welcome</html>");
     // After the server's first own word, a page is something between us and the server, and may pass.
@@ -308,7 +308,7 @@ fn answers_that_are_not_json_are_protocol_failures() {
 }
 
 #[test]
-fn an_event_that_is_malformed_each_time_is_a_protocol_failure() {
+fn an_event_that_stays_malformed_is_a_protocol_failure() {
     let agent = Agent::start();
     let running = start(&agent, &[]);
     let run = agent.next_run();
@@ -323,7 +323,7 @@ fn an_event_that_is_malformed_each_time_is_a_protocol_failure() {
 }
 
 #[test]
-fn a_stdout_that_takes_nothing_is_an_output_failure() {
+fn a_full_stdout_is_an_output_failure() {
     let agent = Agent::start();
     let full = File::options().write(true).open("/dev/full").unwrap();
     let running = agent.sortie(["run", "--result-file", "result.json", "go"]).with_stdout_to(full).spawn();
@@ -351,7 +351,7 @@ fn a_broken_pipe_does_not_end_the_run() {
 }
 
 #[test]
-fn a_pipe_that_breaks_on_the_way_does_not_end_the_run_either() {
+fn a_pipe_that_breaks_in_mid_run_does_not_end_the_run() {
     let agent = Agent::start();
     let mut running = agent.sortie(["run", "go"]).with_unread_stdout().spawn();
     let run = agent.next_run();
@@ -366,7 +366,7 @@ fn a_pipe_that_breaks_on_the_way_does_not_end_the_run_either() {
 }
 
 #[test]
-fn a_failed_tool_call_is_1_only_where_that_was_asked_for() {
+fn a_failed_tool_call_exits_1_only_with_fail_on_tool_error() {
     for (flags, code) in [(&[][..], 0), (&["--fail-on-tool-error"][..], 1)] {
         let agent = Agent::start();
         let running = start(&agent, flags);

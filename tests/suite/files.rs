@@ -31,7 +31,7 @@ fn a_recording_is_not_written_over_the_one_that_is_rehearsed() {
 }
 
 #[test]
-fn no_file_that_is_read_is_written() {
+fn no_input_file_is_overwritten() {
     let agent = Agent::out_of_bounds();
     for written in ["--record", "--result-file"] {
         for read in [
@@ -66,7 +66,7 @@ fn no_file_that_is_read_is_written() {
 }
 
 #[test]
-fn no_file_that_stdout_or_stderr_goes_to_is_written() {
+fn the_file_of_stdout_or_stderr_is_not_overwritten() {
     let agent = Agent::out_of_bounds();
     for written in ["--record", "--result-file"] {
         for path in ["file", "/dev/stdout"] {
@@ -83,7 +83,7 @@ fn no_file_that_stdout_or_stderr_goes_to_is_written() {
 }
 
 #[test]
-fn two_purposes_do_not_share_a_file_not_even_one_that_is_not_there_yet() {
+fn one_file_cannot_have_two_purposes_even_if_it_does_not_exist_yet() {
     let agent = Agent::out_of_bounds();
     for (record, result) in [("new", "new"), ("new", "./new"), ("sub/../new", "new"), ("soft", "new")] {
         let command = agent.sortie(["run", "--record", record, "--result-file", result, "go"]);
@@ -122,7 +122,7 @@ fn a_recording_without_an_event_is_refused_at_once() {
 }
 
 #[test]
-fn a_result_file_that_is_a_pipe_is_called_one() {
+fn the_error_about_a_result_file_says_that_it_is_a_pipe() {
     let agent = Agent::out_of_bounds();
     let command = agent.sortie(["run", "--result-file", "/dev/stdout", "go"]);
     command.run().code(1).stderr_has("(usage)").stderr_has("it is a pipe").stderr_has("-o json");

@@ -100,7 +100,7 @@ fn a_gateway_keeps_a_connection_open_and_answers_by_number() {
 }
 
 #[test]
-fn a_gateway_cuts_an_answer_where_it_is_told() {
+fn a_gateway_cuts_an_answer_at_a_given_byte() {
     let agent = Agent::start();
     let gateway = Gateway::to(&agent);
     gateway.on(Calls::of(Route::Health).number(1)).cut_at(5, Ending::Cut);
@@ -186,7 +186,7 @@ fn a_gateway_passes_calls_on_to_another_replica() {
 }
 
 #[test]
-fn a_gateway_is_down_and_up_and_refuses_and_accepts_and_says_502_where_nobody_is() {
+fn a_gateway_can_go_down_and_up_refuse_and_answer_502() {
     let agent = Agent::start();
     let gateway = Gateway::to(&agent);
     let status = || Client::to(&gateway).get("/v1/health").answer().map(|(status, _)| status).ok();
@@ -206,7 +206,7 @@ fn a_gateway_is_down_and_up_and_refuses_and_accepts_and_says_502_where_nobody_is
 }
 
 #[test]
-fn a_gateway_that_is_a_black_hole_answers_nothing() {
+fn a_gateway_can_be_a_black_hole() {
     let agent = Agent::replica();
     let gateway = Gateway::to(&agent);
     gateway.on(Calls::all()).black_hole();
@@ -216,7 +216,7 @@ fn a_gateway_that_is_a_black_hole_answers_nothing() {
 }
 
 #[test]
-fn whatever_gateways_do_the_client_states_only_what_is_so() {
+fn with_any_mix_of_gateway_faults_the_record_is_true() {
     thread::scope(|scope| {
         for seed in 0..36 {
             scope.spawn(move || disturbed::play(seed));

@@ -117,47 +117,47 @@ fn nothing_but(page: &Page, reason: &str) -> Value {
 }
 
 #[test]
-fn a_404_page_before_the_first_word_is_no_agent_server() {
+fn a_404_page_as_the_first_answer_is_no_agent_server() {
     error_has(&nothing_but(&Page::html(404), "protocol"), NO_AGENT_SERVER);
     error_has(&nothing_but(&foreign_json(404), "protocol"), NO_AGENT_SERVER);
     error_has(&nothing_but(&Page::empty(404), "protocol"), NO_AGENT_SERVER);
 }
 
 #[test]
-fn a_403_page_before_the_first_word_is_no_agent_server() {
+fn a_403_page_as_the_first_answer_is_no_agent_server() {
     error_has(&nothing_but(&Page::html(403), "protocol"), NO_AGENT_SERVER);
     error_has(&nothing_but(&foreign_json(403), "protocol"), NO_AGENT_SERVER);
 }
 
 #[test]
-fn a_409_page_before_the_first_word_is_no_agent_server() {
+fn a_409_page_as_the_first_answer_is_no_agent_server() {
     error_has(&nothing_but(&Page::html(409), "protocol"), NO_AGENT_SERVER);
 }
 
 #[test]
-fn a_405_page_before_the_first_word_is_no_agent_server() {
+fn a_405_page_as_the_first_answer_is_no_agent_server() {
     error_has(&nothing_but(&Page::html(405), "protocol"), NO_AGENT_SERVER);
 }
 
 #[test]
-fn a_redirect_before_the_first_word_is_no_agent_server() {
+fn a_redirect_as_the_first_answer_is_no_agent_server() {
     error_has(&nothing_but(&Page::redirect("https://login.example.com/"), "protocol"), NO_AGENT_SERVER);
 }
 
 #[test]
-fn a_login_page_before_the_first_word_is_no_agent_server() {
+fn a_login_page_as_the_first_answer_is_no_agent_server() {
     error_has(&nothing_but(&Page::html(200), "protocol"), NO_AGENT_SERVER);
 }
 
 #[test]
-fn json_of_another_shape_before_the_first_word_is_no_agent_server() {
+fn json_of_another_shape_as_the_first_answer_is_no_agent_server() {
     error_has(&nothing_but(&foreign_json(200), "protocol"), NO_AGENT_SERVER);
     error_has(&nothing_but(&foreign_json(201), "protocol"), NO_AGENT_SERVER);
     error_has(&nothing_but(&Page::empty(200), "protocol"), NO_AGENT_SERVER);
 }
 
 #[test]
-fn a_401_page_in_front_is_auth_and_not_the_agent_servers() {
+fn a_401_page_of_a_gateway_is_auth_but_not_the_agent_servers() {
     for page in [Page::html(401), foreign_json(401), Page::empty(401)] {
         error_has(&nothing_but(&page, "auth"), "agent server");
     }
@@ -182,7 +182,7 @@ fn every_command_says_that_a_page_is_no_agent_server() {
 }
 
 #[test]
-fn pages_that_pass_are_waited_for_before_the_first_word() {
+fn temporary_pages_are_retried_before_the_servers_first_answer() {
     let agent = Agent::answering("Done.");
     let gateway = Gateway::to(&agent);
     for (number, status) in [502, 499, 408, 429].into_iter().enumerate() {
@@ -259,27 +259,27 @@ fn passing_pages() -> Vec<Page> {
 }
 
 #[test]
-fn a_prompt_that_was_taken_and_answered_by_a_524_or_its_kin_is_asked_for_again_and_followed() {
+fn a_taken_prompt_with_a_5xx_answer_is_sent_again_and_its_run_followed() {
     is_found(passing_pages(), true);
 }
 
 #[test]
-fn a_prompt_that_never_arrived_and_was_answered_by_a_524_or_its_kin_is_sent_again() {
+fn a_prompt_that_never_arrived_with_a_5xx_answer_is_sent_again() {
     is_found(passing_pages(), false);
 }
 
 #[test]
-fn a_prompt_that_was_taken_and_answered_by_a_page_is_asked_for_again_and_followed() {
+fn a_taken_prompt_with_a_page_as_its_answer_is_sent_again_and_its_run_followed() {
     is_found(lasting_pages(), true);
 }
 
 #[test]
-fn a_prompt_that_never_arrived_and_was_answered_by_a_page_is_sent_again() {
+fn a_prompt_that_never_arrived_with_a_page_as_its_answer_is_sent_again() {
     is_found(lasting_pages(), false);
 }
 
 #[test]
-fn a_session_whose_creation_was_answered_by_a_524_is_made_once() {
+fn a_session_whose_creation_got_a_524_is_created_once() {
     let agent = Agent::answering("Done.");
     let gateway = Gateway::to(&agent);
     gateway.on(Calls::of(Route::CreateSession).number(1)).answer_after_passing_it_on(&Page::html(524));
@@ -290,7 +290,7 @@ fn a_session_whose_creation_was_answered_by_a_524_is_made_once() {
 }
 
 #[test]
-fn a_prompt_in_an_old_session_that_was_answered_by_a_524_is_found_and_followed() {
+fn after_a_524_the_run_of_a_prompt_in_an_old_session_is_found_and_followed() {
     let agent = Agent::start();
     let old = agent.begin_run(agent.session());
     old.text("Yesterday.");
@@ -307,7 +307,7 @@ fn a_prompt_in_an_old_session_that_was_answered_by_a_524_is_found_and_followed()
 }
 
 #[test]
-fn a_prompt_whose_every_answer_is_hidden_leaves_no_run_going() {
+fn a_prompt_that_never_gets_an_answer_leaves_no_run_going() {
     for page in [Page::html(524), Page::html(404)] {
         let agent = Agent::start();
         let gateway = Gateway::to(&agent);
@@ -382,7 +382,7 @@ fn an_empty_answer_for_the_sessions_state_does_not_end_the_run() {
 }
 
 #[test]
-fn a_page_for_the_stream_is_tried_again_and_no_word_is_lost() {
+fn a_page_instead_of_the_stream_is_retried_and_no_text_is_lost() {
     let started: Vec<_> = lasting_pages()
         .into_iter()
         .map(|page| {
@@ -403,7 +403,7 @@ fn a_page_for_the_stream_is_tried_again_and_no_word_is_lost() {
 }
 
 #[test]
-fn a_decision_that_is_answered_by_a_page_is_sent_again_under_the_same_key() {
+fn a_decision_answered_by_a_page_is_sent_again_with_the_same_key() {
     let started: Vec<_> = lasting_pages()
         .into_iter()
         .flat_map(|page| [(page.clone(), true), (page, false)])
@@ -433,7 +433,7 @@ fn a_decision_that_is_answered_by_a_page_is_sent_again_under_the_same_key() {
 }
 
 #[test]
-fn a_page_for_the_servers_policy_is_tried_again() {
+fn a_page_instead_of_the_configuration_is_retried() {
     let agent = Agent::with_policy(Policy::All);
     let gateway = Gateway::to(&agent);
     gateway.on(Calls::of(Route::Config).number(1)).answer_instead(&Page::html(404));
@@ -516,7 +516,7 @@ fn a_502_page_for_the_cancel_is_no_proof_that_the_run_has_stopped() {
 }
 
 #[test]
-fn a_cancel_is_sent_again_until_the_page_in_its_way_is_gone() {
+fn a_cancel_is_sent_again_until_no_page_answers() {
     for page in [Page::html(404), Page::html(403), foreign_json(409), Page::html(502), Page::html(200)] {
         let agent = Agent::start();
         let gateway = Gateway::to(&agent);
@@ -533,7 +533,7 @@ fn a_cancel_is_sent_again_until_the_page_in_its_way_is_gone() {
 }
 
 #[test]
-fn a_wake_up_that_a_page_hides_is_sent_again() {
+fn an_empty_decision_answered_by_a_page_is_sent_again() {
     let agent = Agent::start();
     let gateway = Gateway::to(&agent);
     // The decision itself reaches nobody: the run waits for approval when it is cancelled (protocol trap 5).
@@ -551,7 +551,7 @@ fn a_wake_up_that_a_page_hides_is_sent_again() {
 }
 
 #[test]
-fn a_cancel_whose_answer_a_page_hides_is_sent_again_and_confirmed() {
+fn a_cancel_answered_by_a_page_is_sent_again_and_confirmed() {
     for page in [Page::html(502), Page::html(524), Page::html(404)] {
         let agent = Agent::start();
         let gateway = Gateway::to(&agent);
@@ -565,7 +565,7 @@ fn a_cancel_whose_answer_a_page_hides_is_sent_again_and_confirmed() {
 }
 
 #[test]
-fn the_terminal_event_confirms_a_cancel_where_the_state_cannot_be_had() {
+fn the_terminal_event_confirms_a_cancel_if_the_state_is_unavailable() {
     let agent = Agent::start();
     let gateway = Gateway::to(&agent);
     let (running, _run) = follow_busy(&agent, &gateway, &[]);
@@ -577,7 +577,7 @@ fn the_terminal_event_confirms_a_cancel_where_the_state_cannot_be_had() {
 }
 
 #[test]
-fn the_cancel_command_believes_no_page_either() {
+fn the_cancel_command_trusts_no_page() {
     for page in [Page::html(404), Page::html(409), foreign_json(404), Page::html(200)] {
         let agent = Agent::start();
         let gateway = Gateway::to(&agent);
@@ -601,7 +601,7 @@ fn replicas(flags: &[&str]) -> (Running, RunHandle, Gateway, Agent, Agent) {
 }
 
 #[test]
-fn a_session_that_another_replica_does_not_know_is_no_stopped_run() {
+fn an_unknown_session_on_another_replica_is_no_stopped_run() {
     let (running, run, gateway, _replica, agent) = replicas(&[]);
     gateway.switch_to(1);
     agent.drop_streams(Ending::Cut);
@@ -613,7 +613,7 @@ fn a_session_that_another_replica_does_not_know_is_no_stopped_run() {
 }
 
 #[test]
-fn a_fresh_replica_is_no_restart() {
+fn a_new_replica_is_no_restart() {
     let (running, _run, gateway, replica, agent) = replicas(&[]);
     let_pass(Duration::from_secs(3));
     replica.set_uptime(Duration::ZERO);
@@ -625,7 +625,7 @@ fn a_fresh_replica_is_no_restart() {
 }
 
 #[test]
-fn a_session_that_is_known_again_within_5_s_was_never_lost() {
+fn a_session_that_is_known_again_within_5_s_is_followed() {
     let (mut running, run, gateway, _replica, agent) = replicas(&[]);
     gateway.switch_to(1);
     agent.drop_streams(Ending::Cut);
@@ -663,7 +663,7 @@ fn a_cancel_is_confirmed_once_the_right_replica_is_back() {
 }
 
 #[test]
-fn the_cancel_command_is_1_where_another_replica_answers() {
+fn the_cancel_command_exits_1_if_another_replica_answers() {
     let (agent, replica) = (Agent::start(), Agent::replica());
     let gateway = Gateway::to_servers([agent.address(), replica.address()]);
     let run = agent.begin_run(agent.session());
@@ -693,7 +693,7 @@ fn a_run_that_completes_after_the_deadline_and_before_the_cancel_is_not_retryabl
 }
 
 #[test]
-fn a_run_that_completes_in_spite_of_the_cancel_is_not_retryable() {
+fn a_run_that_completes_despite_the_cancel_is_not_retryable() {
     let agent = Agent::start();
     let gateway = Gateway::to(&agent);
     let (running, run) = follow(&agent, &gateway, &["--timeout", "3s"]);
@@ -733,7 +733,7 @@ fn a_run_that_was_cancelled_at_the_deadline_is_retryable() {
 }
 
 #[test]
-fn a_run_that_stopped_by_the_state_alone_may_have_completed_and_is_not_retryable() {
+fn a_run_that_stopped_without_a_terminal_event_is_not_retryable() {
     let agent = lively();
     let gateway = Gateway::to(&agent);
     let (running, _run) = follow_busy(&agent, &gateway, &[]);
@@ -747,7 +747,7 @@ fn a_run_that_stopped_by_the_state_alone_may_have_completed_and_is_not_retryable
 }
 
 #[test]
-fn the_completion_confirms_a_cancel_while_the_sandbox_is_torn_down() {
+fn run_completed_confirms_a_cancel_while_the_sandbox_is_torn_down() {
     let agent = Agent::start();
     let gateway = Gateway::to(&agent);
     let (running, run) = follow_busy(&agent, &gateway, &["--sandbox"]);
@@ -762,7 +762,7 @@ fn the_completion_confirms_a_cancel_while_the_sandbox_is_torn_down() {
 }
 
 #[test]
-fn a_message_waits_for_the_sandbox_of_an_ended_run_to_be_torn_down() {
+fn a_prompt_waits_until_the_sandbox_of_the_last_run_is_torn_down() {
     let agent = lively();
     let gateway = Gateway::to(&agent);
     let old = agent.begin_run(agent.session());
@@ -791,7 +791,7 @@ fn freeze(running: &Running, time: Duration, meanwhile: impl FnOnce()) {
 }
 
 #[test]
-fn a_frozen_process_does_not_call_a_run_idle_that_completed_meanwhile() {
+fn after_a_freeze_a_completed_run_is_not_idle() {
     // Some of them: what comes first after it, the clock or the socket, is a race.
     let started: Vec<_> = (0..6)
         .map(|_| {
@@ -813,7 +813,7 @@ fn a_frozen_process_does_not_call_a_run_idle_that_completed_meanwhile() {
 }
 
 #[test]
-fn a_frozen_process_does_not_call_a_run_idle_that_went_on_meanwhile() {
+fn after_a_freeze_an_active_run_is_not_idle() {
     let agent = Agent::start();
     let gateway = Gateway::to(&agent);
     let (running, run) = follow(&agent, &gateway, &["--idle-timeout", "4s"]);
@@ -825,7 +825,7 @@ fn a_frozen_process_does_not_call_a_run_idle_that_went_on_meanwhile() {
 }
 
 #[test]
-fn a_frozen_process_does_not_call_a_run_late_that_completed_in_time() {
+fn after_a_freeze_a_run_that_completed_in_time_is_not_late() {
     let agent = Agent::start();
     let gateway = Gateway::to(&agent);
     let (running, run) = follow(&agent, &gateway, &["--timeout", "5s"]);
@@ -837,7 +837,7 @@ fn a_frozen_process_does_not_call_a_run_late_that_completed_in_time() {
 }
 
 #[test]
-fn what_arrived_after_the_deadline_and_before_we_looked_counts() {
+fn events_that_arrive_between_the_deadline_and_the_last_read_count() {
     let agent = Agent::start();
     let gateway = Gateway::to(&agent);
     let (running, run) = follow(&agent, &gateway, &["--timeout", "4s"]);
@@ -851,7 +851,7 @@ fn what_arrived_after_the_deadline_and_before_we_looked_counts() {
 }
 
 #[test]
-fn what_arrived_before_the_connection_broke_counts() {
+fn events_that_arrive_before_the_connection_breaks_count() {
     let agent = Agent::start();
     let gateway = Gateway::to(&agent);
     let (running, run) = follow(&agent, &gateway, &["--timeout", "5s", "--retry-timeout", "1s"]);
@@ -865,7 +865,7 @@ fn what_arrived_before_the_connection_broke_counts() {
 }
 
 #[test]
-fn a_run_that_only_went_on_while_the_process_was_frozen_past_the_deadline_is_late() {
+fn after_a_freeze_past_the_deadline_an_active_run_is_late() {
     let agent = Agent::start();
     let gateway = Gateway::to(&agent);
     let (running, run) = follow(&agent, &gateway, &["--timeout", "4s"]);
@@ -895,17 +895,17 @@ fn late_replay(head_too: bool) {
 }
 
 #[test]
-fn a_replay_whose_first_byte_comes_4_s_after_its_head_is_waited_for() {
+fn a_replay_whose_first_byte_comes_4_s_after_its_head_is_read() {
     late_replay(false);
 }
 
 #[test]
-fn a_replay_whose_head_comes_4_s_late_is_waited_for() {
+fn a_replay_whose_head_comes_4_s_late_is_read() {
     late_replay(true);
 }
 
 #[test]
-fn a_run_whose_last_event_is_never_heard_is_lost_with_its_text_and_not_retryable() {
+fn a_run_without_its_last_event_is_lost_with_its_text_and_not_retryable() {
     let agent = lively();
     let gateway = Gateway::to(&agent);
     // RunStarted, TurnStarted, two texts, TextComplete, UsageReport, TurnCompleted, RunCompleted.
@@ -948,7 +948,7 @@ fn at_the_deadline_a_run_behind_a_tunnel_that_holds_its_stream_is_cancelled_and_
 // State `failed`.
 
 #[test]
-fn attach_never_tells_an_older_runs_success_of_one_that_died_before_its_first_event() {
+fn attach_never_reports_an_older_runs_success_for_a_run_that_died_early() {
     let agent = lively();
     let gateway = Gateway::to(&agent);
     let old = agent.begin_run(agent.session());
@@ -978,7 +978,7 @@ fn attach_to_a_session_whose_only_run_died_before_its_first_event_is_run_error()
 }
 
 #[test]
-fn attach_to_a_failed_run_whose_end_nobody_told_is_run_error() {
+fn attach_to_a_failed_run_without_a_terminal_event_is_run_error() {
     let agent = lively();
     let gateway = Gateway::to(&agent);
     let run = agent.begin_run(agent.session());
@@ -990,7 +990,7 @@ fn attach_to_a_failed_run_whose_end_nobody_told_is_run_error() {
 }
 
 #[test]
-fn a_sandbox_that_does_not_start_is_told_within_8_s() {
+fn a_sandbox_that_does_not_start_is_reported_within_8_s() {
     let agent = Agent::start();
     let gateway = Gateway::to(&agent);
     agent.hold_starts(Starting::Sandbox);
@@ -1005,7 +1005,7 @@ fn a_sandbox_that_does_not_start_is_told_within_8_s() {
 }
 
 #[test]
-fn a_run_that_dies_before_its_first_event_in_an_old_session_is_told_within_8_s() {
+fn a_run_in_an_old_session_that_dies_before_its_first_event_is_reported_within_8_s() {
     let agent = Agent::start();
     let gateway = Gateway::to(&agent);
     let old = agent.begin_run(agent.session());
@@ -1050,7 +1050,7 @@ fn a_run_that_is_only_just_starting_is_waited_for() {
 }
 
 #[test]
-fn a_failed_run_that_only_talked_is_retryable() {
+fn a_failed_run_without_tool_calls_is_retryable() {
     let agent = lively();
     let gateway = Gateway::to(&agent);
     let (running, run) = follow(&agent, &gateway, &[]);
@@ -1097,7 +1097,7 @@ fn failed_unheard(calls_a_tool: bool) -> Value {
 }
 
 #[test]
-fn a_failed_run_needs_no_replay_to_its_end() {
+fn a_failed_run_needs_no_complete_replay() {
     says(&failed_unheard(false), true, Value::Null);
 }
 
@@ -1107,7 +1107,7 @@ fn a_failed_run_whose_messages_show_a_tool_call_is_not_retryable() {
 }
 
 #[test]
-fn a_run_error_that_is_never_heard_is_run_error_all_the_same() {
+fn a_lost_run_error_event_is_still_run_error() {
     let agent = lively();
     let gateway = Gateway::to(&agent);
     // RunStarted, TurnStarted, a text, RunError.
@@ -1130,7 +1130,7 @@ fn old_enough(gateway: &Gateway, agent: &Agent, flags: &[&str]) -> (Running, Run
 }
 
 #[test]
-fn a_server_that_was_restarted_has_lost_the_run_and_a_retry_makes_sense() {
+fn after_a_server_restart_the_run_is_lost_and_retryable() {
     let agent = lively();
     let gateway = Gateway::to(&agent);
     let (running, run) = old_enough(&gateway, &agent, &[]);
@@ -1143,7 +1143,7 @@ fn a_server_that_was_restarted_has_lost_the_run_and_a_retry_makes_sense() {
 }
 
 #[test]
-fn a_run_that_attach_saw_going_on_is_known_to_be_lost_by_a_restart() {
+fn a_run_that_attach_has_seen_active_is_lost_by_a_restart() {
     let agent = lively();
     let gateway = Gateway::to(&agent);
     let run = agent.begin_run(agent.session());
@@ -1159,7 +1159,7 @@ fn a_run_that_attach_saw_going_on_is_known_to_be_lost_by_a_restart() {
 }
 
 #[test]
-fn a_restart_after_a_finished_answer_that_nobody_heard_is_not_retryable() {
+fn a_restart_after_an_unread_finished_answer_is_not_retryable() {
     let agent = lively();
     let gateway = Gateway::to(&agent);
     agent.spoil_stream(Fault::none().stall_after(3));
@@ -1174,7 +1174,7 @@ fn a_restart_after_a_finished_answer_that_nobody_heard_is_not_retryable() {
 }
 
 #[test]
-fn a_restart_with_another_token_is_lost_and_not_auth() {
+fn a_restart_with_a_new_token_is_lost_and_not_auth() {
     let agent = lively();
     let gateway = Gateway::to(&agent);
     let (running, _run) = old_enough(&gateway, &agent, &[]);
@@ -1186,7 +1186,7 @@ fn a_restart_with_another_token_is_lost_and_not_auth() {
 }
 
 #[test]
-fn a_restart_with_another_token_that_the_file_has_is_retryable() {
+fn a_restart_with_a_new_token_in_the_file_is_retryable() {
     let agent = lively();
     let gateway = Gateway::to(&agent);
     let (running, file) = with_token_file(&gateway, &["run"]);
@@ -1202,7 +1202,7 @@ fn a_restart_with_another_token_that_the_file_has_is_retryable() {
 }
 
 #[test]
-fn no_restart_is_claimed_where_health_says_that_the_server_has_long_been_up() {
+fn no_restart_is_reported_if_the_server_has_been_up_longer() {
     let agent = lively();
     let gateway = Gateway::to(&agent);
     let (running, _run) = old_enough(&gateway, &agent, &[]);
@@ -1214,7 +1214,7 @@ fn no_restart_is_claimed_where_health_says_that_the_server_has_long_been_up() {
 }
 
 #[test]
-fn no_restart_is_claimed_where_health_is_answered_by_something_between() {
+fn no_restart_is_reported_if_a_proxy_answers_for_health() {
     let agent = lively();
     let gateway = Gateway::to(&agent);
     let (running, _run) = old_enough(&gateway, &agent, &[]);
@@ -1227,7 +1227,7 @@ fn no_restart_is_claimed_where_health_is_answered_by_something_between() {
 }
 
 #[test]
-fn attach_claims_no_restart_of_a_run_that_is_over() {
+fn attach_reports_no_restart_for_an_ended_run() {
     let agent = lively();
     let gateway = Gateway::to(&agent);
     let run = agent.begin_run(agent.session());
@@ -1241,7 +1241,7 @@ fn attach_claims_no_restart_of_a_run_that_is_over() {
 }
 
 #[test]
-fn tasks_in_the_background_forbid_a_retry_after_a_restart() {
+fn background_tasks_forbid_a_retry_after_a_restart() {
     let agent =
         Agent::with(Options { policy: Policy::All, keepalive: Duration::from_secs(1), ..Options::default() });
     let gateway = Gateway::to(&agent);
@@ -1268,7 +1268,7 @@ fn swallowed_pause() -> (Agent, Gateway, RunHandle) {
 }
 
 #[test]
-fn resume_of_a_pause_that_a_restart_swallowed_is_lost_and_says_what_finishes_it() {
+fn resume_of_a_pause_lost_in_a_restart_is_lost_and_says_how_to_finish_it() {
     let (agent, gateway, run) = swallowed_pause();
     let output = gateway.sortie(["resume", "--approve", "a", "-o", "json", &run.session.to_string()]).run();
     let record = output.stderr_has("stakpak").fails("lost");
@@ -1277,7 +1277,7 @@ fn resume_of_a_pause_that_a_restart_swallowed_is_lost_and_says_what_finishes_it(
 }
 
 #[test]
-fn pending_of_a_pause_that_a_restart_swallowed_is_lost_and_says_what_finishes_it() {
+fn pending_of_a_pause_lost_in_a_restart_is_lost_and_says_how_to_finish_it() {
     let (_agent, gateway, run) = swallowed_pause();
     let output = gateway.sortie(["pending", &run.session.to_string()]).run();
     output.code(1).stderr_has("stakpak").stderr_has("lost");
@@ -1360,7 +1360,7 @@ fn a_token_file_is_read_again_when_the_first_call_is_refused() {
 }
 
 #[test]
-fn a_token_that_a_server_long_up_refuses_is_auth_and_a_cancel_is_tried() {
+fn a_token_refused_without_a_restart_is_auth_and_a_cancel_is_tried() {
     let agent = Agent::start();
     let gateway = Gateway::to(&agent);
     let (running, run) = follow_busy(&agent, &gateway, &[]);
@@ -1374,7 +1374,7 @@ fn a_token_that_a_server_long_up_refuses_is_auth_and_a_cancel_is_tried() {
 }
 
 #[test]
-fn ping_goes_on_waiting_while_the_token_comes_from_a_file() {
+fn ping_waits_for_a_new_token_in_the_file() {
     let agent = Agent::start();
     let gateway = Gateway::to(&agent);
     agent.set_token("another");
@@ -1385,7 +1385,7 @@ fn ping_goes_on_waiting_while_the_token_comes_from_a_file() {
 }
 
 #[test]
-fn ping_does_not_wait_where_the_token_cannot_change() {
+fn ping_does_not_wait_if_the_token_cannot_change() {
     let agent = Agent::start();
     let gateway = Gateway::to(&agent);
     agent.set_token("another");
@@ -1398,7 +1398,7 @@ fn ping_does_not_wait_where_the_token_cannot_change() {
 const LIMIT: &str = "Rate limit reached for gpt-5 on tokens per min (TPM): Limit 30000, Used 29000";
 
 #[test]
-fn a_turn_that_the_server_compacts_5_times_in_a_row_is_cancelled_and_its_reason_is_told() {
+fn a_turn_compacted_5_times_in_a_row_is_cancelled_with_its_reason() {
     let agent = Agent::start();
     let gateway = Gateway::to(&agent);
     let (running, run) = follow(&agent, &gateway, &[]);
@@ -1412,7 +1412,7 @@ fn a_turn_that_the_server_compacts_5_times_in_a_row_is_cancelled_and_its_reason_
 }
 
 #[test]
-fn compactions_with_something_between_are_shown_and_do_no_harm() {
+fn compactions_with_other_events_between_are_shown_and_harmless() {
     let agent = Agent::with_policy(Policy::All);
     let gateway = Gateway::to(&agent);
     let (running, run) = follow(&agent, &gateway, &[]);
@@ -1461,7 +1461,7 @@ fn tasks_are_named(output: &Output, record: &Value) {
 }
 
 #[test]
-fn tasks_that_go_on_after_a_completed_run_are_said() {
+fn background_tasks_of_a_completed_run_are_reported() {
     let (running, run, _gateway, _agent) = tasks(&[]);
     run.finish_tool("d", "seen", false);
     run.complete();
@@ -1470,7 +1470,7 @@ fn tasks_that_go_on_after_a_completed_run_are_said() {
 }
 
 #[test]
-fn tasks_that_may_go_on_after_a_confirmed_cancel_forbid_a_retry() {
+fn background_tasks_forbid_a_retry_after_a_confirmed_cancel() {
     let (running, run, _gateway, _agent) = tasks(&[]);
     running.signal(Signal::TERM);
     let (output, record) = fails(running, "interrupted");
@@ -1480,7 +1480,7 @@ fn tasks_that_may_go_on_after_a_confirmed_cancel_forbid_a_retry() {
 }
 
 #[test]
-fn tasks_that_may_go_on_after_a_timeout_forbid_a_retry() {
+fn background_tasks_forbid_a_retry_after_a_timeout() {
     let (running, _run, _gateway, _agent) = tasks(&["--timeout", "4s"]);
     let (output, record) = fails(running, "timeout");
     says(&record, false, true);
@@ -1488,7 +1488,7 @@ fn tasks_that_may_go_on_after_a_timeout_forbid_a_retry() {
 }
 
 #[test]
-fn a_task_that_was_rejected_never_began() {
+fn a_rejected_background_task_is_not_reported() {
     let agent = Agent::start();
     let gateway = Gateway::to(&agent);
     let (running, run) = follow(&agent, &gateway, &[]);
@@ -1503,7 +1503,7 @@ fn a_task_that_was_rejected_never_began() {
 // The answer's end.
 
 #[test]
-fn an_answer_that_the_models_output_limit_cut_is_said_on_stderr() {
+fn an_answer_cut_at_the_output_limit_is_reported_on_stderr() {
     let agent = Agent::start();
     let gateway = Gateway::to(&agent);
     let (running, run) = follow(&agent, &gateway, &[]);
@@ -1543,7 +1543,7 @@ fn attach_to(gateway: &Gateway, session: Uuid, run: Uuid) -> Output {
 }
 
 #[test]
-fn attach_run_tells_that_run_and_no_other() {
+fn attach_run_shows_only_that_run() {
     let agent = lively();
     let gateway = Gateway::to(&agent);
     let (first, second) = two_runs(&agent);
@@ -1554,7 +1554,7 @@ fn attach_run_tells_that_run_and_no_other() {
 }
 
 #[test]
-fn attach_run_that_is_not_found_is_lost_and_cancels_nothing() {
+fn attach_run_with_an_unknown_id_is_lost_and_cancels_nothing() {
     let agent = lively();
     let gateway = Gateway::to(&agent);
     let (first, _) = two_runs(&agent);
@@ -1568,7 +1568,7 @@ fn attach_run_that_is_not_found_is_lost_and_cancels_nothing() {
 }
 
 #[test]
-fn attach_run_follows_the_run_that_goes_on() {
+fn attach_run_follows_the_active_run() {
     let agent = lively();
     let gateway = Gateway::to(&agent);
     let (first, _) = two_runs(&agent);
@@ -1583,7 +1583,7 @@ fn attach_run_follows_the_run_that_goes_on() {
 }
 
 #[test]
-fn attach_to_a_run_that_a_restart_swallowed_before_it_said_anything_is_lost_and_not_unknown() {
+fn attach_to_a_silent_run_lost_in_a_restart_is_lost_and_not_not_found() {
     let agent = lively();
     let gateway = Gateway::to(&agent);
     let run = agent.begin_run(agent.session());
@@ -1596,7 +1596,7 @@ fn attach_to_a_run_that_a_restart_swallowed_before_it_said_anything_is_lost_and_
 }
 
 #[test]
-fn the_text_of_250_turns_takes_few_requests() {
+fn the_lost_text_of_250_turns_takes_few_requests() {
     let agent = Agent::with(Options { events_kept: 64, policy: Policy::All, ..Options::default() });
     let gateway = Gateway::to(&agent);
     let run = agent.begin_long_run(agent.session());

@@ -75,7 +75,7 @@ fn names_until(lines: &mut impl Iterator<Item = String>, last: &str) -> Vec<Stri
 }
 
 #[test]
-fn a_run_is_begun_by_a_message_and_told_in_the_servers_words() {
+fn a_message_starts_a_run_with_the_servers_events() {
     let agent = Agent::start();
     let (status, session) = ask(&agent, "POST", "/v1/sessions", "a", &json!({ "title": "a title", "cwd": "/srv" }));
     assert_eq!(status, 201);
@@ -107,7 +107,7 @@ fn a_run_is_begun_by_a_message_and_told_in_the_servers_words() {
 }
 
 #[test]
-fn a_bare_subscription_hears_only_what_comes_later() {
+fn a_stream_without_last_event_id_has_only_later_events() {
     let agent = Agent::start();
     let run = agent.begin_run(agent.session());
     run.text("early");
@@ -120,7 +120,7 @@ fn a_bare_subscription_hears_only_what_comes_later() {
 }
 
 #[test]
-fn a_decision_about_a_call_that_the_server_approved_kills_the_run_without_a_word() {
+fn a_decision_about_a_call_that_the_server_approved_kills_the_run_silently() {
     let agent = Agent::start();
     let run = agent.begin_run(agent.session());
     run.propose([call("a", "view"), call("b", "create")]);
@@ -135,7 +135,7 @@ fn a_decision_about_a_call_that_the_server_approved_kills_the_run_without_a_word
 }
 
 #[test]
-fn a_decision_that_comes_while_a_tool_runs_is_dropped_and_stays_queued() {
+fn a_decision_while_a_tool_runs_is_dropped_and_stays_queued() {
     let agent = Agent::start();
     let run = agent.begin_run(agent.session());
     run.propose([call("a", "view").held().with_slow_checkpoint(), call("b", "create")]);
@@ -171,7 +171,7 @@ fn the_server_stops_at_the_first_call_that_it_must_ask_about() {
 }
 
 #[test]
-fn cancelling_does_not_wake_a_run_that_waits_but_an_empty_decision_does() {
+fn a_cancel_does_not_wake_a_waiting_run_but_an_empty_decision_does() {
     let agent = Agent::start();
     let run = agent.begin_run(agent.session());
     run.propose([call("a", "create")]);
@@ -187,7 +187,7 @@ fn cancelling_does_not_wake_a_run_that_waits_but_an_empty_decision_does() {
 }
 
 #[test]
-fn cancelling_a_model_that_thinks_takes_effect_only_if_it_calls_tools() {
+fn a_cancel_during_inference_takes_effect_only_if_the_model_calls_tools() {
     let agent = Agent::start();
     let [talker, caller] = [(); 2].map(|()| agent.begin_run(agent.session()));
     for run in [&talker, &caller] {
@@ -205,7 +205,7 @@ fn cancelling_a_model_that_thinks_takes_effect_only_if_it_calls_tools() {
 }
 
 #[test]
-fn an_id_that_left_the_ring_is_a_gap_and_a_restart_forgets_the_events() {
+fn an_id_that_has_left_the_ring_is_a_gap_and_a_restart_drops_the_events() {
     let agent = Agent::with(Options { events_kept: 2, ..Options::default() });
     let run = agent.begin_run(agent.session());
     run.text("one");
@@ -221,7 +221,7 @@ fn an_id_that_left_the_ring_is_a_gap_and_a_restart_forgets_the_events() {
 }
 
 #[test]
-fn a_state_that_lags_refuses_messages_after_the_end() {
+fn a_state_that_lags_behind_refuses_messages_after_the_end() {
     let agent = Agent::start();
     agent.lag();
     let run = agent.begin_run(agent.session());
@@ -232,7 +232,7 @@ fn a_state_that_lags_refuses_messages_after_the_end() {
 }
 
 #[test]
-fn streams_and_answers_can_be_spoilt() {
+fn streams_and_answers_can_be_corrupted() {
     let agent = Agent::start();
     let run = agent.begin_run(agent.session());
     agent.spoil_stream(Fault::none().skip(1).repeat(2).delay(2, 3).end_after(2, Ending::Cut));
@@ -269,7 +269,7 @@ fn a_server_that_denies_a_call_rejects_it_by_itself() {
 }
 
 #[test]
-fn an_answer_can_be_held_back_after_its_effect() {
+fn an_answer_can_be_delayed_after_its_effect() {
     let agent = Agent::start();
     let gate = agent.next(Route::CreateSession).hold_answer();
     std::thread::scope(|scope| {
@@ -348,7 +348,7 @@ fn a_run_whose_sandbox_does_not_start_leaves_no_event_and_no_message_behind() {
 }
 
 #[test]
-fn a_run_that_is_only_just_starting_takes_no_cancel() {
+fn a_starting_run_accepts_no_cancel() {
     let agent = Agent::start();
     agent.hold_starts(Starting::Actor);
     let run = agent.begin_run(agent.session());
@@ -379,7 +379,7 @@ fn a_session_is_busy_until_its_sandbox_is_torn_down() {
 }
 
 #[test]
-fn sessions_are_listed_newest_first_in_pages_that_count_themselves() {
+fn sessions_are_listed_newest_first_in_pages_with_their_own_total() {
     let agent = Agent::start();
     let sessions: Vec<Uuid> = (0..3).map(|_| agent.session()).collect();
     let run = agent.begin_run(sessions[0]);
@@ -445,7 +445,7 @@ fn a_list_with_command_scopes_approves_those_commands() {
 }
 
 #[test]
-fn compactions_and_background_tasks_are_told_in_the_servers_words() {
+fn compactions_and_background_tasks_have_the_servers_events() {
     let agent = Agent::with_policy(Policy::All);
     let run = agent.begin_run(agent.session());
     run.compact("tokens per minute");

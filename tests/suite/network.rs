@@ -29,7 +29,7 @@ fn a_trivial_run_takes_one_connection() {
 }
 
 #[test]
-fn a_server_that_hangs_up_after_each_answer_is_asked_on_new_connections() {
+fn a_server_that_closes_after_each_answer_gets_new_connections() {
     for _ in 0..10 {
         let agent = Agent::answering("Done.");
         agent.hang_up_after_answers();
@@ -40,7 +40,7 @@ fn a_server_that_hangs_up_after_each_answer_is_asked_on_new_connections() {
 }
 
 #[test]
-fn a_kept_connection_that_is_closed_on_the_next_request_costs_a_retry_and_no_second_prompt() {
+fn a_kept_connection_that_closes_on_the_next_request_sends_no_second_prompt() {
     for took_it in [false, true] {
         for ending in [Ending::Cut, Ending::Reset] {
             let agent = Agent::answering("Done.");
@@ -60,7 +60,7 @@ fn a_kept_connection_that_is_closed_on_the_next_request_costs_a_retry_and_no_sec
 }
 
 #[test]
-fn a_stream_asked_for_on_a_closed_connection_is_asked_for_again() {
+fn a_stream_requested_on_a_closed_connection_is_requested_again() {
     let agent = Agent::answering("Done.");
     agent.next(Route::Events).lose_request(Ending::Cut);
     agent.sortie(["run", "go"]).run().code(0).stdout("Done.\n").stderr_lacks("trying again");
@@ -68,7 +68,7 @@ fn a_stream_asked_for_on_a_closed_connection_is_asked_for_again() {
 }
 
 #[test]
-fn a_first_connection_that_is_closed_is_tried_again_after_a_wait() {
+fn a_first_connection_that_is_closed_is_retried_after_a_wait() {
     let agent = Agent::answering("Done.");
     agent.next(Route::CreateSession).lose_answer(Ending::Cut);
     agent.sortie(["run", "go"]).run().code(0).stdout("Done.\n").stderr_has("trying again");
@@ -87,7 +87,7 @@ fn beside_a_black_hole(agent: &Agent, arguments: &[&str]) -> (Sortie, LookUps, B
 }
 
 #[test]
-fn a_dead_first_address_costs_a_trivial_run_little() {
+fn a_dead_first_address_delays_a_trivial_run_little() {
     let agent = Agent::answering("Done.");
     agent.hang_up_after_answers();
     let (command, look_ups, _hole) = beside_a_black_hole(&agent, &["run", "go"]);
@@ -99,7 +99,7 @@ fn a_dead_first_address_costs_a_trivial_run_little() {
 }
 
 #[test]
-fn the_cancel_goes_to_the_address_that_answered_last_without_a_look_up() {
+fn the_cancel_uses_the_last_address_without_a_look_up() {
     let agent = Agent::start();
     let (command, look_ups, _hole) = beside_a_black_hole(&agent, &["run", "-o", "json", "go"]);
     let running = command.spawn();
@@ -125,7 +125,7 @@ fn an_address_that_refuses_leads_to_the_next_one_at_once() {
 }
 
 #[test]
-fn the_connect_time_out_bounds_a_connect_whatever_the_number_of_addresses() {
+fn the_connect_timeout_holds_for_any_number_of_addresses() {
     let agent = Agent::out_of_bounds();
     let holes: Vec<_> = (81..85).map(|last| Ipv4Addr::new(127, 0, 0, last)).collect();
     let _holes: Vec<_> = holes.iter().map(|hole| BlackHole::at(*hole, port(&agent))).collect();
@@ -153,7 +153,7 @@ fn a_signal_ends_every_wait_for_the_server_at_once() {
 }
 
 #[test]
-fn a_signal_ends_the_sending_of_a_prompt_that_nobody_reads() {
+fn a_signal_ends_the_sending_of_a_prompt_that_the_server_does_not_read() {
     let listener = TcpListener::bind(("127.0.0.1", 0)).unwrap();
     let url = format!("http://{}", listener.local_addr().unwrap());
     let command = Sortie::new(["run", "-o", "json", "--server", &url]);
@@ -171,7 +171,7 @@ fn a_signal_ends_the_sending_of_a_prompt_that_nobody_reads() {
 }
 
 #[test]
-fn a_refusal_is_heard_while_the_request_still_goes_out() {
+fn a_refusal_is_read_while_the_request_is_being_sent() {
     let listener = TcpListener::bind(("127.0.0.1", 0)).unwrap();
     let url = format!("http://{}", listener.local_addr().unwrap());
     let server = thread::spawn(move || {
@@ -226,7 +226,7 @@ fn old_server(cut: usize) -> Wire {
 }
 
 #[test]
-fn a_server_of_http_1_0_is_followed_and_a_cut_answer_is_asked_for_again() {
+fn an_http_1_0_server_works_and_a_cut_answer_is_retried() {
     old_server(usize::MAX).sortie(["run", "go"]).run().code(0).stdout("Done.\n");
     let output = old_server(2).sortie(["run", "go"]).run().code(0).stdout("Done.\n");
     output.stderr_has("closed before the answer was complete; trying again");

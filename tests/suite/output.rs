@@ -32,7 +32,7 @@ fn printed(format: &str, turns: &'static [&'static str]) -> String {
 }
 
 #[test]
-fn text_is_every_turn_on_lines_of_its_own() {
+fn text_output_has_each_turn_on_lines_of_its_own() {
     for (turns, expected) in [
         (&["Done."][..], "Done.\n"),
         (&["Done.\n"], "Done.\n"),
@@ -50,7 +50,7 @@ fn text_is_every_turn_on_lines_of_its_own() {
 }
 
 #[test]
-fn final_is_the_last_turn_alone() {
+fn final_output_is_only_the_last_turn() {
     for (turns, expected) in [
         (&["I look.", "Found it."][..], "Found it.\n"),
         (&["I look.", "Found it.\n"], "Found it.\n"),
@@ -62,7 +62,7 @@ fn final_is_the_last_turn_alone() {
 }
 
 #[test]
-fn json_is_the_record_alone() {
+fn json_output_is_only_the_record() {
     let stdout = printed("json", &["I look.", "Found it."]);
     assert_eq!(stdout.lines().count(), 1, "{stdout}");
     let record: Value = serde_json::from_str(&stdout).unwrap();
@@ -78,7 +78,7 @@ fn json_is_the_record_alone() {
 }
 
 #[test]
-fn stream_json_is_a_line_for_each_event_and_then_the_record() {
+fn stream_json_output_is_a_line_for_each_event_and_then_the_record() {
     let agent = Agent::start();
     agent.script(|run| {
         run.text("Hello");
@@ -114,7 +114,7 @@ fn stream_json_is_a_line_for_each_event_and_then_the_record() {
 }
 
 #[test]
-fn text_is_out_as_soon_as_it_is_said() {
+fn text_is_written_as_soon_as_it_arrives() {
     for (format, shown) in [("text", "Hel"), ("stream-json", r#""delta":"Hel""#)] {
         let agent = Agent::start();
         let running = agent.sortie(["run", "-o", format, "go"]).spawn();
@@ -129,7 +129,7 @@ fn text_is_out_as_soon_as_it_is_said() {
 }
 
 #[test]
-fn a_text_that_came_in_pieces_is_not_said_again_when_it_is_complete() {
+fn text_that_came_in_deltas_is_not_repeated_when_the_turn_is_complete() {
     let agent = Agent::start();
     agent.script(|run| {
         for letter in ["H", "é", "l", "l", "o"] {
@@ -141,7 +141,7 @@ fn a_text_that_came_in_pieces_is_not_said_again_when_it_is_complete() {
 }
 
 #[test]
-fn a_text_that_came_only_when_it_was_complete_is_said() {
+fn text_without_deltas_is_written_when_the_turn_is_complete() {
     let agent = Agent::start();
     agent.script(|run| {
         run.emit("TextComplete", &[("text", "All at once.".into())]);
@@ -151,7 +151,7 @@ fn a_text_that_came_only_when_it_was_complete_is_said() {
 }
 
 #[test]
-fn thoughts_are_not_the_answer() {
+fn thinking_is_not_part_of_the_answer() {
     let agent = Agent::start();
     agent.script(|run| {
         run.emit("ThinkingDelta", &[("delta", "Hm.".into())]);
@@ -162,7 +162,7 @@ fn thoughts_are_not_the_answer() {
 }
 
 #[test]
-fn bytes_go_through_untouched_to_a_pipe_and_never_raw_to_stderr() {
+fn text_goes_unchanged_to_a_pipe_and_escaped_to_stderr() {
     let odd = "\u{1b}[31mred\u{1b}[0m \u{9b}2J \r\u{7} \u{202e}desrever\u{202c} \u{0}end";
     let agent = Agent::with_policy(Policy::All);
     agent.script(move |run| {
@@ -180,7 +180,7 @@ fn bytes_go_through_untouched_to_a_pipe_and_never_raw_to_stderr() {
 }
 
 #[test]
-fn quiet_leaves_errors_alone() {
+fn quiet_shows_only_errors() {
     let agent = Agent::answering("Done.");
     let output = agent.sortie(["run", "-q", "go"]).run().code(0).stdout("Done.\n");
     assert_eq!(output.stderr, "");
@@ -240,7 +240,7 @@ fn the_result_file_is_the_record_whatever_the_format() {
 }
 
 #[test]
-fn the_result_file_is_written_however_the_run_ends() {
+fn the_result_file_is_written_at_every_end() {
     let agent = Agent::start();
     agent.script(|run| run.error("out of order", true));
     let running = with_result_file(&agent, &[]);
@@ -285,7 +285,7 @@ fn the_result_file_replaces_an_older_one_only_at_the_end() {
 }
 
 #[test]
-fn a_result_file_that_cannot_be_written_is_refused_before_anything_is_sent() {
+fn an_unwritable_result_file_is_refused_before_anything_is_sent() {
     let agent = Agent::out_of_bounds();
     for path in ["no/such/directory/result.json", ".", "/proc/result.json", "/dev/null/result.json", ""] {
         let output = agent.sortie(["run", "-o", "json", "--result-file", path, "go"]).run();
@@ -298,7 +298,7 @@ fn a_result_file_that_cannot_be_written_is_refused_before_anything_is_sent() {
 }
 
 #[test]
-fn a_result_file_that_can_no_longer_be_written_is_an_output_failure() {
+fn a_result_file_that_becomes_unwritable_is_an_output_failure() {
     let agent = Agent::start();
     let command = agent.sortie(["run", "-o", "json", "--result-file", "sub/result.json", "go"]);
     let directory = command.path("sub");
@@ -315,7 +315,7 @@ fn a_result_file_that_can_no_longer_be_written_is_an_output_failure() {
 }
 
 #[test]
-fn the_record_is_whole_on_paths_that_end_early() {
+fn the_record_has_every_key_at_early_ends() {
     // `record` checks the keys.
     let agent = Agent::out_of_bounds();
     agent.sortie(["run", "-o", "json", ""]).run().fails("usage");
@@ -332,7 +332,7 @@ fn the_record_is_whole_on_paths_that_end_early() {
 }
 
 #[test]
-fn a_stdout_that_nobody_reads_loses_nothing() {
+fn a_slow_reader_of_stdout_loses_nothing() {
     // More than a pipe holds.
     let long = "All work and no play.\n".repeat(20_000);
     let agent = Agent::start();

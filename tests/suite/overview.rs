@@ -20,7 +20,7 @@ fn waiting(agent: &Agent, id: &str) -> RunHandle {
 }
 
 #[test]
-fn pending_without_a_session_shows_each_batch_that_waits_and_nothing_that_does_not() {
+fn pending_without_a_session_shows_only_the_pending_batches() {
     let agent = Agent::start();
     agent.session();
     agent.begin_run(agent.session()).complete();
@@ -49,7 +49,7 @@ fn pending_without_a_session_shows_each_batch_that_waits_and_nothing_that_does_n
 }
 
 #[test]
-fn pending_without_a_session_is_0_where_nothing_waits() {
+fn pending_without_a_session_exits_0_if_no_call_is_pending() {
     let agent = Agent::start();
     agent.begin_run(agent.session()).complete();
     assert_eq!(print(&agent, &["pending"], 0), json!([]));
@@ -57,7 +57,7 @@ fn pending_without_a_session_is_0_where_nothing_waits() {
 }
 
 #[test]
-fn a_hundred_sessions_that_wait_are_shown_after_one_wait_for_all() {
+fn a_hundred_waiting_sessions_need_only_one_wait() {
     let agent = Agent::start();
     for _ in 0..100 {
         waiting(&agent, "a");
@@ -97,11 +97,21 @@ fn list_shows_each_session_once_with_its_state() {
 }
 
 #[test]
-fn ping_says_what_server_it_is_in_text_and_in_json() {
+fn ping_describes_the_server_in_text_and_json() {
     let agent = Agent::start();
     let said = agent.sortie(["ping"]).run().code(0).stdout("");
     said.stderr_has("version 0.3.88").stderr_has("policy: custom").stderr_has("takes the token");
     let ping = print(&agent, &["ping"], 0);
     assert_eq!((&ping["version"], &ping["token_accepted"]), (&json!("0.3.88"), &json!(true)));
     assert_eq!(ping["auto_approve_mode"], "custom");
+}
+
+#[test]
+fn a_title_with_control_characters_is_one_line_of_the_list() {
+    let agent = Agent::start();
+    agent.script(|run| run.complete());
+    agent.sortie(["run", "--title", "a\nb\u{1b}[2J", "go"]).run().code(0);
+    let list = agent.sortie(["list"]).run().code(0).stdout;
+    assert_eq!(list.lines().count(), 1, "{list}");
+    assert!(list.ends_with("a\\nb\\u{1b}[2J\n"), "{list:?}");
 }

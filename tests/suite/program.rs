@@ -170,7 +170,7 @@ fn the_reason_is_in_the_session_messages() {
 }
 
 #[test]
-fn exit_10_pauses_and_so_does_whatever_is_no_verdict() {
+fn exit_10_and_every_other_end_of_the_program_pause() {
     let verdicts = [
         ("exit 10", ""),
         ("exit 2", "exit status: 2"),
@@ -204,7 +204,7 @@ fn exit_10_pauses_and_so_does_whatever_is_no_verdict() {
 }
 
 #[test]
-fn it_gets_one_json_object_for_each_call() {
+fn the_program_gets_one_json_object_for_each_call() {
     let agent = Agent::start();
     let arguments = json!({ "path": "/tmp/é \"x\"", "content": "one\ntwo\u{1b}", "deep": [1, null, { "k": 2.5 }] });
     let calls = [call("a", "create").with(arguments.clone()), call("b", "view").with(json!({}))];
@@ -224,7 +224,7 @@ fn it_gets_one_json_object_for_each_call() {
 }
 
 #[test]
-fn every_call_comes_to_it_and_the_server_hears_one_answer() {
+fn the_program_decides_every_call_and_the_server_gets_one_request() {
     let agent = Agent::with_policy(Policy::All);
     let program = r#"case $(cat) in *'"id":"b"'*) echo 'not b'; exit 1;; esac"#;
     let (running, run) = start(&agent, program, [call("a", "view"), call("b", "create"), call("c", "remove")]);
@@ -238,7 +238,7 @@ fn every_call_comes_to_it_and_the_server_hears_one_answer() {
 }
 
 #[test]
-fn what_it_pauses_on_waits_and_what_comes_before_is_done() {
+fn a_pause_by_the_program_leaves_the_earlier_calls_decided() {
     let agent = Agent::start();
     let program = r#"case $(cat) in *'"id":"b"'*) exit 10;; esac"#;
     let (running, run) =
@@ -251,7 +251,7 @@ fn what_it_pauses_on_waits_and_what_comes_before_is_done() {
 }
 
 #[test]
-fn it_is_not_asked_about_what_the_lists_decide() {
+fn the_program_is_not_asked_about_calls_that_the_lists_decide() {
     let agent = Agent::start();
     let command = command(&agent, "cat >> questions; exit 0");
     let flags = ["-t", "create", "-t", "dynamic_subagent_task", "--deny-tool", "remove"];
@@ -271,7 +271,7 @@ fn it_is_not_asked_about_what_the_lists_decide() {
 }
 
 #[test]
-fn it_never_sees_the_token() {
+fn the_program_never_sees_the_token() {
     let agent = Agent::start();
     let running = command(&agent, "env > environment; exit 0").env("MARKER", "there").spawn();
     let run = agent.next_run();
@@ -284,7 +284,7 @@ fn it_never_sees_the_token() {
 }
 
 #[test]
-fn its_stderr_passes_through_and_its_stdout_does_not() {
+fn the_programs_stderr_is_shown_and_its_stdout_is_not() {
     let agent = Agent::start();
     let program = "echo 'looking it up' >&2; echo inwardly; exit 0";
     let running = agent.sortie(["run", "--approve-with", program, "go"]).spawn();
@@ -296,7 +296,7 @@ fn its_stderr_passes_through_and_its_stdout_does_not() {
 }
 
 #[test]
-fn it_need_not_read_what_it_is_asked() {
+fn the_program_need_not_read_its_stdin() {
     // More than a pipe holds.
     let large = || vec![call("a", "create").with(json!({ "content": "x".repeat(300_000) }))];
     each(&["exit 0", "exec <&-; exit 0", "cat >/dev/null; exit 0"], large, |program, decisions| {
@@ -308,7 +308,7 @@ fn it_need_not_read_what_it_is_asked() {
 const TALKATIVE: &str = "i=0; while [ $i -lt 2000 ]; do printf 'word %0100d\\n' $i; i=$((i+1)); done";
 
 #[test]
-fn it_may_say_more_than_a_pipe_holds() {
+fn the_program_may_write_more_than_a_pipe_holds() {
     let talkative = TALKATIVE.to_owned();
     let programs: Vec<&'static str> = ["exit 1", "exit 0"]
         .iter()
@@ -327,7 +327,7 @@ fn it_may_say_more_than_a_pipe_holds() {
 }
 
 #[test]
-fn a_grandchild_that_keeps_its_stdout_open_does_not_hang_us() {
+fn a_child_of_the_program_that_keeps_stdout_open_does_not_block() {
     for (end, expected) in [("exit 0", None), ("echo no; exit 1", Some("no"))] {
         let agent = Agent::start();
         let command = command(&agent, &format!("sleep 1000 2>/dev/null & echo $! > alive; {end}"));
@@ -352,7 +352,7 @@ fn a_grandchild_that_keeps_its_stdout_open_does_not_hang_us() {
 }
 
 #[test]
-fn a_grandchild_that_goes_on_talking_does_not_hang_us_either() {
+fn a_child_of_the_program_that_keeps_writing_does_not_block() {
     let talk = "(while :; do printf . || exit; sleep 0.02; done) 2>/dev/null & echo no; exit 1";
     each(&[talk], one, |_, decisions| {
         assert!(reason(&decisions).contains("no"), "{decisions:?}");
@@ -360,7 +360,7 @@ fn a_grandchild_that_goes_on_talking_does_not_hang_us_either() {
 }
 
 #[test]
-fn it_ends_with_the_deadline_and_so_do_its_children() {
+fn the_deadline_kills_the_program_and_its_children() {
     let agent = Agent::start();
     let command = command(&agent, SLOW).args(["--timeout", "3s"]);
     let alive = Fifo::new(&command, "alive");
@@ -379,7 +379,7 @@ fn it_ends_with_the_deadline_and_so_do_its_children() {
 }
 
 #[test]
-fn it_ends_with_a_signal_and_so_do_its_children() {
+fn a_signal_kills_the_program_and_its_children() {
     let agent = Agent::start();
     // One that does not want to end.
     let command = command(&agent, &format!("trap '' INT TERM HUP; {SLOW}"));
@@ -398,7 +398,7 @@ fn it_ends_with_a_signal_and_so_do_its_children() {
 }
 
 #[test]
-fn a_run_that_is_left_going_while_it_thinks_waits_on_and_the_record_says_so() {
+fn with_no_cancel_a_run_left_during_the_program_stays_pending_in_the_record() {
     let agent = Agent::start();
     let command = command(&agent, SLOW).args(["--timeout", "3s", "--no-cancel"]);
     let alive = Fifo::new(&command, "alive");
@@ -415,7 +415,7 @@ fn a_run_that_is_left_going_while_it_thinks_waits_on_and_the_record_says_so() {
 }
 
 #[test]
-fn a_call_that_somebody_else_decided_while_it_was_thinking_is_not_decided_again() {
+fn a_call_decided_elsewhere_during_the_program_is_not_decided_again() {
     let agent = Agent::start();
     let command = command(&agent, r#"case $(cat) in *'"id":"a"'*) cat gate >/dev/null;; esac; exit 0"#);
     let gate = Fifo::new(&command, "gate");
@@ -434,7 +434,7 @@ fn a_call_that_somebody_else_decided_while_it_was_thinking_is_not_decided_again(
 }
 
 #[test]
-fn a_call_that_somebody_else_let_run_while_it_was_thinking_is_not_decided_again() {
+fn a_call_started_elsewhere_during_the_program_is_not_decided_again() {
     let agent = Agent::start();
     let command = command(&agent, r#"case $(cat) in *'"id":"a"'*) cat gate >/dev/null;; esac; exit 0"#);
     let gate = Fifo::new(&command, "gate");
@@ -455,7 +455,7 @@ fn a_call_that_somebody_else_let_run_while_it_was_thinking_is_not_decided_again(
 }
 
 #[test]
-fn a_run_that_ended_while_it_was_thinking_is_told_as_it_ended() {
+fn a_run_that_ends_during_the_program_has_its_own_end() {
     let agent = Agent::start();
     let command = command(&agent, "cat gate >/dev/null; exit 0");
     let gate = Fifo::new(&command, "gate");
@@ -471,7 +471,7 @@ fn a_run_that_ended_while_it_was_thinking_is_told_as_it_ended() {
 }
 
 #[test]
-fn it_decides_for_resume_and_attach_too() {
+fn the_program_decides_for_resume_and_attach_too() {
     let started = ["resume", "attach"].map(|name| {
         let agent = Agent::start();
         let run = agent.begin_run(agent.session());
@@ -495,7 +495,7 @@ fn it_decides_for_resume_and_attach_too() {
 }
 
 #[test]
-fn one_that_is_no_command_is_refused_before_anything_is_sent() {
+fn an_empty_program_is_refused_before_anything_is_sent() {
     let agent = Agent::out_of_bounds();
     for program in ["", "  "] {
         command(&agent, program).run().stderr_has("--approve-with").fails("usage");

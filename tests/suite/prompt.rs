@@ -13,20 +13,20 @@ fn prompt_of(agent: &Agent, command: Sortie) -> Value {
 }
 
 #[test]
-fn the_prompt_is_an_argument() {
+fn the_prompt_can_be_an_argument() {
     let agent = Agent::answering("Done.");
     let prompt = "Check “disks”: $HOME, `df`, \\n,\ttab, two\nlines and 日本語";
     assert_eq!(prompt_of(&agent, agent.sortie(["run", prompt])), prompt);
 }
 
 #[test]
-fn a_dash_is_stdin() {
+fn a_dash_reads_the_prompt_from_stdin() {
     let agent = Agent::answering("Done.");
     assert_eq!(prompt_of(&agent, agent.sortie(["run", "-"]).with_stdin("from stdin")), "from stdin");
 }
 
 #[test]
-fn the_prompt_is_in_a_file() {
+fn the_prompt_can_be_in_a_file() {
     let agent = Agent::answering("Done.");
     let command = agent.sortie(["run", "--prompt-file"]);
     let path = command.file("prompt", "from a file");
@@ -34,20 +34,20 @@ fn the_prompt_is_in_a_file() {
 }
 
 #[test]
-fn the_file_is_stdin() {
+fn a_dash_as_the_prompt_file_is_stdin() {
     let agent = Agent::answering("Done.");
     let command = agent.sortie(["run", "--prompt-file", "-"]).with_stdin("from stdin");
     assert_eq!(prompt_of(&agent, command), "from stdin");
 }
 
 #[test]
-fn a_prompt_that_begins_with_a_dash_comes_after_two() {
+fn a_prompt_that_begins_with_a_dash_needs_two_dashes_before_it() {
     let agent = Agent::answering("Done.");
     assert_eq!(prompt_of(&agent, agent.sortie(["run", "--", "--help"])), "--help");
 }
 
 #[test]
-fn a_person_at_a_terminal_is_told_that_the_prompt_is_read_there() {
+fn at_a_terminal_a_line_says_that_the_prompt_is_read() {
     let agent = Agent::out_of_bounds();
     let terminal = Terminal::open();
     let command = agent.sortie(["run", "-"]).in_shell(r#"exec "$@" <"$TTY""#).env("TTY", &terminal.path);
@@ -109,13 +109,13 @@ fn a_prompt_that_is_not_text_is_refused() {
 }
 
 #[test]
-fn a_directory_is_no_prompt_file() {
+fn a_directory_as_the_prompt_file_is_refused() {
     let agent = Agent::out_of_bounds();
     agent.sortie(["run", "--prompt-file", "."]).run().code(1).stderr_has("prompt");
 }
 
 #[test]
-fn stdin_is_left_alone_when_nobody_asked_for_it() {
+fn stdin_is_not_read_without_a_dash() {
     let agent = Agent::answering("Done.");
     let command = agent.sortie(["run", "--prompt-file"]).with_silent_stdin();
     let path = command.file("prompt", "from a file");

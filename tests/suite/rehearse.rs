@@ -12,7 +12,7 @@ fn rehearse(agent: &Agent, outcome: &str) -> Sortie {
 }
 
 #[test]
-fn a_rehearsed_completion_is_0() {
+fn a_rehearsed_completion_exits_0() {
     let agent = Agent::out_of_bounds();
     let output = rehearse(&agent, "completed").run().code(0).stderr_has("REHEARSAL");
     let record = output.record();
@@ -21,14 +21,14 @@ fn a_rehearsed_completion_is_0() {
 }
 
 #[test]
-fn a_rehearsed_failure_is_1() {
+fn a_rehearsed_failure_exits_1() {
     let agent = Agent::out_of_bounds();
     let output = rehearse(&agent, "failed").run().stderr_has("REHEARSAL");
     output.fails("run_error");
 }
 
 #[test]
-fn a_rehearsed_pause_is_10() {
+fn a_rehearsed_pause_exits_10() {
     let agent = Agent::out_of_bounds();
     let output = rehearse(&agent, "paused").run().code(10).stderr_has("REHEARSAL");
     let record = output.record();
@@ -36,21 +36,21 @@ fn a_rehearsed_pause_is_10() {
 }
 
 #[test]
-fn a_rehearsed_stall_runs_into_the_timeout() {
+fn a_rehearsed_stall_ends_at_the_timeout() {
     let agent = Agent::out_of_bounds();
     let output = rehearse(&agent, "stalled").args(["--timeout", "1s"]).run().stderr_has("REHEARSAL");
     output.within(Duration::from_secs(10)).fails("timeout");
 }
 
 #[test]
-fn a_rehearsed_loss_is_1() {
+fn a_rehearsed_loss_exits_1() {
     let agent = Agent::out_of_bounds();
     let output = rehearse(&agent, "lost").run().stderr_has("REHEARSAL");
     output.fails("lost");
 }
 
 #[test]
-fn a_recording_ends_as_the_run_did_that_it_was_made_of() {
+fn a_rehearsed_recording_ends_like_the_recorded_run() {
     let agent = Agent::out_of_bounds();
     let there = tempfile::tempdir().unwrap();
     let accepted = ["--on-approval", "accept"];
@@ -89,7 +89,7 @@ fn an_empty_variable_rehearses_nothing() {
 }
 
 #[test]
-fn an_outcome_that_nobody_knows_is_refused() {
+fn an_unknown_outcome_is_refused() {
     let agent = Agent::out_of_bounds();
     agent.sortie(["run", "--rehearse", "triumph", "go"]).run().code(1).stdout("").stderr_has("--rehearse");
     let command = agent.sortie(["run", "go"]).env("SORTIE_REHEARSE", "triumph");
@@ -114,7 +114,7 @@ fn the_other_commands_rehearse_too() {
 }
 
 #[test]
-fn a_rehearsed_pause_can_be_looked_at_resumed_and_cancelled() {
+fn a_rehearsed_pause_can_be_listed_resumed_and_cancelled() {
     let agent = Agent::out_of_bounds();
     let session = Uuid::new_v4().to_string();
     for (arguments, code) in [

@@ -22,7 +22,7 @@ fn with(flags: &[&str]) -> (Value, Value) {
 }
 
 #[test]
-fn a_plain_run_asks_for_nothing_special() {
+fn a_plain_run_sends_no_optional_fields() {
     let (session, message) = with(&[]);
     assert_eq!(session["title"], "autopilot: default");
     assert!(session["cwd"].is_null(), "{session}");
@@ -46,7 +46,7 @@ fn a_trivial_run_takes_three_requests() {
 }
 
 #[test]
-fn every_request_is_authorised_and_every_post_has_a_key_of_its_own() {
+fn every_request_has_the_token_and_every_post_a_key_of_its_own() {
     let agent = Agent::answering("Done.");
     agent.sortie(["run", "go"]).run().code(0);
     let mut keys = BTreeSet::new();
@@ -63,7 +63,7 @@ fn every_request_is_authorised_and_every_post_has_a_key_of_its_own() {
 }
 
 #[test]
-fn the_stream_is_asked_for_from_the_start() {
+fn the_stream_is_requested_from_its_start() {
     let agent = Agent::answering("Done.");
     agent.sortie(["run", "go"]).run().code(0);
     let request = agent.only_request(Route::Events);
@@ -72,17 +72,17 @@ fn the_stream_is_asked_for_from_the_start() {
 }
 
 #[test]
-fn the_profile_is_in_the_sessions_title() {
+fn the_profile_goes_into_the_sessions_title() {
     assert_eq!(with(&["--profile", "nightly"]).0["title"], "autopilot: nightly");
 }
 
 #[test]
-fn the_title_is_the_sessions() {
+fn the_title_is_sent_as_the_sessions() {
     assert_eq!(with(&["--title", "Disks, weekly"]).0["title"], "Disks, weekly");
 }
 
 #[test]
-fn the_workdir_is_the_sessions_and_the_agent_is_told_what_that_means() {
+fn the_workdir_is_sent_and_explained_to_the_agent() {
     for flag in ["--workdir", "-w"] {
         let (session, message) = with(&[flag, "/srv/app", "--context", "now:high=Noon"]);
         assert_eq!(session["cwd"], "/srv/app");
@@ -104,7 +104,7 @@ fn the_model_is_sent() {
 }
 
 #[test]
-fn the_sandbox_is_asked_for() {
+fn the_sandbox_is_requested() {
     assert_eq!(with(&["--sandbox"]).1["sandbox"], true);
 }
 
@@ -161,7 +161,7 @@ fn an_old_session_gets_the_message_and_no_new_one_is_made() {
 }
 
 #[test]
-fn the_token_comes_from_a_file_first_and_an_empty_variable_is_none() {
+fn a_token_file_overrides_the_variable_and_an_empty_variable_is_unset() {
     let agent = Agent::answering("Done.");
     let plain = || agent.sortie(["run", "go"]).without_env("SORTIE_TOKEN");
     let command = plain().env("SORTIE_TOKEN", "wrong");
@@ -176,19 +176,19 @@ fn the_token_comes_from_a_file_first_and_an_empty_variable_is_none() {
 }
 
 #[test]
-fn a_flag_goes_before_the_environment() {
+fn a_flag_overrides_the_environment() {
     let (agent, other) = (Agent::answering("Done."), Agent::out_of_bounds());
     other.sortie(["run", "--server", &agent.url(), "go"]).run().code(0);
 }
 
 #[test]
-fn a_server_with_a_path_and_a_slash_at_its_end_is_fine() {
+fn a_server_url_may_have_a_path_and_end_with_a_slash() {
     let agent = Agent::answering("Done.");
     agent.sortie(["run", "--server", &format!("{}/", agent.url()), "go"]).run().code(0);
 }
 
 #[test]
-fn the_headers_of_a_file_go_with_every_call_and_are_shown_nowhere() {
+fn the_headers_of_a_file_are_sent_with_every_call_and_never_shown() {
     let agent = Agent::answering("Done.");
     for by_flag in [true, false] {
         let command = agent.sortie(["run", "-vv", "go"]);
@@ -214,7 +214,7 @@ fn the_headers_of_a_file_go_with_every_call_and_are_shown_nowhere() {
 }
 
 #[test]
-fn a_hint_repeats_what_reaches_the_server() {
+fn a_hint_repeats_the_server_flags() {
     let agent = Agent::start();
     let command = agent.sortie(["run", "-o", "json", "--pause-on-approval", "go"]);
     let path = command.file("headers", "X-Gate-Key: hunter2\n");
@@ -225,7 +225,7 @@ fn a_hint_repeats_what_reaches_the_server() {
 }
 
 #[test]
-fn a_client_certificate_that_cannot_be_used_is_refused_before_anything_is_sent() {
+fn an_invalid_client_certificate_is_refused_before_anything_is_sent() {
     let agent = Agent::out_of_bounds();
     let command = agent.sortie(["run", "-o", "json", "go", "--key", "no/such/key", "--cert"]);
     let path = command.file("cert.pem", "no certificate");
@@ -249,7 +249,7 @@ fn a_retry_timeout_of_zero_tries_once() {
 }
 
 #[test]
-fn a_heartbeat_of_zero_never_beats() {
+fn a_heartbeat_of_zero_prints_no_line() {
     let agent = Agent::with(Options { keepalive: Duration::from_millis(100), ..Options::default() });
     let running = agent.sortie(["run", "--heartbeat", "0s", "go"]).spawn();
     let run = agent.next_run();
@@ -263,7 +263,7 @@ fn a_heartbeat_of_zero_never_beats() {
 const PNG: &[u8] = b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR";
 
 #[test]
-fn images_go_beside_the_text_in_their_order() {
+fn images_are_sent_with_the_text_in_order() {
     let agent = Agent::answering("Done.");
     let command = agent.sortie(["run", "What is this?"]);
     let images = [
@@ -286,7 +286,7 @@ fn images_go_beside_the_text_in_their_order() {
 }
 
 #[test]
-fn an_image_that_is_none_or_cannot_be_read_is_refused() {
+fn an_invalid_or_unreadable_image_is_refused() {
     let agent = Agent::out_of_bounds();
     for content in [&b"<svg/>"[..], b"", b"RIFF\x10\0\0\0WAVE", b"\x89PNG"] {
         let command = agent.sortie(["run", "-o", "json", "go", "--image"]);
@@ -298,7 +298,7 @@ fn an_image_that_is_none_or_cannot_be_read_is_refused() {
 }
 
 #[test]
-fn images_that_the_server_would_not_take_are_refused_with_both_numbers() {
+fn images_over_the_servers_limit_are_refused_with_both_sizes() {
     let agent = Agent::answering("Done.");
     let picture = |size: usize| [PNG, &vec![b'x'; size - PNG.len()]].concat();
     // 2 MB hold an image of a little less than 1.5 MB.
@@ -319,7 +319,7 @@ fn images_that_the_server_would_not_take_are_refused_with_both_numbers() {
 // What the server does not keep.
 
 #[test]
-fn what_the_server_keeps_less_of_is_told_with_the_numbers() {
+fn a_warning_tells_how_much_the_server_will_cut() {
     for (sizes, system, told) in [
         (&[20_000][..], 20_000, &[][..]),
         (&[20_001], 0, &["--context-file c0: it has 20001 characters", "keeps 20000"]),
@@ -346,11 +346,11 @@ fn what_the_server_keeps_less_of_is_told_with_the_numbers() {
 }
 
 #[test]
-fn the_entry_of_the_workdir_counts_towards_the_limits() {
+fn the_context_entry_of_the_workdir_counts_towards_the_limits() {
     let agent = Agent::out_of_bounds();
     let many = (0..32).map(|number| format!("--context=c{number}=text"));
     let command = many.fold(agent.sortie(["run", "go", "-w", "/srv"]), Sortie::arg);
-    command.run().code(1).stderr_has("33 entries with that of --workdir, and 32 are the most");
+    command.run().code(1).stderr_has("33 entries with that of --workdir; the limit is 32");
 }
 
 /// The number without what makes it readable.
@@ -366,7 +366,7 @@ fn is_refused(command: Sortie, flag: &str, limit: &str) {
 }
 
 #[test]
-fn limits_are_known_before_anything_is_sent() {
+fn limits_are_checked_before_anything_is_sent() {
     let agent = Agent::out_of_bounds();
     let run = || agent.sortie(["run", "go"]);
     for turns in ["0", "257"] {
@@ -390,7 +390,7 @@ fn limits_are_known_before_anything_is_sent() {
 }
 
 #[test]
-fn a_number_that_is_out_of_every_range_is_told_the_same_limit() {
+fn an_invalid_turn_limit_names_the_valid_range() {
     let agent = Agent::out_of_bounds();
     for turns in ["-1", "99999999999999999999", "many"] {
         is_refused(agent.sortie(["run", "go", &format!("--max-turns={turns}")]), "--max-turns", "256");
@@ -398,7 +398,7 @@ fn a_number_that_is_out_of_every_range_is_told_the_same_limit() {
 }
 
 #[test]
-fn what_is_just_within_the_limits_is_sent() {
+fn input_just_within_the_limits_is_sent() {
     let agent = Agent::answering("Done.");
     let command = agent.sortie(["run", "go"]);
     let (context, system) = (command.file("c", "é".repeat(15_625)), command.file("s", "é".repeat(32_768)));
@@ -421,7 +421,7 @@ fn context_without_a_name_is_refused() {
 }
 
 #[test]
-fn stdin_can_be_asked_for_only_once() {
+fn stdin_can_be_used_only_once() {
     let agent = Agent::out_of_bounds();
     let command = agent.sortie(["run", "-", "--context-file", "log=-"]).with_stdin("text");
     command.run().code(1).stderr_has("stdin");

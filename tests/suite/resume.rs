@@ -53,7 +53,7 @@ fn listed(record: &Value) -> Vec<&str> {
 }
 
 #[test]
-fn the_choices_combine() {
+fn the_choices_can_be_combined() {
     let rows = [
         (&["--approve-all"][..], "+a +b +c"),
         (&["--reject-all"], "-a -b -c"),
@@ -122,7 +122,7 @@ fn an_unknown_id_is_refused_before_anything_is_sent() {
 }
 
 #[test]
-fn choices_that_contradict_each_other_are_refused_before_anything_is_asked() {
+fn contradicting_choices_are_refused_before_anything_is_sent() {
     let agent = Agent::out_of_bounds();
     let session = Uuid::new_v4().to_string();
     for flags in [&["--approve", "a", "--reject", "a"][..], &["--approve-all", "--reject-all"]] {
@@ -132,7 +132,7 @@ fn choices_that_contradict_each_other_are_refused_before_anything_is_asked() {
 }
 
 #[test]
-fn without_a_choice_the_policy_decides() {
+fn without_choices_the_policy_decides() {
     let rows = [
         (&[][..], ""),
         (&["--on-approval", "accept"], "+a +b +c"),
@@ -162,7 +162,7 @@ fn without_a_choice_the_policy_decides() {
 }
 
 #[test]
-fn only_what_is_new_is_printed() {
+fn resume_prints_only_new_text() {
     let agent = Agent::start();
     let old = agent.begin_run(agent.session());
     old.text("A run of long ago.");
@@ -188,7 +188,7 @@ fn only_what_is_new_is_printed() {
 }
 
 #[test]
-fn only_what_is_new_is_printed_when_the_past_has_left_the_ring() {
+fn resume_prints_only_new_text_when_the_past_has_left_the_ring() {
     let started = [1, 4].map(|events_kept| {
         let agent = Agent::with(Options { events_kept, ..Options::default() });
         let run = waiting(&agent, [call("a", "create")], "a");
@@ -209,7 +209,7 @@ fn only_what_is_new_is_printed_when_the_past_has_left_the_ring() {
 }
 
 #[test]
-fn a_yes_to_one_call_is_no_yes_to_the_next() {
+fn approving_one_call_does_not_approve_the_next() {
     let rows = [
         (&["--approve-all"][..], "+a"),
         (&["--approve", "a"], "+a"),
@@ -235,7 +235,7 @@ fn a_yes_to_one_call_is_no_yes_to_the_next() {
 }
 
 #[test]
-fn a_yes_is_no_yes_to_the_next_batch_when_the_events_between_them_were_lost() {
+fn approving_a_batch_does_not_approve_the_next_after_lost_events() {
     // What is left: the announcement, the proposal with it, and what was said before.
     for events_kept in [1, 2, 4] {
         let agent = Agent::with(Options { events_kept, ..Options::default() });
@@ -257,7 +257,7 @@ fn a_yes_is_no_yes_to_the_next_batch_when_the_events_between_them_were_lost() {
 }
 
 #[test]
-fn what_comes_later_falls_under_the_policy_given_here() {
+fn the_policy_of_resume_decides_later_calls() {
     let rows = [
         (&["--on-approval", "accept"][..], "+a +d +e +f"),
         (&["--on-approval", "reject"], "+a -d -e -f"),
@@ -286,7 +286,7 @@ fn what_comes_later_falls_under_the_policy_given_here() {
 }
 
 #[test]
-fn a_run_goes_on_from_process_to_process() {
+fn a_run_can_be_resumed_by_several_processes() {
     let agent = Agent::start();
     let running = agent.sortie(["run", "-o", "json", "--pause-on-approval", "go"]).spawn();
     let run = agent.next_run();
@@ -311,7 +311,7 @@ fn a_run_goes_on_from_process_to_process() {
 }
 
 #[test]
-fn calls_that_somebody_else_has_decided_in_part_are_left_alone() {
+fn calls_that_another_client_has_decided_are_not_decided_again() {
     // A later one first: the server knows, and we do not, until it has run.
     let agent = Agent::start();
     let run = waiting(&agent, abc(), "a");
@@ -352,7 +352,7 @@ fn each_call_is_decided_when_it_is_reached() {
 }
 
 #[test]
-fn a_call_behind_one_that_runs_can_be_decided_in_advance() {
+fn a_call_after_a_running_one_can_be_decided_in_advance() {
     let agent = Agent::start();
     let run = agent.begin_run(agent.session());
     run.propose([call("a", "view").held(), call("b", "create")]);
@@ -366,7 +366,7 @@ fn a_call_behind_one_that_runs_can_be_decided_in_advance() {
 }
 
 #[test]
-fn it_warns_when_the_server_ran_a_call_that_was_to_be_rejected() {
+fn resume_warns_if_the_server_ran_a_call_that_was_to_be_rejected() {
     let agent = Agent::start();
     let rules =
         [("view", Action::Approve), ("remove", Action::Deny)].map(|(tool, action)| (tool.to_owned(), action));
@@ -385,7 +385,7 @@ fn it_warns_when_the_server_ran_a_call_that_was_to_be_rejected() {
 }
 
 #[test]
-fn a_session_where_nothing_waits_is_a_conflict_and_is_left_alone() {
+fn resume_without_a_pending_call_is_a_conflict_and_changes_nothing() {
     let agent = Agent::start();
     let idle = agent.session();
     let over = agent.begin_run(agent.session());
@@ -405,7 +405,7 @@ fn a_session_where_nothing_waits_is_a_conflict_and_is_left_alone() {
 }
 
 #[test]
-fn a_decision_that_is_lost_here_is_sent_again() {
+fn a_dropped_decision_of_resume_is_sent_again() {
     let agent = Agent::start();
     let run = waiting(&agent, [call("a", "create").with_slow_checkpoint(), call("b", "create")], "a");
     let running = resume(&agent, &run, &["--approve-all"]);
@@ -418,7 +418,7 @@ fn a_decision_that_is_lost_here_is_sent_again() {
 }
 
 #[test]
-fn a_stream_that_breaks_while_the_past_is_read_changes_nothing() {
+fn a_stream_that_breaks_while_resume_reads_the_past_changes_nothing() {
     for (last, ending) in [(1, Ending::Cut), (3, Ending::Reset), (6, Ending::Clean), (7, Ending::Cut)] {
         let agent = Agent::start();
         let run = waiting(&agent, [call("a", "create"), call("b", "create")], "a");
@@ -432,7 +432,7 @@ fn a_stream_that_breaks_while_the_past_is_read_changes_nothing() {
 }
 
 #[test]
-fn a_run_that_ends_under_our_hands_is_told_as_it_ended() {
+fn a_run_that_ends_during_resume_has_its_own_end() {
     let agent = Agent::start();
     let gate = agent.next(Route::Decide).hold();
     let run = waiting(&agent, [call("a", "create")], "a");
@@ -446,7 +446,7 @@ fn a_run_that_ends_under_our_hands_is_told_as_it_ended() {
 }
 
 #[test]
-fn a_run_that_is_begun_under_a_policy_of_ours_is_resumed_call_by_call() {
+fn a_run_started_with_a_policy_is_resumed_call_by_call() {
     let agent = Agent::start();
     let arguments = ["run", "-o", "json", "--on-approval", "pause", "-t", "create", "go"];
     let running = agent.sortie(arguments).spawn();

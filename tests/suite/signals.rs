@@ -19,7 +19,7 @@ const SIGNALS: [(Signal, &str); 9] = [
 ];
 
 #[test]
-fn each_signal_that_ends_cancels_the_run() {
+fn each_ending_signal_cancels_the_run() {
     for (signal, name) in SIGNALS {
         let agent = Agent::start();
         let running = agent.sortie(["run", "-o", "json", "go"]).spawn();
@@ -41,7 +41,7 @@ fn each_signal_that_ends_cancels_the_run() {
 }
 
 #[test]
-fn a_line_at_once_says_what_the_signal_does_even_when_quiet() {
+fn a_line_says_at_once_what_the_signal_does_even_when_quiet() {
     let agent = Agent::start();
     let gate = agent.next(Route::Cancel).hold();
     let running = agent.sortie(["run", "-q", "-o", "json", "go"]).spawn();
@@ -57,7 +57,7 @@ fn a_line_at_once_says_what_the_signal_does_even_when_quiet() {
 }
 
 #[test]
-fn a_line_says_where_there_is_nothing_to_cancel() {
+fn a_line_says_if_there_is_nothing_to_cancel() {
     let agent = Agent::start();
     let gate = agent.next(Route::CreateSession).hold();
     let running = agent.sortie(["run", "-o", "json", "go"]).spawn();
@@ -83,7 +83,7 @@ fn the_first_signal_after_a_deadline_does_not_cut_the_cancel_short() {
 }
 
 #[test]
-fn a_run_that_waits_for_approval_is_woken_to_be_cancelled() {
+fn a_run_that_waits_for_approval_can_be_cancelled() {
     let agent = Agent::start();
     let gate = agent.next(Route::Decide).hold();
     let running = agent.sortie(["run", "-o", "json", "go"]).spawn();
@@ -100,7 +100,7 @@ fn a_run_that_waits_for_approval_is_woken_to_be_cancelled() {
 }
 
 #[test]
-fn a_model_that_thinks_is_left_to_stop_by_itself_and_that_is_said() {
+fn a_cancel_during_inference_is_reported_as_accepted() {
     let agent = Agent::start();
     let running = agent.sortie(["run", "-o", "json", "go"]).spawn();
     let run = agent.next_run();
@@ -114,7 +114,7 @@ fn a_model_that_thinks_is_left_to_stop_by_itself_and_that_is_said() {
 }
 
 #[test]
-fn the_first_cause_wins_even_if_the_run_then_completes() {
+fn after_a_signal_the_reason_stays_even_if_the_run_completes() {
     let agent = Agent::start();
     let running = agent.sortie(["run", "-o", "json", "go"]).spawn();
     let run = agent.next_run();
@@ -131,7 +131,7 @@ fn the_first_cause_wins_even_if_the_run_then_completes() {
 }
 
 #[test]
-fn two_signals_close_together_are_one() {
+fn two_signals_close_together_count_as_one() {
     // timeout(1), make, a closing terminal and runuser send two.
     let gaps = [200, 500, 1_000, 2_000, 5_000, 10_000].map(Duration::from_micros);
     let started = gaps.map(|gap| {
@@ -154,7 +154,7 @@ fn two_signals_close_together_are_one() {
 }
 
 #[test]
-fn a_later_signal_gives_up_the_wait_and_comes_to_the_same_end() {
+fn a_later_signal_ends_the_wait_and_still_writes_the_record() {
     let agent = Agent::start();
     let gate = agent.next(Route::Cancel).hold();
     let running = agent
@@ -179,7 +179,7 @@ fn a_later_signal_gives_up_the_wait_and_comes_to_the_same_end() {
 }
 
 #[test]
-fn a_signal_before_anything_was_sent_leaves_nothing_behind() {
+fn a_signal_before_the_first_request_leaves_nothing_behind() {
     let agent = Agent::start();
     let gate = agent.next(Route::CreateSession).hold();
     let running = agent.sortie(["run", "-o", "json", "go"]).spawn();
@@ -191,7 +191,7 @@ fn a_signal_before_anything_was_sent_leaves_nothing_behind() {
 }
 
 #[test]
-fn a_hang_up_that_nohup_ignores_stays_ignored() {
+fn sighup_stays_ignored_under_nohup() {
     let agent = Agent::start();
     let running = agent.sortie(["run", "go"]).in_shell("trap '' HUP; exec \"$@\"").spawn();
     let run = agent.next_run();
@@ -205,7 +205,7 @@ fn a_hang_up_that_nohup_ignores_stays_ignored() {
 }
 
 #[test]
-fn no_cancel_leaves_the_run_going_and_says_how_to_attach() {
+fn no_cancel_keeps_the_run_and_says_how_to_attach() {
     let agent = Agent::start();
     let running = agent.sortie(["run", "-o", "json", "--no-cancel", "go"]).spawn();
     let run = agent.next_run();
@@ -234,7 +234,7 @@ fn a_full_file_size_limit_is_an_output_failure_and_the_run_is_cancelled() {
 }
 
 #[test]
-fn a_detached_run_is_cancelled_whose_session_nobody_is_told_of() {
+fn a_detached_run_is_cancelled_if_its_session_cannot_be_printed() {
     for (sink, why) in [(">/dev/full", "No space left"), (">&-", ""), ("", "broken pipe")] {
         let agent = Agent::start();
         let command = agent.sortie(["run", "--detach", "go"]);

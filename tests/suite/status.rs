@@ -12,7 +12,7 @@ fn on(terminal: &Terminal, command: Sortie, stdout: &str) -> Sortie {
 }
 
 #[test]
-fn the_status_line_comes_back_after_a_text_that_another_line_has_ended() {
+fn the_status_line_returns_after_a_line_of_text_has_ended() {
     for text in ["I look.", "I look.\n"] {
         let agent = Agent::start();
         let terminal = Terminal::open();
@@ -31,7 +31,7 @@ fn the_status_line_comes_back_after_a_text_that_another_line_has_ended() {
 }
 
 #[test]
-fn the_status_line_is_there_when_stdout_is_a_file() {
+fn the_status_line_is_shown_if_stdout_is_a_file() {
     let agent = Agent::start();
     let terminal = Terminal::open();
     let running = on(&terminal, agent.sortie(["run", "go"]), "answer").spawn();
@@ -57,7 +57,7 @@ fn in_ci_stderr_is_a_log_even_on_a_terminal() {
 }
 
 #[test]
-fn a_signals_line_takes_the_place_of_the_status_line() {
+fn the_line_about_a_signal_replaces_the_status_line() {
     let agent = Agent::start();
     let terminal = Terminal::open();
     let running = on(&terminal, agent.sortie(["run", "go"]), "answer").spawn();

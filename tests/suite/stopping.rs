@@ -26,7 +26,7 @@ fn attach(agent: &Agent, run: &RunHandle, flags: &[&str]) -> Running {
 // Cancel.
 
 #[test]
-fn cancel_stops_a_run_that_a_tool_works_for() {
+fn cancel_stops_a_run_with_a_running_tool() {
     let agent = Agent::start();
     let run = begin(&agent);
     run.propose([call("a", "view").held(), call("b", "create")]);
@@ -113,7 +113,7 @@ fn cancel_waits_for_a_checkpoint_that_is_being_written() {
 }
 
 #[test]
-fn cancel_has_nothing_to_do_where_nothing_runs() {
+fn cancel_without_an_active_run_exits_0() {
     let agent = Agent::start();
     let over = begin(&agent);
     over.complete();
@@ -126,7 +126,7 @@ fn cancel_has_nothing_to_do_where_nothing_runs() {
 }
 
 #[test]
-fn cancel_of_a_session_that_is_not_there_is_1() {
+fn cancel_of_an_unknown_session_exits_1() {
     let agent = Agent::start();
     cancel(&agent, Uuid::new_v4()).run().code(1).stderr_has("404");
     agent.sortie(["cancel", "mine"]).run().code(1).stderr_has("mine");
@@ -134,7 +134,7 @@ fn cancel_of_a_session_that_is_not_there_is_1() {
 }
 
 #[test]
-fn cancel_believes_the_sessions_state_and_not_its_own_request() {
+fn cancel_waits_for_the_sessions_state_to_confirm() {
     let agent = Agent::start();
     agent.lag();
     let run = begin(&agent);
@@ -148,7 +148,7 @@ fn cancel_believes_the_sessions_state_and_not_its_own_request() {
 }
 
 #[test]
-fn cancel_of_a_run_that_is_only_just_starting_is_repeated_until_it_is_taken() {
+fn cancel_of_a_starting_run_is_repeated_until_it_is_accepted() {
     let wire = Wire::start();
     let session = wire.session.to_string();
     let running = wire.sortie(["cancel", &session]).spawn();
@@ -201,7 +201,7 @@ fn cancel_survives_lost_answers() {
 }
 
 #[test]
-fn cancel_is_1_when_the_server_does_not_take_it() {
+fn cancel_exits_1_if_the_server_refuses_it() {
     let agent = Agent::start();
     let run = begin(&agent);
     let gate = agent.every(Route::Cancel).hold();
@@ -219,7 +219,7 @@ fn cancel_is_1_when_the_server_does_not_take_it() {
 }
 
 #[test]
-fn cancel_that_is_interrupted_is_1() {
+fn an_interrupted_cancel_exits_1() {
     let agent = Agent::start();
     let run = begin(&agent);
     let running = cancel(&agent, run.session).spawn();
@@ -229,7 +229,7 @@ fn cancel_that_is_interrupted_is_1() {
 }
 
 #[test]
-fn whoever_follows_the_run_learns_that_it_was_cancelled() {
+fn a_command_that_follows_the_run_reports_the_cancel() {
     let agent = Agent::start();
     let follower = agent.sortie(["run", "-o", "json", "go"]).spawn();
     let run = agent.next_run();
@@ -245,7 +245,7 @@ fn whoever_follows_the_run_learns_that_it_was_cancelled() {
 // Detach.
 
 #[test]
-fn detach_and_attach_are_a_pair() {
+fn a_detached_run_can_be_attached() {
     let agent = Agent::start();
     let detached = agent.sortie(["run", "--detach", "go"]).run().code(0);
     let run = agent.next_run();
@@ -263,7 +263,19 @@ fn detach_and_attach_are_a_pair() {
 }
 
 #[test]
-fn a_detached_run_that_ends_in_between_is_told_in_full() {
+fn detach_with_json_prints_only_the_session_and_the_run() {
+    let agent = Agent::start();
+    let detached = agent.sortie(["run", "--detach", "-o", "json", "go"]).run().code(0);
+    let run = agent.next_run();
+    let told = json!({ "type": "detached", "session_id": run.session.to_string(), "run_id": run.id.to_string() });
+    assert_eq!(serde_json::from_str::<Value>(&detached.stdout).unwrap(), told);
+    let agent = Agent::start();
+    agent.next(Route::Send).fail(400, "invalid_overrides");
+    agent.sortie(["run", "--detach", "-o", "json", "go"]).run().fails("server");
+}
+
+#[test]
+fn attach_shows_all_of_a_detached_run_that_has_ended() {
     let agent = Agent::start();
     agent.script(|run| {
         run.text("Quick.");
@@ -275,7 +287,7 @@ fn a_detached_run_that_ends_in_between_is_told_in_full() {
 }
 
 #[test]
-fn detach_with_anything_that_we_would_have_to_decide_or_tell_is_refused() {
+fn detach_with_flags_about_later_decisions_or_output_is_refused() {
     let agent = Agent::out_of_bounds();
     let rows = [
         &["--on-approval", "accept"][..],
@@ -293,7 +305,7 @@ fn detach_with_anything_that_we_would_have_to_decide_or_tell_is_refused() {
 }
 
 #[test]
-fn detach_sends_the_list_of_allowed_tools_and_the_rest_waits() {
+fn detach_sends_the_allowed_tools_and_other_calls_stay_pending() {
     for (flags, list) in [
         (&["-t", "create", "-t", "stakpak__view"][..], json!(["create", "stakpak__view"])),
         (&["-t", "create", "-t", "run_command::ls"], json!(["create", "run_command::ls"])),
@@ -311,7 +323,7 @@ fn detach_sends_the_list_of_allowed_tools_and_the_rest_waits() {
 }
 
 #[test]
-fn detach_may_say_that_what_is_asked_about_waits() {
+fn detach_allows_on_approval_pause() {
     let agent = Agent::start();
     let detached = agent.sortie(["run", "--detach", "--pause-on-approval", "go"]).run().code(0);
     let run = agent.next_run();
@@ -322,7 +334,7 @@ fn detach_may_say_that_what_is_asked_about_waits() {
 // Attach.
 
 #[test]
-fn attach_tells_a_run_of_somebody_else_from_its_start_and_then_live() {
+fn attach_shows_another_clients_run_from_its_start_and_then_live() {
     let agent = Agent::start();
     let old = begin(&agent);
     old.text("A run of long ago.");
@@ -343,7 +355,7 @@ fn attach_tells_a_run_of_somebody_else_from_its_start_and_then_live() {
 }
 
 #[test]
-fn attach_pauses_at_what_waits_and_leaves_it_waiting() {
+fn attach_pauses_at_a_pending_call_and_leaves_it_pending() {
     let agent = Agent::start();
     let run = begin(&agent);
     run.text("May I?");
@@ -358,7 +370,7 @@ fn attach_pauses_at_what_waits_and_leaves_it_waiting() {
 }
 
 #[test]
-fn attach_decides_where_it_was_told_to() {
+fn attach_decides_calls_with_a_policy() {
     let rows = [
         (&["--on-approval", "accept"][..], Decision::Accept),
         (&["--on-approval", "reject"], Decision::Reject),
@@ -380,7 +392,7 @@ fn attach_decides_where_it_was_told_to() {
 }
 
 #[test]
-fn attach_after_the_end_has_the_runs_own_exit_code() {
+fn attach_to_an_ended_run_has_the_runs_exit_code() {
     let ends: [(fn(&RunHandle), i32, &str); 5] = [
         (RunHandle::complete, 0, ""),
         (|run| run.error("the model is out of order", true), 1, "run_error"),
@@ -407,7 +419,7 @@ fn attach_after_the_end_has_the_runs_own_exit_code() {
 }
 
 #[test]
-fn attach_takes_the_last_run_of_an_idle_session() {
+fn attach_follows_the_last_run_of_an_idle_session() {
     let agent = Agent::start();
     let first = begin(&agent);
     first.text("First.");
@@ -419,7 +431,7 @@ fn attach_takes_the_last_run_of_an_idle_session() {
 }
 
 #[test]
-fn attach_takes_the_last_run_even_if_the_stream_breaks_before_it_is_heard() {
+fn attach_finds_the_last_run_even_if_the_stream_breaks_first() {
     // After the first run's last event; after the second one's first.
     for (last, ending) in
         [(6, Ending::Clean), (7, Ending::Clean), (3, Ending::Cut), (6, Ending::Cut), (6, Ending::Reset)]
@@ -462,20 +474,20 @@ fn is_waited_for(wire: &Wire, stream: Exchange, events: &str) {
 }
 
 #[test]
-fn attach_waits_for_a_replay_that_is_slow_to_begin() {
+fn attach_waits_for_a_replay_that_starts_slowly() {
     let (wire, _attached, stream) = idle();
     is_waited_for(&wire, stream, "");
 }
 
 #[test]
-fn attach_waits_for_a_replay_that_stalls_where_the_last_run_may_not_have_begun() {
+fn attach_waits_for_a_replay_that_stalls_before_the_last_run() {
     let (wire, _attached, stream) = idle();
     let (session, run) = (wire.session, wire.run);
     is_waited_for(&wire, stream, &completed(session, run));
 }
 
 #[test]
-fn attach_waits_for_a_replay_that_is_slow_to_go_on_after_a_break() {
+fn attach_waits_for_a_replay_that_continues_slowly_after_a_break() {
     let (wire, _attached, stream) = idle();
     let (session, run) = (wire.session, wire.run);
     let mut first = stream.stream();
@@ -500,7 +512,7 @@ fn completed(session: Uuid, run: Uuid) -> String {
 }
 
 #[test]
-fn attach_after_a_restart_has_the_text_and_says_that_nobody_knows_the_end() {
+fn attach_after_a_restart_prints_the_text_and_reports_an_unknown_end() {
     for (format, stdout) in
         [("text", "First.\nSecond,\nin lines.\n"), ("final", "Second,\nin lines.\n"), ("json", "")]
     {
@@ -531,7 +543,7 @@ fn attach_after_a_restart_has_the_text_and_says_that_nobody_knows_the_end() {
 }
 
 #[test]
-fn attach_takes_lost_text_from_the_messages() {
+fn attach_reads_lost_text_from_the_messages() {
     // Of a run that is over; of one that goes on.
     for goes_on in [false, true] {
         for (format, stdout) in [("text", "First.\nSecond.\nThird.\n"), ("final", "Third.\n")] {
@@ -559,7 +571,7 @@ fn attach_takes_lost_text_from_the_messages() {
 }
 
 #[test]
-fn attach_to_a_run_that_waits_and_whose_proposal_has_left_the_ring_pauses() {
+fn attach_pauses_at_a_pending_call_whose_proposal_has_left_the_ring() {
     let agent = Agent::with(Options { events_kept: 1, ..Options::default() });
     let run = begin(&agent);
     run.propose([call("a", "create")]);
@@ -569,7 +581,7 @@ fn attach_to_a_run_that_waits_and_whose_proposal_has_left_the_ring_pauses() {
 }
 
 #[test]
-fn attach_never_takes_an_older_runs_success_for_that_of_a_run_that_died_unheard() {
+fn attach_never_reports_an_older_runs_success_for_a_run_without_events() {
     // Protocol trap 21: yesterday's run completed; today's died before its first event, and only the state tells.
     let wire = Wire::serve(|exchange| {
         if exchange.is("GET", "/events") {
@@ -593,7 +605,7 @@ fn attach_never_takes_an_older_runs_success_for_that_of_a_run_that_died_unheard(
 }
 
 #[test]
-fn attach_where_no_run_ever_was_is_not_found() {
+fn attach_to_a_session_without_a_run_is_not_found() {
     let agent = Agent::with(Options { keepalive: Duration::from_secs(1), ..Options::default() });
     let empty = agent.session().to_string();
     let nowhere = Uuid::new_v4().to_string();
@@ -604,7 +616,7 @@ fn attach_where_no_run_ever_was_is_not_found() {
 }
 
 #[test]
-fn attach_ends_the_run_with_its_own_end_unless_it_is_told_not_to() {
+fn attach_cancels_the_run_at_a_signal_unless_no_cancel_is_given() {
     for (flags, cancelled) in [(&[][..], true), (&["--no-cancel"], false)] {
         let agent = Agent::with_policy(Policy::usual());
         let run = begin(&agent);
@@ -623,7 +635,7 @@ fn attach_ends_the_run_with_its_own_end_unless_it_is_told_not_to() {
 const PAGE: &str = "<html><head><title>404 Not Found</title></head><body>nginx</body></html>";
 
 #[test]
-fn a_proxys_pages_are_no_sign_that_a_run_has_stopped() {
+fn a_proxys_pages_do_not_mean_that_a_run_has_stopped() {
     for status in [404, 403, 409] {
         let agent = Agent::start();
         let running = agent.sortie(["run", "-o", "json", "go"]).spawn();
@@ -643,7 +655,7 @@ fn a_proxys_pages_are_no_sign_that_a_run_has_stopped() {
 }
 
 #[test]
-fn a_proxys_page_in_answer_to_the_question_for_the_state_is_asked_again() {
+fn a_proxys_page_instead_of_the_state_is_retried() {
     let agent = Agent::start();
     let running = agent.sortie(["run", "-o", "json", "go"]).spawn();
     let run = agent.next_run();

@@ -11,7 +11,7 @@ const SCRIPTS: &str =
     "Grüße, Ελληνικά, עברית, हिन्दी, 日本語, 👩🏽‍🚀 🇪🇺, e\u{301}, \u{feff}, \u{10ffff}, \"q\" \\ \u{2028}";
 
 #[test]
-fn a_run_that_ends_before_we_subscribe_is_heard_in_full() {
+fn a_run_that_ends_before_the_stream_opens_is_read_in_full() {
     let agent = Agent::start();
     agent.script(|run| {
         run.text("I look.");
@@ -23,7 +23,7 @@ fn a_run_that_ends_before_we_subscribe_is_heard_in_full() {
 }
 
 #[test]
-fn events_of_other_runs_in_the_session_are_passed_over() {
+fn events_of_other_runs_in_the_session_are_ignored() {
     let agent = Agent::start();
     let running = agent.sortie(["run", "go"]).spawn();
     let run = agent.next_run();
@@ -42,7 +42,7 @@ fn events_of_other_runs_in_the_session_are_passed_over() {
 }
 
 #[test]
-fn an_old_sessions_past_is_passed_over() {
+fn the_past_of_an_old_session_is_ignored() {
     let agent = Agent::start();
     let old = agent.begin_run(agent.session());
     old.text("Long ago.");
@@ -73,7 +73,7 @@ fn events_that_come_twice_count_once() {
 }
 
 #[test]
-fn what_a_newer_server_may_send_is_passed_over() {
+fn unknown_events_of_a_newer_server_are_ignored() {
     let agent = Agent::start();
     agent.script(|run| {
         run.emit("HologramShown", &[("depth", 3.into()), ("nested", json!({ "run": [1, null, {}] }))]);
@@ -113,7 +113,7 @@ fn the_bytes_may_be_split_anywhere() {
 }
 
 #[test]
-fn lines_may_end_in_any_way() {
+fn lines_may_end_with_lf_cr_or_crlf() {
     for end in ["\r\n", "\r"] {
         for piece in [1, 2, 4096] {
             let rewrite =
@@ -163,7 +163,7 @@ fn a_stream_without_chunks_is_understood() {
 }
 
 #[test]
-fn a_clean_end_without_the_runs_end_is_not_success() {
+fn a_stream_that_ends_before_the_run_is_not_success() {
     let agent = Agent::start();
     let running = agent.sortie(["run", "go"]).spawn();
     let run = agent.next_run();
@@ -177,7 +177,7 @@ fn a_clean_end_without_the_runs_end_is_not_success() {
 }
 
 #[test]
-fn the_recorded_runs_are_told_as_they_were() {
+fn each_recorded_run_is_shown_with_its_result() {
     let text = "I will write the file.";
     for (name, code, stdout) in [
         ("completed-text.sse", 0, "All 3 replicas are ready.\n\nNothing to do. ✅ naïve 日本語\n".to_owned()),
@@ -213,7 +213,7 @@ fn the_recorded_runs_are_told_as_they_were() {
 }
 
 #[test]
-fn a_server_that_ends_every_stream_at_once_is_not_hammered() {
+fn reconnects_to_a_server_that_ends_every_stream_back_off() {
     let agent = Agent::start();
     agent.spoil_streams(Fault::none().end_at_byte(0, Ending::Clean));
     let running = agent.sortie(["run", "--timeout", "2s", "go"]).spawn();
@@ -225,7 +225,7 @@ fn a_server_that_ends_every_stream_at_once_is_not_hammered() {
 }
 
 #[test]
-fn an_event_of_no_known_shape_is_no_hole() {
+fn an_event_of_unknown_shape_is_no_hole() {
     let agent = Agent::start();
     let running = agent.sortie(["run", "go"]).spawn();
     let run = agent.next_run();
@@ -239,7 +239,7 @@ fn an_event_of_no_known_shape_is_no_hole() {
 }
 
 #[test]
-fn half_an_event_is_no_silence() {
+fn half_an_event_ends_the_quiet() {
     let agent = Agent::start();
     let running = agent.sortie(["run", "--heartbeat", "1s", "go"]).spawn();
     let run = agent.next_run();
@@ -261,7 +261,7 @@ fn half_an_event_is_no_silence() {
 }
 
 #[test]
-fn a_session_that_is_gone_has_lost_the_run_and_one_whose_state_cannot_be_had_has_not() {
+fn a_missing_session_is_lost_but_an_unavailable_state_is_not() {
     for (status, code, reason) in [(404, "not_found", "lost"), (500, "out_of_order", "server")] {
         let agent = Agent::start();
         let running = agent.sortie(["run", "-o", "json", "--retry-timeout", "1s", "go"]).spawn();
@@ -274,7 +274,7 @@ fn a_session_that_is_gone_has_lost_the_run_and_one_whose_state_cannot_be_had_has
 }
 
 #[test]
-fn a_gap_that_is_none_does_not_mislead_who_looks_for_the_last_run() {
+fn a_false_gap_does_not_hide_the_last_run() {
     let agent = Agent::start();
     let old = agent.begin_run(agent.session());
     old.text("Done.");
@@ -300,7 +300,7 @@ fn a_gap_that_is_none_does_not_mislead_who_looks_for_the_last_run() {
 }
 
 #[test]
-fn of_a_run_only_whose_last_event_is_left_it_is_still_known_how_it_ended() {
+fn the_last_event_alone_tells_how_a_run_ended() {
     let agent = Agent::with(Options { events_kept: 1, ..Options::default() });
     let old = agent.begin_run(agent.session());
     old.text("Done.");

@@ -8,7 +8,7 @@ use uuid::Uuid;
 const COMMANDS: [&str; 8] = ["run", "resume", "attach", "cancel", "pending", "list", "ping", "help"];
 
 #[test]
-fn help_and_version_are_0_and_go_to_stdout() {
+fn help_and_version_exit_0_and_go_to_stdout() {
     for arguments in [["--help"], ["-h"]] {
         let output = Sortie::new(arguments).run().code(0);
         for command in COMMANDS {
@@ -40,7 +40,7 @@ fn the_help_explains_the_exit_codes() {
 }
 
 #[test]
-fn usage_errors_are_1_and_name_what_is_wrong() {
+fn usage_errors_exit_1_and_name_the_mistake() {
     let session = Uuid::new_v4().to_string();
     let session = session.as_str();
     for (arguments, named) in [
@@ -78,7 +78,7 @@ fn usage_errors_are_1_and_name_what_is_wrong() {
 }
 
 #[test]
-fn a_mistake_is_answered_in_one_line_with_the_nearest_right_word() {
+fn a_usage_error_is_one_line_with_the_closest_valid_word() {
     let session = Uuid::new_v4().to_string();
     let session = session.as_str();
     for (arguments, line) in [
@@ -112,21 +112,21 @@ fn a_mistake_is_answered_in_one_line_with_the_nearest_right_word() {
         (&["cancel"], "<SESSION> is missing; see sortie cancel --help"),
         (
             &["run", "--rehearse", "complted", "x"],
-            "--rehearse complted: it is none of completed, failed, paused, stalled, lost, and no file",
+            "--rehearse complted: it is none of completed, failed, paused, stalled, lost, and no such file exists",
         ),
         (&["run", "--max-turns", "0", "x"], "--max-turns 0: it must be a number from 1 to 256"),
         (&["run", "--\u{1b}[2J", "x"], "there is no option --\\u{1b}[2J here; see sortie run --help"),
         (
             &["run", "- tidy up"],
-            "there is no option -  here (a prompt that begins with - goes behind --); see sortie run --help",
+            "there is no option -  here (a prompt that begins with - must follow --); see sortie run --help",
         ),
         (
             &["run", "-1 is odd"],
-            "there is no option -1 here (a prompt that begins with - goes behind --); see sortie run --help",
+            "there is no option -1 here (a prompt that begins with - must follow --); see sortie run --help",
         ),
         (
             &["run", "--tidy up"],
-            "there is no option --tidy up here (a prompt that begins with - goes behind --); see sortie run --help",
+            "there is no option --tidy up here (a prompt that begins with - must follow --); see sortie run --help",
         ),
         (&["run", "-q", "x", "-v"], "--quiet does not go with --verbose; see sortie run --help"),
         (&["-q", "run", "x", "-v"], "--quiet does not go with --verbose"),
@@ -185,7 +185,7 @@ fn the_last_of_a_repeated_option_counts() {
 }
 
 #[test]
-fn a_variable_at_fault_is_named_instead_of_its_flag() {
+fn an_error_in_a_variable_names_the_variable() {
     for (variable, value, named) in [
         ("SORTIE_SERVER", "ftp://agent.example", "SORTIE_SERVER: the URL"),
         ("SORTIE_CACERT", "no/such/file", "no/such/file (SORTIE_CACERT)"),
@@ -203,7 +203,7 @@ fn a_variable_at_fault_is_named_instead_of_its_flag() {
 }
 
 #[test]
-fn a_newline_at_the_end_of_the_servers_variable_does_no_harm() {
+fn the_servers_variable_may_end_with_a_newline() {
     let agent = Agent::answering("Done.");
     for end in ["\n", "\r\n"] {
         agent.sortie(["run", "go"]).env("SORTIE_SERVER", agent.url() + end).run().code(0);
@@ -211,7 +211,7 @@ fn a_newline_at_the_end_of_the_servers_variable_does_no_harm() {
 }
 
 #[test]
-fn a_missing_command_is_answered_with_the_help_on_stderr() {
+fn without_a_command_the_help_goes_to_stderr() {
     for command in
         [Sortie::new([]), Sortie::new(["-q"]), Sortie::new([]).env("SORTIE_SERVER", "http://127.0.0.1:1")]
     {
@@ -243,7 +243,7 @@ fn the_short_help_of_run_fits_a_screen() {
 }
 
 #[test]
-fn an_argument_that_is_not_text_is_refused() {
+fn an_argument_that_is_not_utf_8_is_refused() {
     use std::ffi::OsStr;
     use std::os::unix::ffi::OsStrExt;
     Sortie::new(["run"])
@@ -251,12 +251,16 @@ fn an_argument_that_is_not_text_is_refused() {
         .run()
         .code(1)
         .stdout("")
-        .stderr_has("UTF-8")
+        .stderr_has("an argument is not UTF-8 text")
         .stderr_lacks("panicked");
+    for variable in ["SORTIE_SERVER", "SORTIE_REHEARSE"] {
+        let output = Sortie::new(["run", "go"]).env(variable, OsStr::from_bytes(b"\xff\xfe")).run();
+        output.code(1).stderr_has(&format!("{variable} is not UTF-8 text"));
+    }
 }
 
 #[test]
-fn a_token_goes_to_another_host_in_clear_only_when_allowed() {
+fn a_token_goes_over_plain_http_to_another_host_only_if_allowed() {
     // An address of documentation: nothing is sent there.
     for server in ["http://192.0.2.1:4096", "http://agent.example:4096"] {
         let output = Sortie::new(["run", "--server", server, "--header-file", "no/such/file", "go"]).run();
@@ -271,7 +275,7 @@ fn a_token_goes_to_another_host_in_clear_only_when_allowed() {
 }
 
 #[test]
-fn a_token_with_a_line_break_in_it_is_refused_without_being_shown() {
+fn a_token_with_a_line_break_is_refused_without_being_shown() {
     let agent = Agent::out_of_bounds();
     let command = agent.sortie(["run", "go"]).without_env("SORTIE_TOKEN");
     let path = command.file("token", "half-a-token\nother-half\n");
@@ -290,7 +294,7 @@ fn a_record_is_written_for_usage_errors_once_the_command_line_parses() {
 }
 
 #[test]
-fn scripts_can_tell_the_outcomes_apart() {
+fn a_script_can_distinguish_the_outcomes() {
     let script = r#"
         for outcome in completed failed paused; do
             "$1" run --rehearse "$outcome" "Check the disks" >/dev/null 2>&1
@@ -330,14 +334,14 @@ fn scripts_can_tell_the_outcomes_apart() {
 }
 
 #[test]
-fn one_file_cannot_take_the_record_and_the_recording() {
+fn the_record_and_the_recording_need_two_files() {
     let agent = Agent::out_of_bounds();
     let command = agent.sortie(["run", "--record", "x", "--result-file", "x", "go"]);
     command.run().code(1).stderr_has("--record x: this is also the file of --result-file");
 }
 
 #[test]
-fn denying_a_tool_does_not_say_what_becomes_of_the_others() {
+fn deny_tool_alone_is_refused_because_other_calls_have_no_rule() {
     let agent = Agent::out_of_bounds();
     let output = agent.sortie(["run", "-o", "json", "--deny-tool", "remove", "go"]).run();
     let text = "it takes the place of the server's policy: say what becomes of the other calls";

@@ -29,7 +29,7 @@ fn start(agent: &Agent, arguments: &[&str]) -> Running {
 // Before the server's first own word.
 
 #[test]
-fn a_page_before_the_servers_first_word_says_that_this_is_no_agent_server() {
+fn a_page_as_the_first_answer_says_that_this_is_no_agent_server() {
     let json = [("content-type", "application/json")];
     let rows = [
         (404, &HTML[..], PAGE),
@@ -57,7 +57,7 @@ fn a_page_before_the_servers_first_word_says_that_this_is_no_agent_server() {
 }
 
 #[test]
-fn a_redirect_names_where_it_points_and_what_a_gateway_may_want() {
+fn a_redirect_names_its_target_and_the_header_file() {
     let agent = Agent::start();
     agent.every(Route::CreateSession).answer(302, &[("location", "https://login.example/")], "");
     let output = start(&agent, &[]).wait().stderr_has("https://login.example/").stderr_has("--header-file");
@@ -65,7 +65,7 @@ fn a_redirect_names_where_it_points_and_what_a_gateway_may_want() {
 }
 
 #[test]
-fn a_401_of_something_in_front_is_an_auth_failure_that_says_whose_it_is() {
+fn a_401_of_a_gateway_is_an_auth_failure_that_names_the_gateway() {
     for (headers, body) in [(&HTML[..], PAGE), (&[("content-type", "application/json")], r#"{"message":"no"}"#)] {
         let agent = Agent::start();
         agent.every(Route::CreateSession).answer(401, headers, body);
@@ -78,7 +78,7 @@ fn a_401_of_something_in_front_is_an_auth_failure_that_says_whose_it_is() {
 }
 
 #[test]
-fn a_page_that_passes_is_waited_for_even_before_the_servers_first_word() {
+fn a_temporary_page_is_retried_even_as_the_first_answer() {
     for status in [408, 429, 499, 500, 501, 502, 503, 504, 507, 520, 524, 530] {
         let agent = Agent::answering("Done.");
         agent.next(Route::CreateSession).answer(status, &HTML, PAGE);
@@ -93,7 +93,7 @@ fn a_page_that_passes_is_waited_for_even_before_the_servers_first_word() {
 // After it.
 
 #[test]
-fn after_the_servers_first_word_a_page_is_no_evidence_of_anything() {
+fn after_the_servers_first_answer_a_page_proves_nothing() {
     let pages = [
         (200, ""),
         (200, PAGE),
@@ -136,7 +136,7 @@ fn after_the_servers_first_word_a_page_is_no_evidence_of_anything() {
 }
 
 #[test]
-fn a_prompt_that_was_taken_and_answered_by_a_page_is_found_under_its_key() {
+fn a_taken_prompt_with_a_page_as_its_answer_is_found_by_its_key() {
     for status in [404, 409, 499, 501, 505, 507, 520, 524, 530] {
         let agent = Agent::answering("Done.");
         agent.next(Route::Send).answer_afterwards(status, &HTML, PAGE);
@@ -147,7 +147,7 @@ fn a_prompt_that_was_taken_and_answered_by_a_page_is_found_under_its_key() {
 }
 
 #[test]
-fn after_the_servers_first_word_a_fault_on_the_way_is_retried_too() {
+fn after_the_servers_first_answer_a_connection_fault_is_retried() {
     let many = format!("HTTP/1.1 200 OK\r\n{}\r\n", "x-header: x\r\n".repeat(200));
     let wire = Wire::start();
     let running = wire.sortie(["run", "go"]).spawn();
@@ -169,7 +169,7 @@ fn after_the_servers_first_word_a_fault_on_the_way_is_retried_too() {
 }
 
 #[test]
-fn a_prompt_that_only_pages_answer_is_in_doubt_and_its_run_is_stopped() {
+fn a_prompt_with_only_pages_as_answers_is_in_doubt_and_its_run_cancelled() {
     let agent = Agent::start();
     agent.next(Route::Send).answer_afterwards(524, &HTML, PAGE);
     agent.every(Route::Send).answer(404, &HTML, PAGE);
@@ -182,7 +182,7 @@ fn a_prompt_that_only_pages_answer_is_in_doubt_and_its_run_is_stopped() {
 }
 
 #[test]
-fn the_last_calls_go_on_through_pages_until_their_time_is_over() {
+fn the_cancel_is_retried_through_pages_until_its_deadline() {
     let agent = Agent::start();
     let running = start(&agent, &["--retry-timeout", "0s"]);
     let run = agent.next_run();
@@ -202,7 +202,7 @@ fn the_last_calls_go_on_through_pages_until_their_time_is_over() {
 // What is said of it.
 
 #[test]
-fn a_page_is_quoted_in_a_few_words_and_only_once() {
+fn a_page_is_quoted_briefly_and_only_once() {
     let agent = Agent::start();
     agent.every(Route::CreateSession).answer(502, &HTML, &PAGE.repeat(20));
     let output = start(&agent, &["--retry-timeout", "3s"]).wait();
@@ -217,7 +217,7 @@ fn a_page_is_quoted_in_a_few_words_and_only_once() {
 }
 
 #[test]
-fn a_request_that_is_too_large_is_a_refusal_that_says_how_large_it_was() {
+fn a_request_that_is_too_large_is_refused_with_its_size() {
     for (status, headers) in [(413, &HTML[..]), (414, &[]), (431, &HTML)] {
         let agent = Agent::start();
         agent.every(Route::Send).answer(status, headers, PAGE);
@@ -271,7 +271,7 @@ fn v_logs_each_call_with_its_time_and_no_secret() {
 // Retries.
 
 #[test]
-fn a_date_to_come_again_at_is_judged_by_the_answers_own_clock() {
+fn a_retry_after_date_is_compared_with_the_answers_own_date() {
     let past = SystemTime::UNIX_EPOCH + Duration::from_secs(1_000_000_000);
     let date = |seconds| httpdate::fmt_http_date(past + Duration::from_secs(seconds));
     let agent = Agent::answering("Done.");
@@ -281,7 +281,7 @@ fn a_date_to_come_again_at_is_judged_by_the_answers_own_clock() {
 }
 
 #[test]
-fn a_retry_timeout_that_is_over_at_once_tries_once() {
+fn with_a_retry_timeout_of_zero_a_call_is_tried_once_and_a_stream_opened_once_more() {
     let agent = Agent::start();
     agent.every(Route::CreateSession).fail(503, "starting");
     start(&agent, &["--retry-timeout", "0s"]).wait().stderr_lacks("trying again").fails("server");
@@ -300,7 +300,7 @@ fn a_retry_timeout_that_is_over_at_once_tries_once() {
 }
 
 #[test]
-fn an_answer_that_is_cut_where_the_connection_is_its_end_was_lost() {
+fn a_cut_answer_that_ends_with_the_connection_is_retried() {
     let head = "HTTP/1.0 200 OK\r\ncontent-type: application/json\r\n\r\n";
     for cut in [r#"{"run_id":"#, r#"{"run_id":""#, r#"{"#] {
         let wire = Wire::start();
@@ -342,7 +342,7 @@ fn with_token_file(agent: &Agent) -> (Running, PathBuf) {
 }
 
 #[test]
-fn a_token_file_is_read_again_when_the_server_no_longer_takes_the_token() {
+fn a_token_file_is_read_again_when_the_server_refuses_the_token() {
     let agent = Agent::start();
     let (running, path) = with_token_file(&agent);
     let run = agent.next_run();
@@ -360,7 +360,7 @@ fn a_token_file_is_read_again_when_the_server_no_longer_takes_the_token() {
 }
 
 #[test]
-fn a_token_file_is_read_again_by_the_last_calls_too() {
+fn a_token_file_is_read_again_during_the_cancel() {
     let agent = Agent::start();
     let (running, path) = with_token_file(&agent);
     let run = agent.next_run();
@@ -406,7 +406,7 @@ fn client(wire: &Wire, headers: Headers, token: Option<Token>) -> Client {
 }
 
 #[test]
-fn headers_go_with_every_call_and_are_read_again_when_a_gateway_no_longer_takes_them() {
+fn headers_are_sent_with_every_call_and_read_again_when_a_gateway_refuses_them() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("headers");
     for status in [401, 403, 302] {
@@ -428,7 +428,7 @@ fn headers_go_with_every_call_and_are_read_again_when_a_gateway_no_longer_takes_
 }
 
 #[test]
-fn what_a_gateway_says_back_of_our_secrets_is_not_repeated() {
+fn secrets_that_a_gateway_repeats_are_not_shown() {
     let wire = Wire::serve(|exchange| {
         let said = format!("{:?}", exchange.request.headers);
         exchange.respond(404, &[("content-type", "text/html")], said[..].as_bytes());
@@ -443,7 +443,7 @@ fn what_a_gateway_says_back_of_our_secrets_is_not_repeated() {
 // Streams that are held back.
 
 #[test]
-fn a_stream_that_is_held_back_is_told_and_waited_for() {
+fn a_held_back_stream_is_reported_and_waited_for() {
     let (session, run) = (Uuid::new_v4(), Uuid::new_v4());
     let whole = completed(session, run);
     // One server gives no head to the first two requests (the first is given up early, to ask for the state), the other
@@ -476,7 +476,7 @@ fn a_stream_that_is_held_back_is_told_and_waited_for() {
 }
 
 #[test]
-fn the_same_failure_again_and_again_is_said_ever_more_rarely() {
+fn a_repeated_failure_is_reported_less_and_less_often() {
     let arguments = ["run", "-o", "json", "--server", "http://127.0.0.1:1", "--retry-timeout", "2s", "go"];
     let output = Sortie::new(arguments).run();
     let said = output.stderr.matches("trying again").count();
@@ -485,7 +485,7 @@ fn the_same_failure_again_and_again_is_said_ever_more_rarely() {
 }
 
 #[test]
-fn the_same_failure_again_and_again_is_one_line_that_counts_on_a_terminal() {
+fn on_a_terminal_a_repeated_failure_is_one_line_with_a_count() {
     let terminal = Terminal::open();
     let command = Sortie::new(["run", "--server", "http://127.0.0.1:1", "--retry-timeout", "3s", "go"]);
     let command = command.in_shell(r#"exec "$@" 2>"$TTY""#).env("TTY", &terminal.path).env("TERM", "xterm");

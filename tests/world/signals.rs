@@ -264,7 +264,10 @@ fn a_process_that_is_stuck_after_a_signal_says_so_and_ends() {
     while let Ok(1..) = stdout.read(&mut [0; 4096]) {
         thread::sleep(Duration::from_millis(50));
     }
-    running.wait().code(1).stderr_has("sortie is stuck").within(Duration::from_secs(25));
+    let output = running.wait().code(1).within(Duration::from_secs(25));
+    // On a busy machine this reader may stop for half a second, which is told from a slow one.
+    let said = ["sortie is stuck", "nobody reads it"];
+    assert!(said.iter().any(|what| output.stderr.contains(what)), "{output:#?}");
 }
 
 #[test]

@@ -1,4 +1,4 @@
-//! The bodies as the server sends and expects them.
+//! The bodies that the server sends and expects.
 
 use super::*;
 use serde::de::DeserializeOwned;
@@ -15,7 +15,7 @@ fn run() -> Uuid {
 }
 
 #[test]
-fn health_is_read_as_far_as_it_is_there() {
+fn health_is_read_with_and_without_its_optional_fields() {
     let full = json!({ "status": "ok", "version": "0.3.88", "uptime_seconds": 7, "sandbox": {
         "mode": "persistent", "healthy": false, "consecutive_ok": 0, "consecutive_failures": 2, "last_ok": null,
         "last_error": "no image" } });
@@ -47,7 +47,7 @@ fn an_unknown_mode_of_approval_is_custom() {
 }
 
 #[test]
-fn a_sessions_state_names_the_run_that_it_runs() {
+fn an_active_session_names_its_run() {
     for (state, run_id, expected) in [
         ("starting", Some(RUN), SessionState::Active(run())),
         ("running", Some(RUN), SessionState::Active(run())),
@@ -67,7 +67,7 @@ fn a_sessions_state_names_the_run_that_it_runs() {
 }
 
 #[test]
-fn the_list_of_sessions_is_read_with_what_each_has() {
+fn the_list_of_sessions_is_read_with_and_without_optional_fields() {
     let page = json!({ "sessions": [
         { "id": RUN, "title": "autopilot: x", "cwd": "/srv", "created_at": "2026-11-28T20:49:07Z",
           "updated_at": "2026-11-28T20:50:07Z", "run_status": { "state": "running", "run_id": RUN } },
@@ -155,7 +155,7 @@ fn a_message_is_a_text_or_parts() {
 }
 
 #[test]
-fn messages_tell_how_a_run_stands() {
+fn messages_show_whether_the_run_has_answered_or_called_tools() {
     let user = || json!({ "role": "user", "content": "go" });
     let says = |text: &str| json!({ "role": "assistant", "content": [{ "type": "text", "text": text }] });
     let calls = |ids: &[&str]| {
@@ -181,7 +181,7 @@ fn messages_tell_how_a_run_stands() {
 }
 
 #[test]
-fn an_error_has_its_code_where_the_server_gave_one() {
+fn an_error_has_the_servers_code_if_there_is_one() {
     let error: Error = read(&json!({ "error": "Unauthorized", "code": "unauthorized", "request_id": "r" }));
     assert_eq!(error, Error { error: "Unauthorized".into(), code: "unauthorized".into() });
     assert_eq!(read::<Error>(&json!({})), Error::default());

@@ -1,4 +1,4 @@
-//! How each event of the protocol is read, and what is not an event.
+//! How each event of the protocol is read.
 
 use super::*;
 use crate::agent::sse::Parser;
@@ -112,7 +112,7 @@ fn each_variant_is_read_with_the_fields_that_we_use() {
 }
 
 #[test]
-fn a_known_event_must_have_the_protocols_shape_and_an_unknown_one_need_not() {
+fn only_a_known_event_must_have_the_protocols_shape() {
     for (name, json, says) in [
         ("message", "{", "the message event: EOF"),
         ("text_delta", r#"{"event":{"TextDelta":{}}}"#, "the text_delta event: missing field `delta`"),
@@ -166,7 +166,7 @@ fn a_frame_has_the_name_of_its_variant_in_snake_case() {
 }
 
 #[test]
-fn arguments_keep_their_text_but_for_line_breaks() {
+fn arguments_keep_their_text_except_line_breaks() {
     for (json, kept) in
         [(r#"{"b" : 1,  "a":"x\ny"}"#, r#"{"b" : 1,  "a":"x\ny"}"#), ("{\n\"a\":\r1}", "{ \"a\": 1}"), ("17", "17")]
     {

@@ -1,4 +1,4 @@
-//! The grammar by a table, cuts by a matrix, bounds to the byte, and everything else against an independent model.
+//! Tests the grammar by a table, the cuts into chunks by a matrix, and random streams against an independent model.
 
 use proptest::collection::vec;
 use proptest::prelude::*;
@@ -13,7 +13,7 @@ impl Parser {
     }
 }
 
-/// A frame that outlives the parser: id, event, data.
+/// An owned frame: ID, event, data.
 type Seen = (Option<String>, String, String);
 
 fn seen(frame: Frame<'_>) -> Seen {
@@ -46,7 +46,7 @@ fn model(stream: &[u8]) -> Vec<Seen> {
     let text = text.strip_prefix('\u{FEFF}').unwrap_or(&text);
     let text = text.replace("\r\n", "\n").replace('\r', "\n");
     let mut lines: Vec<&str> = text.split('\n').collect();
-    lines.pop(); // What has no line end is not a line.
+    lines.pop(); // Text without a line end is not a line.
 
     let mut frames = Vec::new();
     let (mut data, mut event, mut id) = (String::new(), String::new(), None);
@@ -79,8 +79,8 @@ const fn message(data: &'static str) -> Expected {
     (None, "message", data)
 }
 
-/// What the stream is about, the stream, its frames.
-#[rustfmt::skip] // A row a case.
+/// A description, a stream and its frames.
+#[rustfmt::skip] // One row for each case.
 const GRAMMAR: &[(&str, &str, &[Expected])] = &[
     // The examples of WHATWG HTML 9.2.1 and 9.2.6.
     ("plain messages",
@@ -165,7 +165,7 @@ fn broken_utf8_is_replaced() {
 }
 
 #[test]
-fn however_the_stream_is_cut_its_frames_are_the_same() {
+fn the_frames_do_not_depend_on_the_chunks() {
     let stream = ": c\nretry: 5\nid: 1\nevent: é\ndata: 😀\ndata:b\n\n\ndata\nid\n\nid:2\n\ndata: x";
     let expected = [(Some("1"), "é", "😀\nb"), (Some(""), "message", "")];
     for line_end in ["\n", "\r", "\r\n"] {
@@ -321,7 +321,7 @@ fn the_error_is_one_lowercase_line() {
     assert!(!line.contains('\n') && line.starts_with(char::is_lowercase) && !line.ends_with('.'));
 }
 
-/// Streams made of what the grammar, the line ends and the decoder care about.
+/// Returns random streams of fields, line ends and bytes with a meaning in the grammar or in UTF-8.
 fn soup() -> impl Strategy<Value = Vec<u8>> {
     #[rustfmt::skip]
     let words: Vec<&[u8]> = vec![
@@ -340,7 +340,7 @@ fn soup() -> impl Strategy<Value = Vec<u8>> {
     })
 }
 
-/// `stream` cut at these places, empty chunks included.
+/// Cuts `stream` at these places. Chunks may be empty.
 fn cut<'a>(stream: &'a [u8], cuts: &[Index]) -> Vec<&'a [u8]> {
     let mut places: Vec<usize> = cuts.iter().map(|cut| cut.index(stream.len() + 1)).collect();
     places.sort_unstable();

@@ -153,10 +153,12 @@ impl Bench {
         let sizes: &[usize] = if self.options.full { &[10, 100] } else { &[10] };
         for megabytes in sizes {
             for kind in [Kind::Mixed, Kind::Small] {
-                let long = Long(*megabytes, kind, Letters::Ascii, Framing::Event);
-                let stream = long.stream();
-                self.server.play(Play::Stream(stream.clone()));
-                self.table(long, &stream, Sink::Null, &clients, &mut Worst::default())?;
+                for framing in [Framing::Event, Framing::Turn] {
+                    let long = Long(*megabytes, kind, Letters::Ascii, framing);
+                    let stream = long.stream();
+                    self.server.play(Play::Stream(stream.clone()));
+                    self.table(long, &stream, Sink::Null, &clients, &mut Worst::default())?;
+                }
             }
         }
         Ok(())

@@ -1,16 +1,16 @@
-//! The machine: whatever comes in whatever order, it does not panic, its cursor never goes back, it shows each id once,
-//! and it never wants a call decided that has begun.
+//! The machine: whatever comes in whatever order, it does not panic, a run completes only by its own word, and no call
+//! is decided that has begun.
 #![no_main]
 
 use arbitrary::{Arbitrary, Unstructured};
 use libfuzzer_sys::fuzz_target;
-use sortie::run::policy::Verdict;
-use sortie::run::batch::Asks;
-use sortie::agent::events::{self, Gap, Item};
-use sortie::outcome::{End, Record};
-use sortie::run::{Act, Input, Options, Run, Start};
+use sortie::agent::events::decode;
 use sortie::agent::sse::Parser;
+use sortie::outcome::{COMPLETED, End, Fate};
+use sortie::run::batch::Asks;
+use sortie::run::policy::{OnApproval, Policy};
 use sortie::run::transcript::Keep;
+use sortie::run::{Effect, History, Input, Machine, Options, Quiet, Start, State};
 use std::collections::HashSet;
 use std::time::Duration;
 
@@ -18,12 +18,13 @@ const RUN: &str = "11111111-1111-4111-8111-111111111111";
 
 #[derive(Arbitrary, Debug)]
 enum Told {
-    Event { id: Option<u8>, ours: bool, kind: u8, call: u8, turn: u8 },
-    Gap(u8),
-    Malformed,
+    Event { ours: bool, kind: u8, call: u8, turn: u8 },
+    Lost(Option<u8>),
     Reconnected,
-    State(bool),
-    Tick { quiet: u16, idle: u8 },
+    State(u8),
+    Health,
+    Quiet { quiet: u16, idle: u8, heard: bool },
+    Messages(bool),
 }
 
 fn event(kind: u8, call: u8, turn: u8) -> String {
@@ -46,7 +47,23 @@ fn event(kind: u8, call: u8, turn: u8) -> String {
     }
 }
 
-/// Bytes that begin as a stream does are one; others are inputs for the machine.
+fn options(run_id: &str, start: Start, asks: Asks) -> Options {
+    Options {
+        run_id: run_id.into(),
+        asks,
+        keep: Keep::Everything,
+        start,
+        policy: Policy { on_approval: OnApproval::Accept, ..Policy::default() },
+        choices: None,
+        fail_on_tool_error: false,
+        is_first: true,
+        sandbox: false,
+        max_tokens: None,
+        max_tool_calls: None,
+    }
+}
+
+// Bytes that begin as a stream does are one; others are inputs for the machine.
 fuzz_target!(|data: &[u8]| {
     if data.starts_with(b"id:") || data.starts_with(b"event:") {
         follow(data);
@@ -58,92 +75,80 @@ fuzz_target!(|data: &[u8]| {
 /// A stream, as it comes from the server.
 fn follow(mut stream: &[u8]) {
     let mut parser = Parser::new();
-    let mut run: Option<Run> = None;
-    while let Ok(Some(frame)) = parser.next(&mut stream) {
+    let mut run: Option<Machine> = None;
+    while let Ok(true) = parser.advance(&mut stream) {
+        let frame = parser.frame();
         let id = frame.id.and_then(|id| id.parse().ok());
-        let before = run.as_ref().map_or(0, |run| run.cursor);
-        let act = match event::decode(&frame) {
-            Ok(Item::Event(envelope)) => {
-                let ours = envelope.run_id.as_deref().unwrap_or_default();
-                let new = || Run::new(Options { keep: Keep::Everything, ..Options::of(ours.into(), Asks::Some) });
-                run.get_or_insert_with(new).step(Input::Event(id, &envelope)).act
-            }
-            Ok(Item::Gap(gap)) => run.as_mut().map_or(Act::Continue, |run| run.step(Input::Gap(gap)).act),
-            Err(malformed) => {
-                run.as_mut().map_or(Act::Continue, |run| run.step(Input::Malformed(&malformed.0)).act)
-            }
-        };
-        assert!(run.as_ref().map_or(0, |run| run.cursor) >= before, "the cursor never goes back");
-        if let Act::End(_) = act {
+        let Ok(envelope) = decode(&frame) else { continue };
+        let ours = envelope.run_id.as_deref().unwrap_or_default();
+        let machine = run.get_or_insert_with(|| Machine::new(options(ours, Start::Fresh, Asks::SomeCalls)));
+        if let Effect::End(_) = machine.step(Input::Event(id, &envelope)).effect {
             break;
         }
     }
     if let Some(mut run) = run {
-        run.transcript.heal(Vec::new());
-        run.fill(&mut Record::new(End::Completed));
+        run.step(Input::Messages(History::default()));
+        run.summary();
     }
 }
 
 fn steer(start: u8, told: Vec<Told>) {
-    let start_of = [Start::Fresh, Start::Waiting, Start::Peek, Start::Over][usize::from(start % 4)];
-    let asks = [Asks::Every, Asks::Some, Asks::None, Asks::Unknown][usize::from(start / 4 % 4)];
-    let mut run = Run::new(Options { start: start_of, ..Options::of(RUN.into(), asks) });
-    let mut shown = HashSet::new();
+    let start_of = [Start::Fresh, Start::Waiting, Start::Peek][usize::from(start % 3)];
+    let asks = [Asks::EveryCall, Asks::SomeCalls, Asks::NoCall, Asks::Unknown][usize::from(start / 4 % 4)];
+    let mut run = Machine::new(options(RUN, start_of, asks));
     let mut begun: HashSet<String> = HashSet::new();
-    for input in told {
-        let before = run.cursor;
-        let run_id = if matches!(input, Told::Event { ours: true, .. }) { RUN } else { "other" };
+    for (input, id) in told.into_iter().zip(1..) {
         let json = match &input {
-            Told::Event { kind, call, turn, .. } => {
+            Told::Event { ours, kind, call, turn } => {
+                let run_id = if *ours { RUN } else { "other" };
+                match kind % 12 {
+                    1 | 2 | 5 => begun.clear(),
+                    6..=8 if *ours => {
+                        begun.insert(format!("c{}", call % 4));
+                    }
+                    _ => {}
+                }
                 format!(r#"{{"run_id":"{run_id}","event":{}}}"#, event(*kind, *call % 4, *turn % 4))
             }
             _ => r#"{"event":{}}"#.into(),
         };
         let envelope = serde_json::from_str(&json).expect("it is of the protocol");
-        let mut act = match input {
-            Told::Event { id, ours, kind, call, .. } => {
-                let id = id.map(u64::from);
-                let step = run.step(Input::Event(id, &envelope));
-                if step.fresh {
-                    assert!(ours && id.is_none_or(|id| shown.insert(id)), "an id is shown once");
-                    match kind % 12 {
-                        1 | 2 | 5 => begun.clear(),
-                        6..=8 => {
-                            begun.insert(format!("c{}", call % 4));
-                        }
-                        _ => {}
-                    }
-                }
-                step.act
-            }
-            Told::Gap(oldest) => run.step(Input::Gap(Gap { oldest_available_id: oldest.into(), newest_available_id: None })).act,
-            Told::Malformed => run.step(Input::Malformed("odd")).act,
-            Told::Reconnected => run.step(Input::Reconnected).act,
-            Told::State(active) => run.step(Input::State { active }).act,
-            Told::Tick { quiet, idle } => {
-                let (quiet, idle) = (Duration::from_millis(quiet.into()), Duration::from_secs(idle.into()));
-                run.step(Input::Tick { quiet, idle }).act
-            }
-        };
-        assert!(run.cursor >= before, "the cursor never goes back");
-        // As the driver does, with a policy that accepts.
+        let mut effect = match input {
+            Told::Event { .. } => run.step(Input::Event(Some(id), &envelope)),
+            Told::Lost(newest) => run.step(Input::Lost { newest: newest.map(u64::from) }),
+            Told::Reconnected => run.step(Input::Reconnected),
+            Told::State(state) => run.step(Input::State(match state % 4 {
+                0 => State::Active { run_id: RUN.into() },
+                1 => State::Idle,
+                2 => State::Failed,
+                _ => State::NoSession,
+            })),
+            Told::Health => run.step(Input::Health(None)),
+            Told::Quiet { quiet, idle, heard } => run.step(Input::Quiet(Quiet {
+                quiet: Duration::from_millis(quiet.into()),
+                idle: Duration::from_secs(idle.into()),
+                heard,
+                held_back: false,
+                now: Duration::from_secs(id),
+            })),
+            Told::Messages(known) => run.step(Input::Messages(History { known, ..History::default() })),
+        }
+        .effect;
+        // As the driver does.
         for _ in 0..8 {
-            act = match act {
-                Act::End(end) => {
-                    assert!(end != End::Completed || !run.may_be_running() || start_of == Start::Peek);
+            effect = match effect {
+                Effect::End(end) => {
+                    let completed = matches!(run.fate(), Fate::Completed(word) if word == COMPLETED);
+                    assert!(end != End::Completed || completed || start_of == Start::Peek);
                     return;
                 }
-                Act::Judge(call) => {
-                    run.batch.judged(&call.id, Verdict::Accept);
-                    run.step(Input::Tick { quiet: Duration::from_millis(250), idle: Duration::ZERO }).act
-                }
-                Act::Send { decisions, .. } => {
+                Effect::Send { decisions, .. } => {
                     for (call, _) in decisions.iter().filter(|_| start_of == Start::Fresh) {
                         assert!(!begun.contains(&call.id), "{} has begun", call.id);
                     }
-                    run.batch.sent(&decisions);
-                    Act::Continue
+                    run.step(Input::Sent).effect
                 }
+                Effect::AskConfig => run.step(Input::Asks(Asks::SomeCalls)).effect,
                 _ => break,
             };
         }

@@ -52,7 +52,7 @@ fn health_needs_no_token_and_all_else_does() {
 }
 
 #[test]
-fn a_bare_subscription_hears_only_what_comes_later() {
+fn a_stream_without_last_event_id_has_only_later_events() {
     // Trap 1.
     let gate = Gate::shut();
     let server = RealServer::start(&Model::script([Reply::text("first"), Reply::text("second").behind(&gate)]));

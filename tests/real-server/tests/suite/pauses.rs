@@ -185,7 +185,7 @@ fn the_hint_resumes_under_the_same_policy() {
 }
 
 #[test]
-fn a_yes_to_one_call_is_no_yes_to_the_next() {
+fn approving_one_call_does_not_approve_the_next() {
     let server = RealServer::start(&Model::obedient());
     let record = paused(&server, "a=create / b=view / c=create");
     let session = field(&record, "session_id");
