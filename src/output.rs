@@ -416,7 +416,20 @@ impl Status {
                 let cut = self.words.len().saturating_sub(LAST_WORDS);
                 self.words.drain(..piece_end(&self.words, cut));
             }
-            _ => {}
+            Event::RunStarted
+            | Event::TurnCompleted(_)
+            | Event::ThinkingDelta
+            | Event::TextComplete(_)
+            | Event::ToolCallsProposed(_)
+            | Event::WaitingForToolApproval
+            | Event::ToolExecutionProgress(_)
+            | Event::RetryAttempt(_)
+            | Event::CompactionStarted(_)
+            | Event::CompactionCompleted(_)
+            | Event::UsageReport(_)
+            | Event::RunCompleted(_)
+            | Event::RunError(_)
+            | Event::Unknown => {}
         }
     }
 

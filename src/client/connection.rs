@@ -274,8 +274,8 @@ impl Transport for TcpTransport {
 #[derive(Debug)]
 struct HttpConnector<C> {
     chain: C,
-    /// `http://HOST:PORT`, for a plain http proxy: it goes before the path of the request. The HTTP crate itself can
-    /// only use CONNECT with a proxy.
+    /// `http://HOST:PORT` for a plain http proxy, written before the request's path. The HTTP crate itself can only use
+    /// CONNECT with a proxy.
     origin: Option<String>,
 }
 
