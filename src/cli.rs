@@ -6,6 +6,7 @@
 use crate::run::policy::OnApproval;
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{ArgAction, Args, CommandFactory, Parser, Subcommand, ValueEnum, ValueHint};
+use std::ffi::OsString;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -26,6 +27,35 @@ pub struct Cli {
     /// What to do.
     #[command(subcommand)]
     pub command: Command,
+}
+
+/// The command line of `run`, without the other commands.
+#[derive(Debug, Parser)]
+#[command(name = "run", disable_help_flag = true, infer_long_args = false, args_override_self = true)]
+struct RunAlone {
+    #[command(flatten)]
+    common: Common,
+    #[command(flatten)]
+    run: Run,
+}
+
+impl Cli {
+    /// Parses a command line that begins with the program's name.
+    ///
+    /// clap takes longer to set up the options of all commands than a short run takes for anything else. So a command
+    /// line of `run` is first parsed by the options of `run` alone. If that fails, the full parser explains why.
+    ///
+    /// # Errors
+    /// Those of clap, a call for help among them.
+    pub fn parse_line(line: impl IntoIterator<Item = OsString>) -> Result<Self, clap::Error> {
+        let line: Vec<_> = line.into_iter().collect();
+        if line.get(1).is_some_and(|command| command == "run")
+            && let Ok(RunAlone { common, run }) = RunAlone::try_parse_from(&line[1..])
+        {
+            return Ok(Self { common, command: Command::Run(Box::new(run)) });
+        }
+        Self::try_parse_from(line)
+    }
 }
 
 /// The options are in the help of each command.
@@ -633,4 +663,39 @@ pub fn mistake(error: &clap::Error) -> String {
 fn dashes(argument: &str, command: &[&str]) -> &'static str {
     let is_word = argument.starts_with("--") && !argument.contains(char::is_whitespace);
     if command == ["sortie", "run"] && !is_word { " (a prompt that begins with - must follow --)" } else { "" }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn run_alone_reads_a_command_line_as_the_full_parser_does() {
+        for line in [
+            "sortie run x",
+            "sortie run -q --server http://h:1 -w /srv --timeout 5m -t view -t a,b -- -x",
+            "sortie run --timeout 5m --timeout 6m -o text -o json --prompt-file p --rehearse paused -vv",
+            "sortie run --pause-on-approval --on-approval accept x",
+            "sortie run -q -v x",
+            "sortie run --tim 5m x",
+            "sortie run --timeout 5 x",
+            "sortie run --nope x",
+            "sortie run -h",
+            "sortie run --help",
+            "sortie run --version",
+            "sortie run x resume",
+            "sortie run",
+            "sortie -q run x",
+            "sortie resume 1",
+            "sortie",
+            "",
+        ] {
+            let words = || line.split_whitespace().map(OsString::from);
+            let show = |parsed: Result<Cli, clap::Error>| match parsed {
+                Ok(cli) => format!("{cli:?}"),
+                Err(error) => error.render().to_string(),
+            };
+            assert_eq!(show(Cli::parse_line(words())), show(Cli::try_parse_from(words())), "{line}");
+        }
+    }
 }

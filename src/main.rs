@@ -1,6 +1,5 @@
 //! Parses the arguments, runs the command and returns its exit code.
 
-use clap::Parser;
 use sortie::cli::Cli;
 use sortie::commands;
 use sortie::console::Console;
@@ -20,7 +19,7 @@ fn main() -> ExitCode {
     let console = Console::new(Some(watch.clone()));
     let speaker = console.clone();
     watch.speak_through(move |line| speaker.urgent(line));
-    let exit = match Cli::try_parse() {
+    let exit = match Cli::parse_line(std::env::args_os()) {
         Ok(cli) => commands::execute(&cli, &watch, &console),
         Err(error) => commands::explain(&error, watch, &console),
     };
