@@ -5,13 +5,15 @@
 //!
 //! The `retry` field is skipped like an unknown one: the client has its own backoff.
 
-use std::fmt;
-use std::mem;
+use std::{fmt, iter, mem};
 
 use memchr::memchr2;
 
 /// The most data of one event, in bytes of UTF-8.
 pub const MAX_EVENT: usize = 8 * 1024 * 1024;
+
+/// The most data of one event with an LF after its last line too, in bytes.
+const MAX_DATA: usize = MAX_EVENT + b"\n".len();
 
 /// The longest value of an `event` or `id` field, in bytes.
 const MAX_VALUE: usize = 64 * 1024;
@@ -52,8 +54,8 @@ impl fmt::Display for TooLarge {
 
 impl std::error::Error for TooLarge {}
 
-/// The state between two chunks of one stream. It takes about [`MAX_EVENT`] bytes at most, and twice that for a moment
-/// while it repairs invalid UTF-8.
+/// The state between two chunks of one stream. It takes about twice [`MAX_EVENT`] bytes at most: the data of an event,
+/// and the line that is being read.
 #[derive(Debug, Default)]
 pub struct Parser {
     /// The first line has ended. Only the first line may begin with a BOM.
@@ -65,13 +67,11 @@ pub struct Parser {
     place: Place,
     /// The field name of the current line so far.
     name: Vec<u8>,
-    /// The value of the current line so far. The value of a `data` field goes straight into the block.
+    /// The value of the current line so far, of a line that comes in several pieces.
     value: Vec<u8>,
     block: Block,
     /// The block is a complete event. It is cleared before the next byte is read.
     is_complete: bool,
-    /// The data of the complete event.
-    data: String,
 }
 
 /// The parser's position within a line.
@@ -108,8 +108,8 @@ impl Field {
 /// The event that is being read: the buffers of WHATWG HTML 9.2.6.
 #[derive(Debug, Default)]
 struct Block {
-    /// The data lines, each followed by an LF.
-    data: Vec<u8>,
+    /// The data lines, each followed by an LF until the event is complete.
+    data: String,
     event: String,
     id: String,
     has_id: bool,
@@ -133,7 +133,6 @@ impl Parser {
     /// [`TooLarge`] as soon as a line or the event exceeds its bound.
     pub fn advance(&mut self, input: &mut &[u8]) -> Result<bool, TooLarge> {
         if mem::take(&mut self.is_complete) {
-            self.block.data = mem::take(&mut self.data).into_bytes();
             self.block.clear();
         }
         while let Some(first) = input.first() {
@@ -168,7 +167,7 @@ impl Parser {
         Frame {
             id: block.has_id.then_some(block.id.as_str()),
             event: if block.event.is_empty() { "message" } else { &block.event },
-            data: &self.data,
+            data: &block.data,
         }
     }
 
@@ -187,20 +186,14 @@ impl Parser {
         let is_first = !mem::replace(&mut self.past_first_line, true);
         let line = line.strip_prefix(BOM).filter(|_| is_first).unwrap_or(line);
         if line.is_empty() {
-            return self.end_block();
+            self.end_block();
+            return Ok(());
         }
         let (name, value) = match line.iter().take(MAX_NAME).position(|&byte| byte == b':') {
             Some(colon) => (&line[..colon], &line[colon + 1..]),
             None => (line, &[][..]),
         };
-        let (field, value) = (Field::of(name), value.strip_prefix(b" ").unwrap_or(value));
-        match field {
-            Field::Data => self.block.push_data(value)?,
-            Field::Other => return Ok(()),
-            _ if value.len() > MAX_VALUE => return Err(TooLarge),
-            _ => {}
-        }
-        self.end_field(field, value)
+        self.block.set(Field::of(name), value.strip_prefix(b" ").unwrap_or(value))
     }
 
     /// Reads a piece of the current line, without the line end.
@@ -220,9 +213,16 @@ impl Parser {
             self.place = Place::Value(field);
         }
         match self.place {
-            Place::Value(Field::Data) => self.block.push_data(text),
-            Place::Value(Field::Event | Field::Id) => self.push_value(text),
             Place::Value(Field::Other) | Place::Colon(_) | Place::Name => Ok(()),
+            Place::Value(field) => {
+                let len = self.value.len() + text.len();
+                if len > self.block.room(field) {
+                    return Err(TooLarge);
+                }
+                self.value.reserve_exact(growth(self.value.len(), self.value.capacity(), len));
+                self.value.extend_from_slice(text);
+                Ok(())
+            }
         }
     }
 
@@ -251,22 +251,14 @@ impl Parser {
         }
     }
 
-    fn push_value(&mut self, text: &[u8]) -> Result<(), TooLarge> {
-        if self.value.len() + text.len() > MAX_VALUE {
-            return Err(TooLarge);
-        }
-        self.value.extend_from_slice(text);
-        Ok(())
-    }
-
     /// Interprets the line that has just ended, and prepares for the next line.
     fn end_line(&mut self) -> Result<(), TooLarge> {
         let value = mem::take(&mut self.value);
         match self.place {
-            Place::Name if self.name().is_empty() => self.end_block()?,
+            Place::Name if self.name().is_empty() => self.end_block(),
             // A line without a colon is a name with an empty value.
-            Place::Name => self.end_field(Field::of(self.name()), &value)?,
-            Place::Colon(field) | Place::Value(field) => self.end_field(field, &value)?,
+            Place::Name => self.block.set(Field::of(self.name()), &value)?,
+            Place::Colon(field) | Place::Value(field) => self.block.set(field, &value)?,
         }
         self.value = value;
         self.past_first_line = true;
@@ -274,53 +266,65 @@ impl Parser {
         self.place = Place::Name;
         self.name.clear();
         self.value.clear();
+        self.value.shrink_to(KEEP);
         Ok(())
     }
 
-    /// Stores the field of the current line. The value of a `data` field is in the block already.
-    fn end_field(&mut self, field: Field, value: &[u8]) -> Result<(), TooLarge> {
+    /// Ends the block at a blank line. A block that has data is an event.
+    fn end_block(&mut self) {
+        // The LF after the last data line is not part of the data.
+        if self.block.data.pop().is_none() {
+            self.block.clear();
+            return;
+        }
+        self.is_complete = true;
+    }
+}
+
+impl Block {
+    /// Stores a field.
+    fn set(&mut self, field: Field, value: &[u8]) -> Result<(), TooLarge> {
+        if value.len() > self.room(field) {
+            return Err(TooLarge);
+        }
         match field {
-            Field::Data => return self.block.push_data(b"\n"),
-            Field::Event => replace(&mut self.block.event, value),
+            Field::Data => {
+                for text in decoded(value) {
+                    self.push_data(text)?;
+                }
+                self.push_data("\n")?;
+            }
+            Field::Event => {
+                self.event.clear();
+                self.event.extend(decoded(value));
+            }
             Field::Id if value.contains(&0) => {}
             Field::Id => {
-                replace(&mut self.block.id, value);
-                self.block.has_id = true;
+                self.id.clear();
+                self.id.extend(decoded(value));
+                self.has_id = true;
             }
             Field::Other => {}
         }
         Ok(())
     }
 
-    /// Ends the block at a blank line. A block that has data is an event.
-    fn end_block(&mut self) -> Result<(), TooLarge> {
-        // The LF after the last data line is not part of the data.
-        if self.block.data.pop().is_none() {
-            self.block.clear();
-            return Ok(());
+    /// Returns the length of the longest value that the field may have, in bytes.
+    fn room(&self, field: Field) -> usize {
+        match field {
+            Field::Data => MAX_DATA - self.data.len(),
+            Field::Event | Field::Id => MAX_VALUE,
+            Field::Other => usize::MAX,
         }
-        self.data = match String::from_utf8(mem::take(&mut self.block.data)) {
-            Ok(data) => data,
-            Err(error) => repaired(error.as_bytes())?,
-        };
-        self.is_complete = true;
-        Ok(())
     }
-}
 
-impl Block {
-    /// Appends to the data. The buffer's capacity doubles, but never exceeds the bound. The last LF does not count.
-    fn push_data(&mut self, bytes: &[u8]) -> Result<(), TooLarge> {
-        const MOST: usize = MAX_EVENT + b"\n".len();
-        let len = self.data.len() + bytes.len();
-        if len > MOST {
+    fn push_data(&mut self, text: &str) -> Result<(), TooLarge> {
+        let len = self.data.len() + text.len();
+        if len > MAX_DATA {
             return Err(TooLarge);
         }
-        if len > self.data.capacity() {
-            let capacity = self.data.capacity().saturating_mul(2).clamp(len, MOST);
-            self.data.reserve_exact(capacity - self.data.len());
-        }
-        self.data.extend_from_slice(bytes);
+        self.data.reserve_exact(growth(self.data.len(), self.data.capacity(), len));
+        self.data.push_str(text);
         Ok(())
     }
 
@@ -333,32 +337,24 @@ impl Block {
     }
 }
 
-/// Returns the text with invalid UTF-8 replaced. One bad byte becomes three bytes, so the length is checked before the
-/// memory is allocated.
-fn repaired(bytes: &[u8]) -> Result<String, TooLarge> {
-    let parts = || {
-        bytes.utf8_chunks().flat_map(|chunk| {
-            let is_whole = chunk.invalid().is_empty();
-            [chunk.valid(), if is_whole { "" } else { "\u{FFFD}" }]
-        })
+/// Returns the text in pieces, with U+FFFD in place of invalid UTF-8. A line can be decoded alone, because an LF is never
+/// a part of another character.
+fn decoded(bytes: &[u8]) -> impl Iterator<Item = &str> {
+    let (valid, invalid) = match simdutf8::basic::from_utf8(bytes) {
+        Ok(text) => (text, &[][..]),
+        Err(_) => ("", bytes),
     };
-    let len = parts().map(str::len).sum();
-    if len > MAX_EVENT {
-        return Err(TooLarge);
-    }
-    let mut text = String::with_capacity(len);
-    text.extend(parts());
-    Ok(text)
+    let repaired = invalid.utf8_chunks().flat_map(|chunk| {
+        let is_whole = chunk.invalid().is_empty();
+        [chunk.valid(), if is_whole { "" } else { "\u{FFFD}" }]
+    });
+    iter::once(valid).chain(repaired)
 }
 
-/// Sets `field` to the decoded value and reuses its memory.
-fn replace(field: &mut String, value: &[u8]) {
-    field.clear();
-    match str::from_utf8(value) {
-        Ok(value) => field.push_str(value),
-        Err(_) => field.push_str(&String::from_utf8_lossy(value)),
-    }
+/// Returns how much a buffer of this length and capacity must grow to hold `needed` bytes: its capacity doubles, but
+/// never exceeds the bound.
+fn growth(len: usize, capacity: usize, needed: usize) -> usize {
+    if needed > capacity { capacity.saturating_mul(2).clamp(needed, MAX_DATA) - len } else { 0 }
 }
-
 #[cfg(test)]
 mod tests;
