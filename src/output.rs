@@ -11,6 +11,7 @@ use crate::recording::Recording;
 use crate::result_file::ResultFile;
 use crate::run::transcript::{Healed, Keep, MAX_TEXT};
 use crate::watchdog::Watch;
+use memchr::memchr;
 use serde::Serialize;
 use serde::de::IgnoredAny;
 use std::io::{self, Write};
@@ -132,11 +133,14 @@ impl Output {
         json.write_all(br#","event":"#)?;
         serde_json::to_writer(&mut json, frame.event)?;
         json.write_all(br#","data":"#)?;
+        let mut data = frame.data.trim_ascii().as_bytes();
         // A line break in JSON is always between two tokens, where a space means the same.
-        for (nth, line) in frame.data.trim_ascii().split('\n').enumerate() {
-            json.write_all(if nth > 0 { b" " } else { b"" })?;
-            json.write_all(line.as_bytes())?;
+        while let Some(at) = memchr(b'\n', data) {
+            json.write_all(&data[..at])?;
+            json.write_all(b" ")?;
+            data = &data[at + 1..];
         }
+        json.write_all(data)?;
         json.write_all(b"}")
     }
 
