@@ -3,7 +3,8 @@
 //! states only what is so.
 
 use super::agent::{Agent, Options, Policy, Route, RunHandle, Starting, Step, call};
-use super::gateway::{Calls, Gate, Gateway, Page};
+use super::gate::Gate;
+use super::gateway::{Calls, Gateway, Page};
 use super::http::Ending;
 use super::let_pass;
 use super::process::{Output, Running, result_file};

@@ -9,6 +9,7 @@
 
 use super::PATIENCE;
 use super::agent::{Agent, Route, TOKEN};
+use super::gate::{Barrier, Gate};
 use super::http::{Connection, Ending, Listener, Request};
 use super::process::{Running, Sortie};
 use super::watched::Watched;
@@ -134,8 +135,8 @@ enum Deed {
     AnswerInstead(Page),
     AnswerAfterwards(Page),
     HoldBack(Part),
-    Delay(Part, usize),
-    HoldRequest(usize),
+    Delay(Part, Barrier),
+    HoldRequest(Barrier),
     Cut(usize, Ending),
     BlackHole,
     HangUp,
@@ -157,18 +158,12 @@ struct State {
     server: usize,
     ways: Vec<(Calls, usize)>,
     rules: Vec<(Calls, Deed)>,
-    gates: Vec<GateState>,
+    gates: Vec<Barrier>,
     calls: Vec<(Option<Route>, Request)>,
     relays: Vec<Weak<TcpStream>>,
     down: bool,
     hung_up: usize,
     closing: bool,
-}
-
-#[derive(Default)]
-struct GateState {
-    reached: bool,
-    open: bool,
 }
 
 impl State {
@@ -186,6 +181,12 @@ impl State {
         let deed = self.rules.iter().rev().find(|(calls, _)| is_for(calls)).map(|(_, deed)| deed.clone());
         let way = self.ways.iter().rev().find(|(calls, _)| is_for(calls)).map(|(_, server)| *server);
         (deed.unwrap_or(Deed::Pass), self.servers[way.unwrap_or(self.server)])
+    }
+
+    fn close(&mut self) {
+        self.closing = true;
+        self.gates.iter().for_each(Barrier::open);
+        self.let_go();
     }
 
     /// Ends all connections to the servers.
@@ -263,7 +264,7 @@ impl Gateway {
         self.shared.change(|state| {
             state.rules.clear();
             state.ways.clear();
-            state.gates.iter_mut().for_each(|gate| gate.open = true);
+            state.gates.iter().for_each(Barrier::open);
         });
     }
 
@@ -288,8 +289,7 @@ impl Gateway {
     /// Ends all connections and listens no more: whoever connects is refused.
     pub fn refuse(&self) {
         self.shared.change(|state| {
-            state.closing = true;
-            state.let_go();
+            state.close();
         });
         if let Some(mut listener) = self.listener().take() {
             listener.stop();
@@ -357,8 +357,7 @@ impl Gateway {
 impl Drop for Gateway {
     fn drop(&mut self) {
         let calls: Vec<String> = self.shared.change(|state| {
-            state.closing = true;
-            state.let_go();
+            state.close();
             state.calls.iter().map(|(_, request)| format!("{request:?}")).collect()
         });
         if thread::panicking() {
@@ -384,14 +383,11 @@ impl Planning<'_> {
         self.gateway.shared.change(|state| state.rules.push((self.calls, deed)));
     }
 
-    fn gate(self, deed: impl FnOnce(usize) -> Deed) -> Gate {
-        let index = self.gateway.shared.change(|state| {
-            state.gates.push(GateState::default());
-            state.gates.len() - 1
-        });
-        let shared = Arc::clone(&self.gateway.shared);
-        self.plan(deed(index));
-        Gate { shared, index }
+    fn gate(self, deed: impl FnOnce(Barrier) -> Deed) -> Gate {
+        let barrier = Barrier::new();
+        self.gateway.shared.change(|state| state.gates.push(barrier.clone()));
+        self.plan(deed(barrier.clone()));
+        Gate(barrier)
     }
 
     /// The call passes unchanged, whatever an older rule says.
@@ -459,36 +455,6 @@ impl Planning<'_> {
     }
 }
 
-/// Holds calls back until it is opened. Dropped, it opens.
-pub struct Gate {
-    shared: Arc<Shared>,
-    index: usize,
-}
-
-impl Gate {
-    /// Waits until a call is held.
-    #[track_caller]
-    pub fn wait_until_reached(&self) {
-        self.shared.expect("a call at the gate", |state| state.gates[self.index].reached.then_some(()));
-    }
-
-    pub fn open(&self) {
-        self.shared.change(|state| state.gates[self.index].open = true);
-    }
-}
-
-impl Drop for Gate {
-    fn drop(&mut self) {
-        self.open();
-    }
-}
-
-fn pass_gate(shared: &Shared, gate: usize) {
-    shared.change(|state| state.gates[gate].reached = true);
-    let passed = shared.wait(3 * PATIENCE, |state| (state.gates[gate].open || state.closing).then_some(()));
-    assert!(passed.is_some(), "nobody opened the gate");
-}
-
 fn serving(shared: &Arc<Shared>) -> impl Fn(Connection) + Send + Sync + 'static {
     let shared = Arc::clone(shared);
     move |connection| serve(&shared, connection)
@@ -522,7 +488,7 @@ fn exchange(shared: &Shared, mut connection: Connection, request: &Request) -> O
             return None;
         }
         Deed::HangUp => return None,
-        Deed::HoldRequest(gate) => pass_gate(shared, *gate),
+        Deed::HoldRequest(gate) => gate.pass(),
         _ => {}
     }
     let Ok(mut answer) = Answer::to(shared, server, request) else {
@@ -548,7 +514,7 @@ fn exchange(shared: &Shared, mut connection: Connection, request: &Request) -> O
                 connection.write(&answer.head).then_some(())?;
                 answer.head.clear();
             }
-            pass_gate(shared, gate);
+            gate.pass();
             answer.relay(connection, None)
         }
         Deed::Cut(byte, ending) => answer.relay(connection, Some((byte, ending))),

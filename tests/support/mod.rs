@@ -4,6 +4,7 @@
 
 pub mod agent;
 pub mod disturbed;
+pub mod gate;
 pub mod gateway;
 pub mod http;
 pub mod names;

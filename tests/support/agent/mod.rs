@@ -14,7 +14,8 @@ pub use routes::Route;
 pub use run::{Action, Call, Decision, Effect, Policy, Starting, Step, call, command_task, subagent_task};
 pub use stream::Fault;
 
-use super::PATIENCE;
+use super::gate::Barrier;
+pub use super::gate::Gate;
 use super::http::{Connection, Ending, Listener, Request};
 use super::process::Sortie;
 use super::watched::Watched;
@@ -96,7 +97,7 @@ struct State {
     answers: HashMap<String, (Value, u16, Value)>,
     requests: Vec<Logged>,
     plans: Vec<Plan>,
-    gates: Vec<GateState>,
+    gates: Vec<Barrier>,
     streams: Vec<stream::Subscriber>,
     streams_opened: usize,
     keepalives: usize,
@@ -119,12 +120,6 @@ struct State {
     closing: bool,
     /// What no client of ours should ever do.
     complaints: Vec<String>,
-}
-
-#[derive(Default)]
-struct GateState {
-    reached: bool,
-    open: bool,
 }
 
 struct Logged {
@@ -150,8 +145,8 @@ enum Mishap {
     },
     LoseRequest(Ending),
     LoseAnswer(Ending),
-    Hold(usize),
-    HoldAnswer(usize),
+    Hold(Barrier),
+    HoldAnswer(Barrier),
 }
 
 struct Plan {
@@ -466,7 +461,7 @@ impl Agent {
             state.plans.clear();
             state.faults.clear();
             state.every_fault = None;
-            state.gates.iter_mut().for_each(|gate| gate.open = true);
+            state.gates.iter().for_each(Barrier::open);
         });
     }
 
@@ -577,7 +572,10 @@ impl Agent {
 
 impl Drop for Agent {
     fn drop(&mut self) {
-        self.shared.change(|state| state.closing = true);
+        self.shared.change(|state| {
+            state.closing = true;
+            state.gates.iter().for_each(Barrier::open);
+        });
         self.listener.stop();
         let (requests, complaints) = self
             .shared
@@ -614,14 +612,11 @@ impl Planning<'_> {
         self.agent.shared.change(|state| state.plans.push(plan));
     }
 
-    fn gate(self, mishap: impl FnOnce(usize) -> Mishap) -> Gate {
-        let index = self.agent.shared.change(|state| {
-            state.gates.push(GateState::default());
-            state.gates.len() - 1
-        });
-        let shared = Arc::clone(&self.agent.shared);
-        self.plan(mishap(index));
-        Gate { shared, index }
+    fn gate(self, mishap: impl FnOnce(Barrier) -> Mishap) -> Gate {
+        let barrier = Barrier::new();
+        self.agent.shared.change(|state| state.gates.push(barrier.clone()));
+        self.plan(mishap(barrier.clone()));
+        Gate(barrier)
     }
 
     /// The connection ends without an answer, and nothing happened on the server.
@@ -661,36 +656,6 @@ impl Planning<'_> {
     pub fn hold_answer(self) -> Gate {
         self.gate(Mishap::HoldAnswer)
     }
-}
-
-/// Holds a request back. Dropped, it opens.
-pub struct Gate {
-    shared: Arc<Shared>,
-    index: usize,
-}
-
-impl Gate {
-    /// Waits until a request is held.
-    #[track_caller]
-    pub fn wait_until_reached(&self) {
-        self.shared.expect("a request at the gate", |state| state.gates[self.index].reached.then_some(()));
-    }
-
-    pub fn open(&self) {
-        self.shared.change(|state| state.gates[self.index].open = true);
-    }
-}
-
-impl Drop for Gate {
-    fn drop(&mut self) {
-        self.open();
-    }
-}
-
-fn pass(shared: &Shared, gate: usize) {
-    shared.change(|state| state.gates[gate].reached = true);
-    let passed = shared.wait(2 * PATIENCE, |state| (state.gates[gate].open || state.closing).then_some(()));
-    assert!(passed.is_some(), "nobody opened the gate");
 }
 
 /// A run, for the test to play. Steps that the run is not ready for wait until it is.

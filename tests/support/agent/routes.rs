@@ -1,8 +1,8 @@
 //! The server's calls: authentication, routing, idempotency, errors.
 
 use super::run::{Decision, Phase, Policy, Run, Starting};
+use super::stream;
 use super::{Connection, Log, Logged, Mishap, Request, RunHandle, Script, Session, SessionState, Shared, State};
-use super::{pass, stream};
 use serde_json::{Value, json};
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -96,7 +96,7 @@ fn exchange(shared: &Arc<Shared>, mut connection: Connection, request: &Request)
             connection.end(*ending);
             return None;
         }
-        Some(Mishap::Hold(gate)) => pass(shared, *gate),
+        Some(Mishap::Hold(gate)) => gate.pass(),
         Some(Mishap::LoseAnswer(_) | Mishap::HoldAnswer(_) | Mishap::AnswerAfterwards { .. }) | None => {}
     }
     let answer = shared.change(|state| {
@@ -122,7 +122,7 @@ fn exchange(shared: &Arc<Shared>, mut connection: Connection, request: &Request)
             connection.end(ending);
             return None;
         }
-        Some(Mishap::HoldAnswer(gate)) => pass(shared, gate),
+        Some(Mishap::HoldAnswer(gate)) => gate.pass(),
         Some(Mishap::AnswerAfterwards { status, headers, body }) => {
             let headers: Vec<(&str, &str)> =
                 headers.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
