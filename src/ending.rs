@@ -2,7 +2,7 @@
 //! stopped, read lost text from the session's messages, and make the report.
 
 use crate::agent::events::decode;
-use crate::client::{CallError, Client, EventStream, Heard, Refusal, Word};
+use crate::client::{CallError, Client, EventStream, Refusal, StreamItem, Word};
 use crate::console::Console;
 use crate::follow::{Follower, LAST_READ, session_state};
 use crate::history;
@@ -210,8 +210,8 @@ fn is_final(error: &CallError) -> bool {
                 | Refusal::NotFound
                 | Refusal::Unauthorized
         ),
-        Word::Hopeless | Word::Internal => true,
-        Word::Between(_) | Word::Nothing | Word::Broken | Word::OverBound | Word::Stopped(_) => false,
+        Word::Permanent | Word::Internal => true,
+        Word::Gateway(_) | Word::Nothing | Word::Broken | Word::OverBound | Word::Stopped(_) => false,
     }
 }
 
@@ -220,19 +220,19 @@ fn is_final(error: &CallError) -> bool {
 fn hear_rest(stream: &mut EventStream<'_>, machine: &mut Machine, until: Instant, flood_until: Instant) -> bool {
     loop {
         match stream.next(Some(until)) {
-            Ok(Heard::Event { id, frame }) => {
+            Ok(StreamItem::Event { id, frame }) => {
                 if let Ok(envelope) = decode(&frame) {
                     machine.step(Input::Event(id, &envelope));
                 }
             }
-            Ok(Heard::Lost { newest }) => {
+            Ok(StreamItem::Lost { newest }) => {
                 machine.step(Input::Lost { newest });
             }
             // A flood of comments or unknown events never leaves a read empty.
-            Ok(Heard::Read(_)) if Instant::now() >= flood_until => return true,
-            Ok(Heard::Read(_) | Heard::Reconnected) => {}
-            Ok(Heard::Quiet(_)) if Instant::now() < until && !machine.has_terminal_event() => {}
-            Ok(Heard::Quiet(_)) => return true,
+            Ok(StreamItem::Read(_)) if Instant::now() >= flood_until => return true,
+            Ok(StreamItem::Read(_) | StreamItem::Reconnected) => {}
+            Ok(StreamItem::Quiet(_)) if Instant::now() < until && !machine.has_terminal_event() => {}
+            Ok(StreamItem::Quiet(_)) => return true,
             Err(_) => return false,
         }
     }

@@ -3,7 +3,7 @@
 use crate::agent::calls::{AutoApprove, Decision, Session, SessionState};
 use crate::agent::events::{ToolCall, decode};
 use crate::approver::{self, Question};
-use crate::client::{CallError, Client, EventStream, Heard, Refusal, Silence, Word};
+use crate::client::{CallError, Client, EventStream, Refusal, Silence, StreamItem, Word};
 use crate::console::Console;
 use crate::history;
 use crate::outcome::{End, Failure, Fate, Reason};
@@ -108,7 +108,7 @@ impl<'a> Follower<'a> {
     pub(crate) fn hear(&mut self, until: Option<Instant>) -> Result<Effect, Failure> {
         let Self { stream, machine, output, console, .. } = self;
         match stream.next(until) {
-            Ok(Heard::Event { id, frame }) => match decode(&frame) {
+            Ok(StreamItem::Event { id, frame }) => match decode(&frame) {
                 Ok(envelope) => {
                     let step = machine.step(Input::Event(id, &envelope));
                     if step.fresh {
@@ -124,10 +124,10 @@ impl<'a> Follower<'a> {
                     Ok(Effect::Continue)
                 }
             },
-            Ok(Heard::Lost { newest }) => Ok(machine.step(Input::Lost { newest }).effect),
-            Ok(Heard::Reconnected) => Ok(machine.step(Input::Reconnected).effect),
-            Ok(Heard::Read(silence)) => self.read(&silence),
-            Ok(Heard::Quiet(silence)) => self.quiet(&silence),
+            Ok(StreamItem::Lost { newest }) => Ok(machine.step(Input::Lost { newest }).effect),
+            Ok(StreamItem::Reconnected) => Ok(machine.step(Input::Reconnected).effect),
+            Ok(StreamItem::Read(silence)) => self.read(&silence),
+            Ok(StreamItem::Quiet(silence)) => self.quiet(&silence),
             Err(error) => Ok(self.machine.step(Input::State(refused(error)?)).effect),
         }
     }
@@ -326,8 +326,8 @@ impl<'a> Follower<'a> {
         let began = Instant::now();
         while began.elapsed() < LAST_READ {
             match self.stream.next(Some(began + LAST_READ)) {
-                Ok(Heard::Quiet(_)) | Err(_) => break,
-                Ok(Heard::Event { id, frame }) => {
+                Ok(StreamItem::Quiet(_)) | Err(_) => break,
+                Ok(StreamItem::Event { id, frame }) => {
                     let Ok(envelope) = decode(&frame) else { break };
                     let step = self.machine.step(Input::Event(id, &envelope));
                     if step.fresh {
@@ -337,10 +337,10 @@ impl<'a> Follower<'a> {
                         return Ok(end);
                     }
                 }
-                Ok(Heard::Lost { newest }) => {
+                Ok(StreamItem::Lost { newest }) => {
                     self.machine.step(Input::Lost { newest });
                 }
-                Ok(Heard::Reconnected | Heard::Read(_)) => {}
+                Ok(StreamItem::Reconnected | StreamItem::Read(_)) => {}
             }
         }
         self.output.flush()?;

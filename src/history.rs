@@ -2,7 +2,7 @@
 
 use crate::agent::calls::{Message, end_with_answer, end_with_open_call, have_call_after_prompt};
 use crate::agent::events::{Event, decode};
-use crate::client::{CallError, Client, EventStream, Heard, Word};
+use crate::client::{CallError, Client, EventStream, StreamItem, Word};
 use crate::outcome::COMPLETED;
 use crate::run::History;
 use std::time::Duration;
@@ -108,7 +108,7 @@ fn find_run(
     let (mut last, mut replay_ends): (Option<LastRun>, Option<u64>) = (None, None);
     loop {
         match stream.next(None)? {
-            Heard::Event { id, frame } => {
+            StreamItem::Event { id, frame } => {
                 let Ok(envelope) = decode(&frame) else { continue };
                 let run = envelope.run_id.as_deref().and_then(|id| Uuid::parse_str(id).ok());
                 if let Some(id) = run.filter(|run| is_wanted(*run)) {
@@ -119,8 +119,8 @@ fn find_run(
                     return Ok(last);
                 }
             }
-            Heard::Lost { newest } => replay_ends = newest.or(replay_ends),
-            Heard::Quiet(silence) => {
+            StreamItem::Lost { newest } => replay_ends = newest.or(replay_ends),
+            StreamItem::Quiet(silence) => {
                 if let Some(cause) = client.watch().cause() {
                     return Err(CallError::stopped(cause));
                 }
@@ -128,7 +128,7 @@ fn find_run(
                     return Ok(last);
                 }
             }
-            Heard::Reconnected | Heard::Read(_) => {}
+            StreamItem::Reconnected | StreamItem::Read(_) => {}
         }
     }
 }

@@ -3,7 +3,7 @@
 use super::connection::{self, Body, Bounds, Chunk};
 use super::fault;
 use super::quote::{few_words, quote};
-use super::word::{Between, CallError, Refusal, Word};
+use super::word::{CallError, Gateway, Refusal, Word};
 use super::{Client, Credentials};
 use crate::agent::calls as api;
 use crate::agent::json;
@@ -37,7 +37,7 @@ impl Call<'_> {
 }
 
 /// An attempt without a usable answer.
-pub(super) struct Missed {
+pub(super) struct FailedAttempt {
     pub error: CallError,
     /// A retry may succeed.
     pub again: bool,
@@ -49,7 +49,7 @@ pub(super) struct Missed {
     pub stale: bool,
 }
 
-impl Missed {
+impl FailedAttempt {
     /// An error without a retry.
     fn for_good(error: CallError) -> Self {
         Self { error, again: false, wait: None, late: false, stale: false }
@@ -64,7 +64,11 @@ impl Missed {
 
 impl Client {
     /// Makes one attempt at a call that is answered with JSON of the shape `T`.
-    pub(super) fn json<T: DeserializeOwned>(&self, call: &Call<'_>, patience: Duration) -> Result<T, Missed> {
+    pub(super) fn json<T: DeserializeOwned>(
+        &self,
+        call: &Call<'_>,
+        patience: Duration,
+    ) -> Result<T, FailedAttempt> {
         let mut answer = self.exchange(call, patience)?;
         self.undecoded(call, &answer)?;
         let (status, media_type) = (answer.status().as_u16(), media_type(&answer));
@@ -73,7 +77,7 @@ impl Client {
         if !whole {
             self.hear();
             let message = format!("{}: the answer is larger than {MAX_ANSWER} bytes", self.doing(call));
-            return Err(Missed::for_good(CallError::new(Word::OverBound, message).arrived(true)));
+            return Err(FailedAttempt::for_good(CallError::new(Word::OverBound, message).arrived(true)));
         }
         match json::object(&body) {
             Ok(parsed) => {
@@ -81,7 +85,7 @@ impl Client {
                 Ok(parsed)
             }
             // If the body ends with the connection, a broken connection looks like the end of the body.
-            Err(error) if error.is_eof() && may_be_cut => Err(Missed::lost(format!(
+            Err(error) if error.is_eof() && may_be_cut => Err(FailedAttempt::lost(format!(
                 "{}: the connection was closed before the answer was complete",
                 self.doing(call)
             ))),
@@ -99,7 +103,7 @@ impl Client {
     }
 
     /// Makes one attempt to open an event stream.
-    pub(super) fn stream(&self, call: &Call<'_>, patience: Duration) -> Result<Body, Missed> {
+    pub(super) fn stream(&self, call: &Call<'_>, patience: Duration) -> Result<Body, FailedAttempt> {
         let answer = self.exchange(call, patience)?;
         let media_type = media_type(&answer);
         if !media_type.eq_ignore_ascii_case("text/event-stream") {
@@ -117,7 +121,7 @@ impl Client {
 
     /// Sends the request and waits for the head of a 2xx answer. If the token or the gateway's headers are refused,
     /// reads their files again and retries.
-    fn exchange(&self, call: &Call<'_>, patience: Duration) -> Result<Response<ureq::Body>, Missed> {
+    fn exchange(&self, call: &Call<'_>, patience: Duration) -> Result<Response<ureq::Body>, FailedAttempt> {
         let mut renewals = 0;
         loop {
             let credentials = self.credentials();
@@ -139,10 +143,10 @@ impl Client {
         call: &Call<'_>,
         credentials: &Credentials,
         patience: Duration,
-    ) -> Result<Response<ureq::Body>, Missed> {
+    ) -> Result<Response<ureq::Body>, FailedAttempt> {
         let internal = |error: ureq::http::Error| {
             let message = format!("{}: {error}", self.doing(call));
-            Missed::for_good(CallError::new(Word::Internal, message))
+            FailedAttempt::for_good(CallError::new(Word::Internal, message))
         };
         let body = call.after.is_none().then_some(connection::ANSWER);
         let bounds = Bounds { connect: self.options.connect_timeout, patience, body };
@@ -165,7 +169,7 @@ impl Client {
                 let missed = unanswered(&self.doing(call), &error);
                 log::debug!("{method} {path} no answer after {took} ms: {}", missed.error);
                 // After contact with the server, every fault may pass, such as a proxy or certificate that is replaced.
-                Missed { again: missed.again || self.has_heard(), ..missed }
+                FailedAttempt { again: missed.again || self.has_heard(), ..missed }
             },
         )
     }
@@ -203,7 +207,12 @@ impl Client {
     }
 
     /// Finds out whether an answer other than 2xx is the server's own.
-    fn refusal(&self, call: &Call<'_>, credentials: &Credentials, answer: &mut Response<ureq::Body>) -> Missed {
+    fn refusal(
+        &self,
+        call: &Call<'_>,
+        credentials: &Credentials,
+        answer: &mut Response<ureq::Body>,
+    ) -> FailedAttempt {
         let status = answer.status().as_u16();
         let wait = retry_after(answer, SystemTime::now());
         let media_type = media_type(answer);
@@ -232,7 +241,7 @@ impl Client {
         head: &str,
         text: &str,
         wait: Option<Duration>,
-    ) -> Missed {
+    ) -> FailedAttempt {
         let advice = match &refusal {
             Refusal::Unauthorized | Refusal::Forbidden if credentials.token.is_none() => {
                 "; give a token: --token-file, SORTIE_TOKEN".to_owned()
@@ -257,7 +266,7 @@ impl Client {
         let text = if text.is_empty() { String::new() } else { format!(": {text}") };
         let again = refusal.passes();
         let error = CallError::new(Word::Server(refusal), format!("{head}{text}{advice}"));
-        Missed { error, again, wait, late: false, stale: false }
+        FailedAttempt { error, again, wait, late: false, stale: false }
     }
 
     /// Makes the error for an answer that is not the server's own.
@@ -268,21 +277,21 @@ impl Client {
         words: &str,
         call: &Call<'_>,
         wait: Option<Duration>,
-    ) -> Missed {
+    ) -> FailedAttempt {
         let heard = self.has_heard();
-        let passes = Between::passes(status);
+        let passes = Gateway::passes(status);
         let is_proxys =
             self.options.server.asked_proxy().is_some() && matches!(status, 403 | 407 | 502 | 503 | 504);
         let between = match status {
-            401 => Between::Auth,
-            _ if is_proxys => Between::Proxy(status),
-            _ if !heard && !passes => Between::NoAgentServer,
-            _ => Between::Page(status),
+            401 => Gateway::Auth,
+            _ if is_proxys => Gateway::Proxy(status),
+            _ if !heard && !passes => Gateway::NoAgentServer,
+            _ => Gateway::Page(status),
         };
         let message = self.foreign_message(call, between, status, location, words);
         let again = heard || passes;
-        Missed {
-            error: CallError::new(Word::Between(between), message).arrived(again),
+        FailedAttempt {
+            error: CallError::new(Word::Gateway(between), message).arrived(again),
             again,
             wait,
             late: false,
@@ -293,21 +302,21 @@ impl Client {
     fn foreign_message(
         &self,
         call: &Call<'_>,
-        between: Between,
+        between: Gateway,
         status: u16,
         location: Option<&str>,
         words: &str,
     ) -> String {
         let words = if words.is_empty() { String::new() } else { format!(": {words}") };
-        let passes = self.has_heard() || Between::passes(status);
+        let passes = self.has_heard() || Gateway::passes(status);
         let claim = if passes { "" } else { "this is no agent server: " };
         let head = format!("{}: {claim}{}{words}", self.doing(call), named(status));
         let front = "something in front of the agent server answered";
         match (between, status) {
-            (Between::Proxy(407), _) => {
+            (Gateway::Proxy(407), _) => {
                 format!("{head}; give the proxy's user and password: http://USER:PASSWORD@HOST:PORT")
             }
-            (Between::Proxy(_), _) => format!("{head}; the proxy answered, not the agent server"),
+            (Gateway::Proxy(_), _) => format!("{head}; the proxy answered, not the agent server"),
             (_, 400 | 403 | 495 | 496) if self.options.server.tls().lacks_identity() => {
                 format!("{head}; {front}; it asked for a client certificate (--cert, --key)")
             }
@@ -327,19 +336,19 @@ impl Client {
     }
 
     /// Makes the error for a 2xx without the call's shape.
-    fn other_shape(&self, call: &Call<'_>, what: &str) -> Missed {
+    fn other_shape(&self, call: &Call<'_>, what: &str) -> FailedAttempt {
         let heard = self.has_heard();
         let (between, claim) = if heard {
-            (Between::OtherShape, "the answer is not the agent server's")
+            (Gateway::OtherShape, "the answer is not the agent server's")
         } else {
-            (Between::NoAgentServer, "this is no agent server")
+            (Gateway::NoAgentServer, "this is no agent server")
         };
-        let error = CallError::new(Word::Between(between), format!("{}: {claim}: {what}", self.doing(call)));
-        Missed { error: error.arrived(true), again: heard, wait: None, late: false, stale: false }
+        let error = CallError::new(Word::Gateway(between), format!("{}: {claim}: {what}", self.doing(call)));
+        FailedAttempt { error: error.arrived(true), again: heard, wait: None, late: false, stale: false }
     }
 
     /// Fails if the body has a Content-Encoding, which we did not ask for.
-    fn undecoded(&self, call: &Call<'_>, answer: &Response<ureq::Body>) -> Result<(), Missed> {
+    fn undecoded(&self, call: &Call<'_>, answer: &Response<ureq::Body>) -> Result<(), FailedAttempt> {
         match header(answer, "content-encoding") {
             Some(encoding) if !encoding.eq_ignore_ascii_case("identity") => {
                 let encoding = quote(&self.redact(&encoding));
@@ -347,7 +356,7 @@ impl Client {
                     "{}: the answer has the Content-Encoding {encoding}, which was not requested",
                     self.doing(call)
                 );
-                Err(Missed::for_good(CallError::new(Word::Broken, message).arrived(true)))
+                Err(FailedAttempt::for_good(CallError::new(Word::Broken, message).arrived(true)))
             }
             _ => Ok(()),
         }
@@ -359,20 +368,20 @@ impl Client {
         call: &Call<'_>,
         answer: &mut Response<ureq::Body>,
         limit: usize,
-    ) -> Result<(Vec<u8>, bool), Missed> {
+    ) -> Result<(Vec<u8>, bool), FailedAttempt> {
         let mut body = Body::new(std::mem::replace(answer.body_mut(), ureq::Body::builder().data("")));
         let mut buffer = [0; 16 * 1024];
         let mut all = Vec::new();
         loop {
             if let Some(stopped) = self.stopped() {
-                return Err(Missed::for_good(stopped.arrived(true)));
+                return Err(FailedAttempt::for_good(stopped.arrived(true)));
             }
             match body.read(&mut buffer) {
                 Ok(Chunk::End) => return Ok((all, true)),
                 Ok(Chunk::Bytes(length)) if all.len() + length > limit => return Ok((all, false)),
                 Ok(Chunk::Bytes(length)) => all.extend_from_slice(&buffer[..length]),
                 Ok(Chunk::Tick) => {}
-                Err(why) => return Err(Missed::lost(format!("{}: {why}", self.doing(call)))),
+                Err(why) => return Err(FailedAttempt::lost(format!("{}: {why}", self.doing(call)))),
             }
         }
     }
@@ -392,13 +401,13 @@ impl Client {
 }
 
 /// Makes the error for a request without an answer.
-fn unanswered(doing: &str, error: &ureq::Error) -> Missed {
+fn unanswered(doing: &str, error: &ureq::Error) -> FailedAttempt {
     let unanswered = fault::explain(error);
-    let word = if unanswered.passes { Word::Nothing } else { Word::Hopeless };
+    let word = if unanswered.passes { Word::Nothing } else { Word::Permanent };
     let call_error =
         CallError::new(word, format!("{doing}: {}", unanswered.why)).arrived(unanswered.may_have_arrived);
     let late = matches!(error, ureq::Error::Timeout(ureq::Timeout::RecvResponse));
-    Missed { error: call_error, again: unanswered.passes, wait: None, late, stale: fault::is_stale(error) }
+    FailedAttempt { error: call_error, again: unanswered.passes, wait: None, late, stale: fault::is_stale(error) }
 }
 
 /// Returns the approximate size of the request's head, in bytes.

@@ -4,10 +4,10 @@
 mod address;
 mod calls;
 mod connection;
+mod cursor;
 mod exchange;
 mod fault;
 mod headers;
-mod place;
 mod proxy;
 mod quote;
 mod race;
@@ -23,9 +23,9 @@ pub use address::Address;
 pub use calls::new_key;
 pub use headers::{Headers, MAX_HEADERS};
 pub use secret::Secret;
-pub use stream::{EventStream, Heard, Silence};
+pub use stream::{EventStream, Silence, StreamItem};
 pub use token::{MAX_TOKEN, Token};
-pub use word::{Between, CallError, Refusal, Word};
+pub use word::{CallError, Gateway, Refusal, Word};
 
 use crate::console::Console;
 use crate::watchdog::Watch;
@@ -157,7 +157,7 @@ impl Client {
                 present.token = token.or_else(|| present.token.take());
                 "token file"
             }
-            Word::Between(_) if matches!(status, 401 | 403 | 300..=399) => {
+            Word::Gateway(_) if matches!(status, 401 | 403 | 300..=399) => {
                 present.headers = present.headers.read_again().unwrap_or_else(|| present.headers.clone());
                 "header file"
             }

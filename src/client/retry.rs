@@ -2,7 +2,7 @@
 
 use super::Client;
 use super::connection::ANSWER;
-use super::exchange::{Call, Missed};
+use super::exchange::{Call, FailedAttempt};
 use super::word::{CallError, Word};
 use std::time::{Duration, Instant};
 use uuid::Uuid;
@@ -52,7 +52,7 @@ impl Retries {
         client: &Client,
         call: &Call<'_>,
         contact: Instant,
-        missed: Missed,
+        missed: FailedAttempt,
     ) -> Result<Duration, CallError> {
         self.tried = true;
         self.may_have_arrived |= missed.error.may_have_arrived;
@@ -122,7 +122,7 @@ impl Client {
     pub(super) fn retry<T>(
         &self,
         call: &Call<'_>,
-        attempt: impl Fn(Duration) -> Result<T, Missed>,
+        attempt: impl Fn(Duration) -> Result<T, FailedAttempt>,
     ) -> Result<T, CallError> {
         let began = Instant::now();
         let mut retries = Retries::default();

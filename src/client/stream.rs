@@ -3,8 +3,8 @@
 
 use super::Client;
 use super::connection::{Body, Chunk, TICK};
+use super::cursor::{Arrival, Cursor, Gap};
 use super::exchange::Call;
-use super::place::{Arrival, Gap, Place};
 use super::retry::Retries;
 use super::word::{CallError, Word};
 use crate::agent::events;
@@ -27,7 +27,7 @@ const SHORT_BUFFER: usize = 8 * 1024;
 
 /// What [`EventStream::next`] returns.
 #[derive(Debug)]
-pub enum Heard<'a> {
+pub enum StreamItem<'a> {
     Event {
         id: Option<u64>,
         frame: Frame<'a>,
@@ -62,13 +62,13 @@ pub struct Silence {
 pub struct EventStream<'c> {
     client: &'c Client,
     session: Uuid,
-    place: Place,
+    cursor: Cursor,
     connection: Option<Connection>,
     parser: Parser,
     buffer: Vec<u8>,
     /// The part of the buffer that is read but not parsed.
     unparsed: std::ops::Range<usize>,
-    /// [`Heard::Read`] has not been returned yet for the last read.
+    /// [`StreamItem::Read`] has not been returned yet for the last read.
     fresh: bool,
     /// The parser's event has not been returned yet, only the loss before it.
     has_next: bool,
@@ -98,7 +98,7 @@ struct Connection {
     from: u64,
 }
 
-/// [`Heard`] without the frame, which is in the parser.
+/// [`StreamItem`] without the frame, which is in the parser.
 enum Told {
     Event(Option<u64>),
     Lost(Option<u64>),
@@ -115,7 +115,7 @@ impl<'c> EventStream<'c> {
         Self {
             client,
             session,
-            place: Place::new(after),
+            cursor: Cursor::new(after),
             connection: None,
             parser: Parser::new(),
             buffer: vec![0; SHORT_BUFFER],
@@ -138,33 +138,33 @@ impl<'c> EventStream<'c> {
 
     /// Returns the ID of the last event.
     pub fn cursor(&self) -> u64 {
-        self.place.last()
+        self.cursor.last()
     }
 
     /// Reads the stream, and opens it if necessary. The last event counts as processed, unless
     /// [`EventStream::reject`] was called.
     ///
     /// A read blocks for one tick at most, opening for 20 s at most, and both for at most one tick after `until`.
-    /// After the deadline or a signal, the events that have arrived are still returned, and then a [`Heard::Quiet`].
+    /// After the deadline or a signal, the events that have arrived are still returned, and then a [`StreamItem::Quiet`].
     ///
     /// # Errors
     /// The stream could not be opened within the retry timeout. [`Word::Broken`] if the stream breaks the protocol.
     /// [`Word::Stopped`] if a connection is needed after the deadline or a signal.
-    pub fn next(&mut self, until: Option<Instant>) -> Result<Heard<'_>, CallError> {
-        self.place.settle();
+    pub fn next(&mut self, until: Option<Instant>) -> Result<StreamItem<'_>, CallError> {
+        self.cursor.settle();
         Ok(match self.advance(until)? {
-            Told::Event(id) => Heard::Event { id, frame: self.parser.frame() },
-            Told::Lost(newest) => Heard::Lost { newest },
-            Told::Reconnected => Heard::Reconnected,
-            Told::Read => Heard::Read(self.silence()),
-            Told::Quiet => Heard::Quiet(self.silence()),
+            Told::Event(id) => StreamItem::Event { id, frame: self.parser.frame() },
+            Told::Lost(newest) => StreamItem::Lost { newest },
+            Told::Reconnected => StreamItem::Reconnected,
+            Told::Read => StreamItem::Read(self.silence()),
+            Told::Quiet => StreamItem::Quiet(self.silence()),
         })
     }
 
     /// Reports that the last event is malformed. The first time at a cursor the stream reconnects; the second time this
     /// returns [`Word::Broken`].
     pub fn reject(&mut self, why: &str) -> Result<(), CallError> {
-        if self.place.reject() {
+        if self.cursor.reject() {
             self.close("an event is malformed");
             return Ok(());
         }
@@ -198,7 +198,7 @@ impl<'c> EventStream<'c> {
 
     /// Closes the stream. The next [`next`](Self::next) opens it after the last event.
     pub fn reconnect(&mut self, why: &str) {
-        self.place.settle();
+        self.cursor.settle();
         self.close(why);
     }
 
@@ -257,7 +257,7 @@ impl<'c> EventStream<'c> {
             };
         }
         let id = frame.id.and_then(|id| id.parse().ok());
-        match self.place.event(id) {
+        match self.cursor.event(id) {
             Arrival::New => Ok(Some(self.give())),
             Arrival::Repeated => {
                 self.overlap = false;
@@ -275,7 +275,7 @@ impl<'c> EventStream<'c> {
     }
 
     fn gap(&mut self, gap: &events::Gap) -> Result<Option<Told>, CallError> {
-        match self.place.gap(gap.oldest_available_id) {
+        match self.cursor.gap(gap.oldest_available_id) {
             // Only the event for the replay has left the server's ring, and after a gap the server replays nothing.
             Gap::None if std::mem::take(&mut self.overlap) => {
                 self.close("the last event cannot be replayed");
@@ -343,7 +343,7 @@ impl<'c> EventStream<'c> {
         self.unparsed = 0..0;
         self.fresh = false;
         self.quiet = Duration::ZERO;
-        let cursor = self.place.last();
+        let cursor = self.cursor.last();
         if self.client.watch.cause().is_none() {
             self.client.console.progress(&format!("{why}: reconnecting from event {cursor}"));
             log::info!("reconnecting from event {cursor}: {why}");
@@ -375,7 +375,7 @@ impl<'c> EventStream<'c> {
             return Ok(Told::Quiet);
         }
         let path = format!("/v1/sessions/{}/events", self.session);
-        let cursor = self.place.last();
+        let cursor = self.cursor.last();
         let after = cursor.saturating_sub(u64::from(self.overlap));
         let call = Call { doing: "follow the run", path, body: None, key: None, after: Some(after) };
         let missed = match self.client.stream(&call, bounded) {
@@ -386,7 +386,7 @@ impl<'c> EventStream<'c> {
             return Err(stopped);
         }
         // The server sends the head at once, so something in front of it buffers the stream or answers instead.
-        if missed.late || matches!(missed.error.word, Word::Between(_)) {
+        if missed.late || matches!(missed.error.word, Word::Gateway(_)) {
             self.judge_silence();
         }
         if missed.late && self.may_be_held_back(bounded < patience) {
@@ -451,6 +451,6 @@ impl<'c> EventStream<'c> {
     }
 
     fn broken(&self, why: &str) -> CallError {
-        CallError::new(Word::Broken, format!("cannot follow the run: after event {}, {why}", self.place.last()))
+        CallError::new(Word::Broken, format!("cannot follow the run: after event {}, {why}", self.cursor.last()))
     }
 }

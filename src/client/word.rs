@@ -30,12 +30,12 @@ pub enum Word {
     /// The server's own refusal.
     Server(Refusal),
     /// Something in front of the server answered. This proves nothing about a run.
-    Between(Between),
+    Gateway(Gateway),
     /// No answer came within the retry timeout.
     Nothing,
     /// A fault that no retry can change (a certificate, the wrong scheme, a proxy that refuses). The request was not
     /// sent.
-    Hopeless,
+    Permanent,
     /// The server's answer breaks the protocol.
     Broken,
     /// The answer is too large. A call for less may succeed.
@@ -73,7 +73,7 @@ pub enum Refusal {
 
 /// An answer of something in front of the server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Between {
+pub enum Gateway {
     /// A 401 that is not the agent server's own.
     Auth,
     /// A permanent error, before the server itself has answered any call of this command.
@@ -155,7 +155,7 @@ impl Refusal {
     }
 }
 
-impl Between {
+impl Gateway {
     /// Returns whether a retry may succeed after this status from something in front of the server.
     pub(super) const fn passes(status: u16) -> bool {
         matches!(status, 408 | 425 | 429 | 499 | 500..)
@@ -175,9 +175,9 @@ impl From<CallError> for Failure {
     fn from(error: CallError) -> Self {
         let (reason, passes) = match &error.word {
             Word::Server(refusal) => refusal.reason(),
-            Word::Between(between) => between.reason(),
+            Word::Gateway(gateway) => gateway.reason(),
             Word::Nothing => (Reason::Connection, true),
-            Word::Hopeless => (Reason::Connection, false),
+            Word::Permanent => (Reason::Connection, false),
             Word::Broken | Word::OverBound => (Reason::Protocol, false),
             Word::Stopped(cause) => return Self::from(*cause),
             Word::Internal => (Reason::Internal, false),
@@ -242,15 +242,15 @@ mod tests {
             (other(429), Reason::Server, true),
             (other(418), Reason::Server, false),
             (other(501), Reason::Server, true),
-            (Word::Between(Between::Auth), Reason::Auth, false),
-            (Word::Between(Between::NoAgentServer), Reason::Protocol, false),
-            (Word::Between(Between::OtherShape), Reason::Protocol, false),
-            (Word::Between(Between::Page(524)), Reason::Server, true),
-            (Word::Between(Between::Page(404)), Reason::Server, false),
-            (Word::Between(Between::Proxy(407)), Reason::Connection, false),
-            (Word::Between(Between::Proxy(502)), Reason::Connection, true),
+            (Word::Gateway(Gateway::Auth), Reason::Auth, false),
+            (Word::Gateway(Gateway::NoAgentServer), Reason::Protocol, false),
+            (Word::Gateway(Gateway::OtherShape), Reason::Protocol, false),
+            (Word::Gateway(Gateway::Page(524)), Reason::Server, true),
+            (Word::Gateway(Gateway::Page(404)), Reason::Server, false),
+            (Word::Gateway(Gateway::Proxy(407)), Reason::Connection, false),
+            (Word::Gateway(Gateway::Proxy(502)), Reason::Connection, true),
             (Word::Nothing, Reason::Connection, true),
-            (Word::Hopeless, Reason::Connection, false),
+            (Word::Permanent, Reason::Connection, false),
             (Word::Broken, Reason::Protocol, false),
             (Word::OverBound, Reason::Protocol, false),
             (Word::Stopped(Cause::Signal("SIGTERM")), Reason::Interrupted, true),
