@@ -1,14 +1,11 @@
 //! Explains why a connection failed. A fault is recognized by its type, never by its text.
 
-use crate::console::visible_start;
+use super::quote::quote;
 use rustls::pki_types::UnixTime;
 use rustls::{AlertDescription, CertificateError, InvalidMessage, PeerIncompatible};
 use std::fmt;
 use std::io::{self, ErrorKind};
 use std::time::{Duration, SystemTime};
-
-/// The longest text of the TLS library that is quoted, in characters. The server chooses the names in it.
-const MAX_SAID: usize = 300;
 
 /// The most headers that the HTTP crate reads.
 const MAX_HEADERS: usize = 128;
@@ -115,7 +112,7 @@ fn reason(error: &ureq::Error) -> (String, bool) {
         ureq::Error::Io(error) => match (tls_fault(error), error.kind()) {
             (Some(fault), _) => {
                 let (why, passes) = explain_tls(fault);
-                return (format!("{why} ({})", visible_start(&fault.to_string(), MAX_SAID)), passes);
+                return (format!("{why} ({})", quote(&fault.to_string())), passes);
             }
             (_, ErrorKind::ConnectionRefused) => "connection refused (is the server running?)".into(),
             (_, ErrorKind::UnexpectedEof) => "the connection was closed before the answer was complete".into(),
@@ -183,7 +180,7 @@ fn distrust(error: &CertificateError) -> String {
             let name = |name: &String| name.split_once('(').map_or(name.as_str(), |(_, rest)| rest).to_owned();
             let names: Vec<_> = presented.iter().map(name).collect();
             let names = names.join(", ").replace(['"', ')'], "");
-            format!("its certificate is for another name: {}", visible_start(&names, MAX_SAID))
+            format!("its certificate is for another name: {}", quote(&names))
         }
         CertificateError::Expired => "its certificate has expired".into(),
         CertificateError::ExpiredContext { not_after, .. } => {

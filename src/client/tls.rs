@@ -3,7 +3,7 @@
 use super::fault::{Fault, date};
 use anyhow::{Result, anyhow, bail, ensure};
 use rustls::client::ResolvesClientCert;
-use rustls::crypto::{CryptoProvider, ring};
+use rustls::crypto::ring;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
 use rustls::sign::CertifiedKey;
@@ -85,7 +85,8 @@ impl Tls {
             Some(roots) => Arc::clone(roots),
             None => Arc::new(system_roots()?),
         };
-        let builder = ClientConfig::builder_with_provider(provider()).with_safe_default_protocol_versions();
+        let builder = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
+            .with_safe_default_protocol_versions();
         let builder = builder.map_err(io::Error::other)?.with_root_certificates(roots);
         let mut config =
             builder.with_client_cert_resolver(Arc::clone(&self.identity) as Arc<dyn ResolvesClientCert>);
@@ -93,10 +94,6 @@ impl Tls {
         config.alpn_protocols = vec![b"http/1.1".to_vec()];
         Ok(Arc::clone(self.config.get_or_init(|| Arc::new(config))))
     }
-}
-
-fn provider() -> Arc<CryptoProvider> {
-    Arc::new(ring::default_provider())
 }
 
 fn system_roots() -> Result<RootCertStore, ureq::Error> {

@@ -61,8 +61,6 @@ pub enum Refusal {
     NotRunning,
     /// 409 `run_mismatch`: the session is busy with another run.
     OtherRun,
-    /// 409 `idempotency_key_reused`.
-    KeyReused,
     /// 413, 414 or 431: the request is too large for the server, or for something in front of it.
     TooLarge,
     /// 400 or 422: the request does not have the shape that the server expects.
@@ -130,7 +128,6 @@ impl Refusal {
             (409, "session_already_running") => Some(Self::SessionBusy),
             (409, "session_not_running") => Some(Self::NotRunning),
             (409, "run_mismatch") => Some(Self::OtherRun),
-            (409, "idempotency_key_reused") => Some(Self::KeyReused),
             (400 | 422, _) => Some(Self::Invalid),
             (400.., code) => Some(Self::Other { status, code: code.to_owned() }),
             _ => None,
@@ -147,7 +144,7 @@ impl Refusal {
         match self {
             Self::Unauthorized | Self::Forbidden => (Reason::Auth, false),
             Self::NotFound => (Reason::NotFound, false),
-            Self::SessionBusy | Self::NotRunning | Self::OtherRun | Self::KeyReused => (Reason::Conflict, false),
+            Self::SessionBusy | Self::NotRunning | Self::OtherRun => (Reason::Conflict, false),
             Self::TooLarge | Self::Invalid => (Reason::Server, false),
             Self::Other { status: 409, .. } => (Reason::Conflict, false),
             Self::Other { status, .. } => (Reason::Server, *status >= 500 || self.passes()),
@@ -206,7 +203,7 @@ mod tests {
             (409, "session_already_running", Some(Refusal::SessionBusy)),
             (409, "session_not_running", Some(Refusal::NotRunning)),
             (409, "run_mismatch", Some(Refusal::OtherRun)),
-            (409, "idempotency_key_reused", Some(Refusal::KeyReused)),
+            (409, "idempotency_key_reused", other(409, "idempotency_key_reused")),
             (409, "something_new", other(409, "something_new")),
             (409, "", None),
             (400, "bad", Some(Refusal::Invalid)),
@@ -235,7 +232,6 @@ mod tests {
             (Word::Server(Refusal::SessionBusy), Reason::Conflict, false),
             (Word::Server(Refusal::NotRunning), Reason::Conflict, false),
             (Word::Server(Refusal::OtherRun), Reason::Conflict, false),
-            (Word::Server(Refusal::KeyReused), Reason::Conflict, false),
             (Word::Server(Refusal::TooLarge), Reason::Server, false),
             (Word::Server(Refusal::Invalid), Reason::Server, false),
             (other(409), Reason::Conflict, false),
