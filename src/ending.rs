@@ -133,8 +133,7 @@ impl Follower<'_> {
             if !self.machine.fate().is_open() {
                 return Cancel::Ended;
             }
-            if client.session(self.session).is_ok_and(|session| self.machine.has_stopped(&session_state(&session)))
-            {
+            if client.session(self.session).is_ok_and(|state| self.machine.has_stopped(&session_state(state))) {
                 self.find_terminal_event(client);
                 return Cancel::Ended;
             }
@@ -173,9 +172,9 @@ impl Follower<'_> {
         let client = self.client.with_watch(watch.clone());
         // The server writes the messages after the run's last event (protocol trap 8).
         let is_active = |client: &Client| {
-            client.session(self.session).is_ok_and(|session| {
-                session.active_run().is_some_and(|run| run.to_string() == self.machine.run_id())
-            })
+            client
+                .session(self.session)
+                .is_ok_and(|state| state.active_run().is_some_and(|run| run.to_string() == self.machine.run_id()))
         };
         while !self.machine.fate().is_open() && is_active(&client) && watch.sleep(LONGEST_NAP).is_ok() {}
         let history = history::read(&client, self.session).unwrap_or_else(|error| {

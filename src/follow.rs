@@ -1,6 +1,6 @@
 //! The main loop: gives the stream's events to the machine and performs the effects that the machine returns.
 
-use crate::agent::calls::{AutoApprove, Decision, Session, SessionState};
+use crate::agent::calls::{AutoApprove, Decision, SessionState};
 use crate::agent::events::{ToolCall, decode};
 use crate::approver::{self, Question};
 use crate::client::{CallError, Client, EventStream, Refusal, Silence, StreamItem, Word};
@@ -292,7 +292,7 @@ impl<'a> Follower<'a> {
 
     fn ask_state(&mut self) -> Result<State, Failure> {
         let state = match self.client.session(self.session) {
-            Ok(session) => session_state(&session),
+            Ok(state) => session_state(state),
             Err(error) if error.is(&Refusal::NotFound) => State::NoSession,
             Err(error) => refused(error)?,
         };
@@ -358,8 +358,8 @@ pub const fn asks(mode: AutoApprove) -> Asks {
 }
 
 /// Returns the session's state for the machine.
-pub fn session_state(session: &Session) -> State {
-    match session.state() {
+pub fn session_state(state: SessionState) -> State {
+    match state {
         SessionState::Active(run) => State::Active { run_id: run.to_string() },
         SessionState::Failed => State::Failed,
         SessionState::Idle | SessionState::Unknown => State::Idle,

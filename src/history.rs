@@ -1,6 +1,6 @@
 //! Reads the past of a session: its messages, and the events of its last run.
 
-use crate::agent::calls::{Message, end_with_answer, end_with_open_call, have_call_after_prompt};
+use crate::agent::calls::{Message, SessionState, end_with_answer, end_with_open_call, have_call_after_prompt};
 use crate::agent::events::{Event, decode};
 use crate::client::{CallError, Client, EventStream, StreamItem, Word};
 use crate::outcome::COMPLETED;
@@ -92,7 +92,7 @@ pub fn run_with_id(client: &Client, session: Uuid, run: Uuid) -> Result<Option<L
 /// Returns whether the session's active run has sent its terminal event: its sandbox is being torn down (protocol
 /// trap 20).
 pub fn active_run_has_ended(client: &Client, session: Uuid) -> bool {
-    let active = client.session(session).ok().and_then(|session| session.active_run());
+    let active = client.session(session).ok().and_then(SessionState::active_run);
     let run = active.and_then(|run| run_with_id(client, session, run).ok().flatten());
     run.is_some_and(|run| run.ended.is_some())
 }

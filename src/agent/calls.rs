@@ -97,7 +97,7 @@ pub struct SessionDetail {
 #[derive(Debug, Deserialize)]
 pub struct Session {
     #[serde(rename = "run_status")]
-    state: SessionState,
+    pub state: SessionState,
 }
 
 /// The state of a session.
@@ -133,21 +133,11 @@ impl From<RunStatus> for SessionState {
 }
 
 impl SessionState {
-    pub const fn run(self) -> Option<Uuid> {
+    pub const fn active_run(self) -> Option<Uuid> {
         match self {
             Self::Active(run) => Some(run),
             Self::Idle | Self::Failed | Self::Unknown => None,
         }
-    }
-}
-
-impl Session {
-    pub const fn state(&self) -> SessionState {
-        self.state
-    }
-
-    pub const fn active_run(&self) -> Option<Uuid> {
-        self.state.run()
     }
 }
 
@@ -178,12 +168,6 @@ pub struct UserMessage {
 pub enum UserContent {
     Text(String),
     Parts(Vec<UserPart>),
-}
-
-impl From<String> for UserContent {
-    fn from(text: String) -> Self {
-        Self::Text(text)
-    }
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -358,11 +342,7 @@ pub fn end_with_open_call(messages: &[Message]) -> bool {
 
 /// Returns whether there is a tool call after the last message of the user.
 pub fn have_call_after_prompt(messages: &[Message]) -> bool {
-    messages
-        .iter()
-        .rev()
-        .take_while(|message| message.role != "user")
-        .any(|message| !message.content.calls.is_empty())
+    messages.iter().rev().take_while(|message| !message.is_user()).any(Message::calls_tools)
 }
 
 /// `GET /v1/sessions/{id}/tools/pending`: every call of the current batch, whether decided or not.

@@ -15,7 +15,7 @@ impl Client {
     /// `GET /v1/health`. It needs no token.
     pub fn health(&self) -> Result<api::Health, CallError> {
         let health: api::Health = self.get("check the server's health", "/v1/health".into())?;
-        self.set_server_version(health.version.clone());
+        self.shared().server_version.clone_from(&health.version);
         Ok(health)
     }
 
@@ -37,9 +37,9 @@ impl Client {
     }
 
     /// `GET /v1/sessions/{id}`: the only call that tells whether a session exists (protocol trap 10).
-    pub fn session(&self, session: Uuid) -> Result<api::Session, CallError> {
+    pub fn session(&self, session: Uuid) -> Result<api::SessionState, CallError> {
         let path = format!("/v1/sessions/{session}");
-        self.get("read the session's state", path).map(|detail: api::SessionDetail| detail.session)
+        self.get("read the session's state", path).map(|detail: api::SessionDetail| detail.session.state)
     }
 
     /// `POST /v1/sessions/{id}/messages`: returns the ID of the new run.
@@ -80,13 +80,12 @@ impl Client {
 
     /// Returns whether the server answers one health check.
     pub(super) fn is_there(&self) -> bool {
-        let (doing, path) = ("check the server's health", "/v1/health".into());
-        let call = Call { doing, path, body: None, key: None, after: None };
+        let call = Call::get("check the server's health", "/v1/health".into());
         self.json::<api::Health>(&call, LAST_TRY).is_ok()
     }
 
     fn get<T: DeserializeOwned>(&self, doing: &str, path: String) -> Result<T, CallError> {
-        self.call(&Call { doing, path, body: None, key: None, after: None })
+        self.call(&Call::get(doing, path))
     }
 
     fn post<T: DeserializeOwned>(
@@ -98,7 +97,7 @@ impl Client {
     ) -> Result<T, CallError> {
         let body = serde_json::to_vec(body)
             .map_err(|error| CallError::new(Word::Internal, format!("cannot {doing}: {error}")))?;
-        self.call(&Call { doing, path, body: Some(body), key: Some(key), after: None })
+        self.call(&Call { body: Some(body), key: Some(key), ..Call::get(doing, path) })
     }
 
     fn call<T: DeserializeOwned>(&self, call: &Call<'_>) -> Result<T, CallError> {

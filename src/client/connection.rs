@@ -5,15 +5,14 @@ use super::address::{Address, Memory};
 use super::fault::{self, Fault};
 use super::race;
 use super::tls::TlsConnector;
-use super::wait::{Woken, wait};
-use crate::watchdog::Watch;
+use super::wait::{later, wait};
+use crate::watchdog::{Ready, Watch};
 use rustix::event::{PollFd, PollFlags};
 use std::fmt;
 use std::io::{ErrorKind, Read, Write};
 use std::net::TcpStream;
 use std::time::{Duration, Instant};
-use ureq::AsSendBody;
-use ureq::http::{Request, Response, Uri, header};
+use ureq::http::Uri;
 use ureq::unversioned::resolver::{ResolvedSocketAddrs, Resolver};
 use ureq::unversioned::transport::{
     Buffers, ConnectProxyConnector, ConnectionDetails, Connector, Either, LazyBuffers, NextTimeout, Transport,
@@ -54,7 +53,7 @@ pub fn agent(server: &Address, keep: bool, tick: Duration, watch: &Watch) -> ure
         // A redirect could turn a POST into a GET, or send the token to another server.
         .max_redirects(0)
         .max_redirects_will_error(false)
-        .proxy(server.proxy().filter(|_| asked_proxy.is_none()).cloned())
+        .proxy(server.tunnel().cloned())
         .user_agent(concat!("sortie/", env!("CARGO_PKG_VERSION")))
         .max_response_header_size(MAX_HEAD)
         .input_buffer_size(INPUT)
@@ -68,27 +67,6 @@ pub fn agent(server: &Address, keep: bool, tick: Duration, watch: &Watch) -> ure
     let chain = ().chain(ConnectProxyConnector::default()).chain(tcp).chain(tls);
     let origin = asked_proxy.map(|_| format!("http://{}", server.authority()));
     ureq::Agent::with_parts(config, HttpConnector { chain, origin }, NoResolver)
-}
-
-/// The time limits of one request.
-#[derive(Clone, Copy, Debug)]
-pub struct Bounds {
-    /// For the connect, including the look-up and the TLS handshake.
-    pub connect: Duration,
-    /// For the head of the answer, and for each write.
-    pub patience: Duration,
-    /// For the body of the answer. An event stream has none: its reads return after a [`TICK`] instead.
-    pub body: Option<Duration>,
-}
-
-pub fn bounded<B: AsSendBody>(agent: &ureq::Agent, request: Request<B>, bounds: Bounds) -> Request<B> {
-    agent
-        .configure_request(request)
-        .timeout_connect(Some(bounds.connect.min(bounds.patience)))
-        .timeout_per_write(Some(bounds.patience))
-        .timeout_recv_response(Some(bounds.patience))
-        .timeout_recv_body(bounds.body)
-        .build()
 }
 
 /// [`TcpConnector`] does the look-up, which is not needed for a kept connection or a remembered address.
@@ -146,12 +124,6 @@ impl<In: Transport> Connector<In> for TcpConnector {
     }
 }
 
-/// Returns the time after this duration. If it is out of range, returns a day from now.
-fn later(after: Duration) -> Instant {
-    let now = Instant::now();
-    now.checked_add(after).unwrap_or(now + Duration::from_secs(86_400))
-}
-
 /// A non-blocking socket.
 struct TcpTransport {
     stream: TcpStream,
@@ -196,8 +168,8 @@ impl TcpTransport {
             let (tick, watch) =
                 if self.ending.is_some() { (LAST_TICK, None) } else { (self.tick, Some(&self.watch)) };
             return match wait(&mut fds, watch, Instant::now() + tick)? {
-                Woken::Ready => Ok(()),
-                Woken::Cause | Woken::Late => Err(ureq::Error::Timeout(ureq::Timeout::PerRead)),
+                Ready::Descriptor => Ok(()),
+                Ready::Cause | Ready::Time => Err(ureq::Error::Timeout(ureq::Timeout::PerRead)),
             };
         }
         let mut end = *end.get_or_insert_with(|| later(*timeout.after));
@@ -205,9 +177,9 @@ impl TcpTransport {
             end = end.min(self.connect_by);
         }
         match wait(&mut fds, Some(&self.watch), end)? {
-            Woken::Ready => Ok(()),
-            Woken::Cause => Err(Fault::Ended.into()),
-            Woken::Late => Err(ureq::Error::Timeout(timeout.reason)),
+            Ready::Descriptor => Ok(()),
+            Ready::Cause => Err(Fault::Ended.into()),
+            Ready::Time => Err(ureq::Error::Timeout(timeout.reason)),
         }
     }
 }
@@ -362,30 +334,17 @@ impl<T: Transport> Transport for HttpTransport<T> {
     }
 }
 
-/// Returns whether the body ends with the connection, so that a broken connection looks like a complete body.
-pub fn is_close_delimited(answer: &Response<ureq::Body>) -> bool {
-    let headers = answer.headers();
-    !headers.contains_key(header::CONTENT_LENGTH) && !headers.contains_key(header::TRANSFER_ENCODING)
-}
-
 /// The result of a read.
-#[derive(Debug)]
 pub enum Chunk {
     /// The number of bytes.
     Bytes(usize),
     /// Only in an event stream: no data for a [`TICK`], or for less after the deadline or a signal.
     Tick,
-    /// The end of the body, or perhaps a broken connection: see [`is_close_delimited`].
+    /// The end of the body, or perhaps a broken connection, if nothing tells the body's length.
     End,
 }
 
 pub struct Body(ureq::BodyReader<'static>);
-
-impl fmt::Debug for Body {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Body")
-    }
-}
 
 impl Body {
     pub(super) fn new(body: ureq::Body) -> Self {
@@ -395,18 +354,13 @@ impl Body {
     /// Reads, or waits for a tick. After the deadline or a signal, an event stream can still be read, because data
     /// that has arrived counts. Other reads fail. The error says why the connection broke.
     pub fn read(&mut self, buffer: &mut [u8]) -> Result<Chunk, String> {
-        loop {
-            match self.0.read(buffer) {
-                Ok(0) => return Ok(Chunk::End),
-                Ok(length) => return Ok(Chunk::Bytes(length)),
-                Err(error) if error.kind() == ErrorKind::Interrupted => {}
-                Err(error) => {
-                    return match ureq::Error::from(error) {
-                        ureq::Error::Timeout(ureq::Timeout::PerRead) => Ok(Chunk::Tick),
-                        error => Err(fault::explain(&error).why),
-                    };
-                }
-            }
+        match self.0.read(buffer) {
+            Ok(0) => Ok(Chunk::End),
+            Ok(length) => Ok(Chunk::Bytes(length)),
+            Err(error) => match ureq::Error::from(error) {
+                ureq::Error::Timeout(ureq::Timeout::PerRead) => Ok(Chunk::Tick),
+                error => Err(fault::explain(&error).why),
+            },
         }
     }
 }

@@ -79,7 +79,6 @@ pub struct EventStream<'c> {
     /// When the last byte came or the last connection broke.
     contact: Instant,
     retries: Retries,
-    next_try: Option<Instant>,
     opened: bool,
     held_back: bool,
     said_held_back: bool,
@@ -127,7 +126,6 @@ impl<'c> EventStream<'c> {
             last_event: now,
             contact: now,
             retries: Retries::default(),
-            next_try: None,
             opened: false,
             held_back: false,
             said_held_back: false,
@@ -349,7 +347,7 @@ impl<'c> EventStream<'c> {
             log::info!("reconnecting from event {cursor}: {why}");
         }
         if connection.from == cursor {
-            self.next_try = Instant::now().checked_add(self.retries.backoff.wait());
+            self.retries.back_off();
         } else {
             self.retries = Retries::default();
         }
@@ -359,17 +357,15 @@ impl<'c> EventStream<'c> {
     fn open(&mut self, until: Option<Instant>) -> Result<Told, CallError> {
         let until_then =
             |time: Duration| until.map_or(time, |until| time.min(until.saturating_duration_since(Instant::now())));
-        if let Some(stopped) = self.client.stopped() {
-            return Err(stopped);
-        }
-        let wait = self.next_try.map(|at| at.saturating_duration_since(Instant::now())).unwrap_or_default();
+        self.client.check()?;
+        let wait = self.retries.wait();
         if !wait.is_zero() {
             self.client.nap(until_then(wait.min(TICK)))?;
             return Ok(Told::Quiet);
         }
         let silent = self.silent_since.get_or_insert_with(Instant::now).elapsed();
         let head = if self.held_back { HELD_AGAIN } else { HELD_BACK.saturating_sub(silent).max(TICK) };
-        let patience = self.retries.patience(self.client, self.contact());
+        let patience = self.retries.patience(self.client, self.left());
         let bounded = until_then(patience.min(head));
         if bounded.is_zero() {
             return Ok(Told::Quiet);
@@ -377,31 +373,27 @@ impl<'c> EventStream<'c> {
         let path = format!("/v1/sessions/{}/events", self.session);
         let cursor = self.cursor.last();
         let after = cursor.saturating_sub(u64::from(self.overlap));
-        let call = Call { doing: "follow the run", path, body: None, key: None, after: Some(after) };
-        let missed = match self.client.stream(&call, bounded) {
+        let call = Call { after: Some(after), ..Call::get("follow the run", path) };
+        let failed = match self.client.stream(&call, bounded) {
             Ok(body) => return Ok(self.begin(body, cursor)),
-            Err(missed) => missed,
+            Err(failed) => failed,
         };
-        if let Some(stopped) = self.client.stopped() {
-            return Err(stopped);
-        }
+        self.client.check()?;
         // The server sends the head at once, so something in front of it buffers the stream or answers instead.
-        if missed.late || matches!(missed.error.word, Word::Gateway(_)) {
+        if failed.late || matches!(failed.error.word, Word::Gateway(_)) {
             self.judge_silence();
         }
-        if missed.late && self.may_be_held_back(bounded < patience) {
+        if failed.late && self.may_be_held_back(bounded < patience) {
             return Ok(Told::Quiet);
         }
-        let contact = self.contact();
-        let wait = self.retries.missed(self.client, &call, contact, missed)?;
-        self.next_try = Instant::now().checked_add(wait);
+        self.retries.failed(failed, self.client, &call, self.left())?;
         Ok(Told::Quiet)
     }
 
     /// If the head of the answer is late: returns whether the stream may only be held back. Any answer of the server is
     /// contact.
     fn may_be_held_back(&self, was_cut_short: bool) -> bool {
-        if self.client.left(self.contact()).is_zero() {
+        if self.left().is_zero() {
             return self.client.is_there();
         }
         self.held_back || was_cut_short
@@ -412,7 +404,6 @@ impl<'c> EventStream<'c> {
         self.contact = byte;
         self.connection = Some(Connection { body, heard: false, byte, from: cursor });
         self.parser = Parser::new();
-        self.next_try = None;
         self.quiet = Duration::ZERO;
         log::info!("the event stream is open after event {cursor}");
         if std::mem::replace(&mut self.opened, true) { Told::Reconnected } else { Told::Quiet }
@@ -420,12 +411,9 @@ impl<'c> EventStream<'c> {
 
     /// Checks whether the stream is held back: no byte for too long, over all connections.
     fn judge_silence(&mut self) {
-        if self.silent_since.is_some_and(|since| since.elapsed() >= HELD_BACK) {
-            self.hold_back();
+        if self.silent_since.is_none_or(|since| since.elapsed() < HELD_BACK) {
+            return;
         }
-    }
-
-    fn hold_back(&mut self) {
         self.held_back = true;
         if !std::mem::replace(&mut self.said_held_back, true) {
             let limit = HELD_BACK.as_secs();
@@ -436,9 +424,9 @@ impl<'c> EventStream<'c> {
         }
     }
 
-    /// Returns the last contact with the server, by the stream or any call.
-    fn contact(&self) -> Instant {
-        self.contact.max(self.client.contact())
+    /// Returns the rest of the retry timeout since the last contact with the server, by the stream or any call.
+    fn left(&self) -> Duration {
+        self.client.left(self.client.contact().map_or(self.contact, |contact| contact.max(self.contact)))
     }
 
     fn silence(&self) -> Silence {
