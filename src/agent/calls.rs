@@ -13,19 +13,15 @@ use uuid::Uuid;
 pub struct Health {
     /// `ok`.
     pub status: String,
-    #[serde(default)]
     pub version: Option<String>,
     /// Whole seconds since the server started.
-    #[serde(default)]
     pub uptime_seconds: Option<u64>,
     /// Only with a persistent sandbox.
-    #[serde(default)]
     pub sandbox: Option<Sandbox>,
 }
 
 /// The state of the server's sandbox.
-#[derive(Debug, Default, PartialEq, Eq, Deserialize)]
-#[serde(default)]
+#[derive(Debug, PartialEq, Eq, Deserialize)]
 pub struct Sandbox {
     pub mode: Option<String>,
     pub healthy: Option<bool>,
@@ -76,13 +72,9 @@ pub struct Sessions {
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 pub struct ListedSession {
     pub id: Uuid,
-    #[serde(default)]
     pub title: Option<String>,
-    #[serde(default)]
     pub cwd: Option<String>,
-    #[serde(default)]
     pub created_at: Option<String>,
-    #[serde(default)]
     pub updated_at: Option<String>,
     #[serde(rename = "run_status")]
     pub state: SessionState,
@@ -116,7 +108,6 @@ pub enum SessionState {
 #[derive(Deserialize)]
 struct RunStatus {
     state: String,
-    #[serde(default)]
     run_id: Option<Uuid>,
 }
 

@@ -99,10 +99,6 @@ impl Client {
             .map_err(|error| CallError::new(Word::Internal, format!("cannot {doing}: {error}")))?;
         self.call(&Call { body: Some(body), key: Some(key), ..Call::get(doing, path) })
     }
-
-    fn call<T: DeserializeOwned>(&self, call: &Call<'_>) -> Result<T, CallError> {
-        self.retry(call, |patience| self.json(call, patience))
-    }
 }
 
 /// Returns an idempotency key for one POST and its retries.

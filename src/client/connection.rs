@@ -178,7 +178,7 @@ impl TcpTransport {
         }
         match wait(&mut fds, Some(&self.watch), end)? {
             Ready::Descriptor => Ok(()),
-            Ready::Cause => Err(Fault::Ended.into()),
+            Ready::Cause => Err(Fault::ended()),
             Ready::Time => Err(ureq::Error::Timeout(timeout.reason)),
         }
     }
@@ -214,7 +214,7 @@ impl Transport for TcpTransport {
         if timeout.after.is_not_happening() && self.watch.cause().is_some() {
             let since = self.ending.get_or_insert_with(Instant::now);
             if since.elapsed() > LAST_READS {
-                return Err(Fault::Ended.into());
+                return Err(Fault::ended());
             }
         }
         let mut end = None;
@@ -316,9 +316,13 @@ impl<T: Transport> Transport for HttpTransport<T> {
         }
         match self.inner.buffers().input() {
             // HTTP/2 begins with a SETTINGS frame: length, type and stream.
-            [_, _, _, 4, _, 0, 0, 0, 0, ..] => Err(Fault::Http2.into()),
+            [_, _, _, 4, _, 0, 0, 0, 0, ..] => {
+                Err(Fault::permanent("the server speaks only HTTP/2; sortie needs HTTP/1.1"))
+            }
             // A TLS alert or handshake.
-            [0x15 | 0x16, 3, ..] => Err(Fault::Https.into()),
+            [0x15 | 0x16, 3, ..] => {
+                Err(Fault::permanent("the server speaks https, but the URL begins with http://; use https://"))
+            }
             _ => Ok(brought),
         }
     }

@@ -90,7 +90,7 @@ impl Race<'_> {
             let is_last = self.waiting.is_empty() && !matches!(self.names, Names::Unknown);
             let until = if is_last { self.end } else { self.end.min(self.next) };
             match wait(&mut fds, Some(self.watch), until)? {
-                Ready::Cause => return Err(Fault::Ended.into()),
+                Ready::Cause => return Err(Fault::ended()),
                 Ready::Time if Instant::now() >= self.end => {
                     let looking = self.tried.is_empty();
                     let reason = if looking { ureq::Timeout::Resolve } else { ureq::Timeout::Connect };
@@ -162,7 +162,10 @@ impl Race<'_> {
         self.names = Names::Known;
         match found {
             Ok(addresses) => self.waiting.extend(addresses),
-            Err(error) => self.error = Some(Fault::LookUp(error).into()),
+            Err(error) => {
+                let why = format!("the host name look-up failed: {error}");
+                self.error = Some(ureq::Error::Other(why.into()));
+            }
         }
         self.next = Instant::now();
     }

@@ -5,6 +5,7 @@ use super::connection::ANSWER;
 use super::exchange::{Call, FailedAttempt, Retry};
 use super::wait::later;
 use super::word::{CallError, Word};
+use serde::de::DeserializeOwned;
 use std::time::{Duration, Instant};
 use uuid::Uuid;
 
@@ -121,18 +122,14 @@ impl Client {
     }
 
     /// Makes attempts until one succeeds or fails for good, at most for the retry timeout.
-    pub(super) fn retry<T>(
-        &self,
-        call: &Call<'_>,
-        attempt: impl Fn(Duration) -> Result<T, FailedAttempt>,
-    ) -> Result<T, CallError> {
+    pub(super) fn call<T: DeserializeOwned>(&self, call: &Call<'_>) -> Result<T, CallError> {
         let began = Instant::now();
         let mut retries = Retries::default();
         // A request of any attempt may have reached the server.
         let mut may_have_arrived = false;
         let mut attempts = || loop {
             self.check()?;
-            let failed = match attempt(retries.patience(self, self.left(began))) {
+            let failed = match self.json(call, retries.patience(self, self.left(began))) {
                 Ok(done) => return Ok(done),
                 Err(failed) => failed,
             };

@@ -102,7 +102,10 @@ fn system_roots() -> Result<RootCertStore, ureq::Error> {
     // A few invalid certificates among many do not matter.
     roots.add_parsable_certificates(found.certs);
     if roots.is_empty() {
-        return Err(Fault::NoRoots(found.errors.first().map(ToString::to_string)).into());
+        let why = found.errors.first().map(|why| format!(" ({why})")).unwrap_or_default();
+        return Err(Fault::permanent(format!(
+            "this machine has no certificates of authorities; install ca-certificates or give --cacert{why}"
+        )));
     }
     Ok(roots)
 }
@@ -161,7 +164,8 @@ impl<In: Transport> Connector<In> for TlsConnector {
             return Ok(Some(Either::A(transport)));
         }
         let host = details.uri.host().unwrap_or_default().trim_matches(['[', ']']);
-        let name = ServerName::try_from(host.to_owned()).map_err(|_| Fault::NoName)?;
+        let name = ServerName::try_from(host.to_owned())
+            .map_err(|_| Fault::permanent("the host name is not valid in a certificate"))?;
         let mut session = ClientConnection::new(self.tls.config()?, name).map_err(io::Error::other)?;
         let mut below = TransportAdapter::new(transport, Arc::clone(&details.current_time));
         below.set_timeout(details.timeout);
