@@ -203,11 +203,7 @@ fn is_final(error: &CallError) -> bool {
     match &error.word {
         Word::Server(refusal) => !matches!(
             refusal,
-            Refusal::SessionBusy
-                | Refusal::NotRunning
-                | Refusal::OtherRun
-                | Refusal::NotFound
-                | Refusal::Unauthorized
+            Refusal::SessionBusy | Refusal::RunNotActive | Refusal::NotFound | Refusal::Unauthorized
         ),
         Word::Permanent | Word::Internal => true,
         Word::Gateway(_) | Word::Nothing | Word::Broken | Word::OverBound | Word::Stopped(_) => false,

@@ -282,7 +282,7 @@ impl<'a> Follower<'a> {
         match sent {
             Ok(()) => Ok(Input::Sent),
             // The run has ended, or another one is active. The stream and the session's state will tell.
-            Err(error) if error.is(&Refusal::NotRunning) || error.is(&Refusal::OtherRun) => {
+            Err(error) if error.is(&Refusal::RunNotActive) => {
                 self.console.progress(&format!("the server refused the decision: {error}"));
                 Ok(Input::Refused)
             }

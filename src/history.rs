@@ -121,9 +121,7 @@ fn find_run(
             }
             StreamItem::Lost { newest } => replay_ends = newest.or(replay_ends),
             StreamItem::Quiet(silence) => {
-                if let Some(cause) = client.watch().cause() {
-                    return Err(CallError::stopped(cause));
-                }
+                client.check()?;
                 if silence.held_back || silence.heard && silence.quiet >= REPLAYED {
                     return Ok(last);
                 }

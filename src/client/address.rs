@@ -26,9 +26,9 @@ pub struct Address {
     /// Scheme, host, port and path prefix, without a slash at the end.
     base: String,
     pub(super) uri: Uri,
-    tls: Tls,
+    pub(super) tls: Tls,
     pub(super) proxy: Option<ureq::Proxy>,
-    memory: Memory,
+    pub(super) memory: Memory,
 }
 
 impl Address {
@@ -76,14 +76,6 @@ impl Address {
         self.uri.port_u16().unwrap_or(if self.is_https() { 443 } else { 80 })
     }
 
-    pub(super) const fn tls(&self) -> &Tls {
-        &self.tls
-    }
-
-    pub(super) fn memory(&self) -> Memory {
-        self.memory.clone()
-    }
-
     /// Returns `HOST:PORT` of the URL.
     pub(super) fn authority(&self) -> &str {
         self.uri.authority().map_or("", |authority| authority.as_str())
@@ -101,8 +93,7 @@ impl Address {
 
     pub(super) fn is_loopback(&self) -> bool {
         let host = self.host();
-        let address: Result<IpAddr, _> = host.parse();
-        host.eq_ignore_ascii_case("localhost") || address.is_ok_and(|address| address.is_loopback())
+        host.eq_ignore_ascii_case("localhost") || host.parse().is_ok_and(|address: IpAddr| address.is_loopback())
     }
 }
 

@@ -62,8 +62,8 @@ pub fn agent(server: &Address, keep: bool, tick: Duration, watch: &Watch) -> ure
         .max_idle_connections(usize::from(keep && asked_proxy.is_none()))
         .max_idle_age(KEEP)
         .build();
-    let tls = TlsConnector { tls: server.tls().clone(), buffers: (INPUT, OUTPUT) };
-    let tcp = TcpConnector { watch: watch.clone(), memory: server.memory(), tick };
+    let tls = TlsConnector { tls: server.tls.clone(), buffers: (INPUT, OUTPUT) };
+    let tcp = TcpConnector { watch: watch.clone(), memory: server.memory.clone(), tick };
     let chain = ().chain(ConnectProxyConnector::default()).chain(tcp).chain(tls);
     let origin = asked_proxy.map(|_| format!("http://{}", server.authority()));
     ureq::Agent::with_parts(config, HttpConnector { chain, origin }, NoResolver)
@@ -195,10 +195,9 @@ impl Transport for TcpTransport {
         while sent < amount && !self.is_shut {
             match self.stream.write(&self.buffers.output()[sent..amount]) {
                 Ok(written) => sent += written,
-                Err(error) if error.kind() == ErrorKind::WouldBlock => {
+                Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted) => {
                     self.wait(PollFlags::OUT, timeout, &mut end)?;
                 }
-                Err(error) if error.kind() == ErrorKind::Interrupted => {}
                 // The answer may tell why: the request is too large, or a client certificate is missing.
                 Err(error) if matches!(error.kind(), ErrorKind::BrokenPipe | ErrorKind::ConnectionReset) => {
                     self.is_shut = true;
@@ -227,10 +226,9 @@ impl Transport for TcpTransport {
                     }
                     return Ok(amount > 0);
                 }
-                Err(error) if error.kind() == ErrorKind::WouldBlock => {
+                Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted) => {
                     self.wait(PollFlags::IN, timeout, &mut end)?;
                 }
-                Err(error) if error.kind() == ErrorKind::Interrupted => {}
                 Err(error) => return Err(error.into()),
             }
         }

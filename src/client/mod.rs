@@ -100,10 +100,6 @@ impl Client {
         self.shared().server_version.clone()
     }
 
-    pub const fn watch(&self) -> &Watch {
-        &self.watch
-    }
-
     pub const fn retry_timeout(&self) -> Duration {
         self.options.retry_timeout
     }
@@ -140,7 +136,7 @@ impl Client {
     }
 
     /// Fails after the deadline or a signal.
-    fn check(&self) -> Result<(), CallError> {
+    pub fn check(&self) -> Result<(), CallError> {
         self.watch.cause().map_or(Ok(()), |cause| Err(CallError::stopped(cause)))
     }
 

@@ -82,7 +82,7 @@ impl Client {
                 "; give the proxy's user and password: http://USER:PASSWORD@HOST:PORT".into()
             }
             (Gateway::Proxy(_), _) => "; the proxy answered, not the agent server".into(),
-            (_, 400 | 403 | 495 | 496) if self.options.server.tls().lacks_identity() => {
+            (_, 400 | 403 | 495 | 496) if self.options.server.tls.lacks_identity() => {
                 format!("{front}; it asked for a client certificate (--cert, --key)")
             }
             (_, 401) => format!("{front} and wants credentials of its own (--header-file)"),

@@ -57,10 +57,8 @@ pub enum Refusal {
     NotFound,
     /// 409 `session_already_running`.
     SessionBusy,
-    /// 409 `session_not_running`.
-    NotRunning,
-    /// 409 `run_mismatch`: the session is busy with another run.
-    OtherRun,
+    /// 409 `session_not_running` or `run_mismatch`: the session runs nothing, or another run.
+    RunNotActive,
     /// 413, 414 or 431: the request is too large for the server, or for something in front of it.
     TooLarge,
     /// 400 or 422: the request does not have the shape that the server expects.
@@ -102,7 +100,7 @@ impl CallError {
     }
 
     /// Creates the error for a call that the deadline or a signal ended.
-    pub fn stopped(cause: Cause) -> Self {
+    pub(super) fn stopped(cause: Cause) -> Self {
         Self::new(Word::Stopped(cause), Failure::from(cause).message)
     }
 }
@@ -126,8 +124,7 @@ impl Refusal {
             (401 | 404, _) | (_, "") => None,
             (403, _) => Some(Self::Forbidden),
             (409, "session_already_running") => Some(Self::SessionBusy),
-            (409, "session_not_running") => Some(Self::NotRunning),
-            (409, "run_mismatch") => Some(Self::OtherRun),
+            (409, "session_not_running" | "run_mismatch") => Some(Self::RunNotActive),
             (400 | 422, _) => Some(Self::Invalid),
             (400.., code) => Some(Self::Other { status, code: code.to_owned() }),
             _ => None,
@@ -144,7 +141,7 @@ impl Refusal {
         match self {
             Self::Unauthorized | Self::Forbidden => (Reason::Auth, false),
             Self::NotFound => (Reason::NotFound, false),
-            Self::SessionBusy | Self::NotRunning | Self::OtherRun => (Reason::Conflict, false),
+            Self::SessionBusy | Self::RunNotActive => (Reason::Conflict, false),
             Self::TooLarge | Self::Invalid => (Reason::Server, false),
             Self::Other { status: 409, .. } => (Reason::Conflict, false),
             Self::Other { status, .. } => (Reason::Server, *status >= 500 || self.passes()),
@@ -201,8 +198,8 @@ mod tests {
             (404, "no_such_route", None),
             (404, "", None),
             (409, "session_already_running", Some(Refusal::SessionBusy)),
-            (409, "session_not_running", Some(Refusal::NotRunning)),
-            (409, "run_mismatch", Some(Refusal::OtherRun)),
+            (409, "session_not_running", Some(Refusal::RunNotActive)),
+            (409, "run_mismatch", Some(Refusal::RunNotActive)),
             (409, "idempotency_key_reused", other(409, "idempotency_key_reused")),
             (409, "something_new", other(409, "something_new")),
             (409, "", None),
@@ -230,8 +227,7 @@ mod tests {
             (Word::Server(Refusal::Forbidden), Reason::Auth, false),
             (Word::Server(Refusal::NotFound), Reason::NotFound, false),
             (Word::Server(Refusal::SessionBusy), Reason::Conflict, false),
-            (Word::Server(Refusal::NotRunning), Reason::Conflict, false),
-            (Word::Server(Refusal::OtherRun), Reason::Conflict, false),
+            (Word::Server(Refusal::RunNotActive), Reason::Conflict, false),
             (Word::Server(Refusal::TooLarge), Reason::Server, false),
             (Word::Server(Refusal::Invalid), Reason::Server, false),
             (other(409), Reason::Conflict, false),
