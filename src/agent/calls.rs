@@ -218,9 +218,9 @@ impl Overrides {
     }
 }
 
-/// The answer to [`NewMessage`].
+/// The answer to [`NewMessage`], to [`Decisions`] and to [`Cancel`]. An answer without a run's ID is not the server's.
 #[derive(Debug, Deserialize)]
-pub struct Sent {
+pub struct Accepted {
     pub run_id: Uuid,
 }
 
@@ -367,13 +367,6 @@ pub enum Decision {
 #[derive(Debug, Serialize)]
 pub struct Cancel<'a> {
     pub run_id: &'a str,
-}
-
-/// The answer to decisions and to a cancel. An answer without a run's ID is not the server's.
-#[derive(Debug, Deserialize)]
-pub struct Taken {
-    #[serde(rename = "run_id")]
-    _run_id: Uuid,
 }
 
 /// The body of most errors. Some errors are plain text instead.

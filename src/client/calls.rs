@@ -45,7 +45,7 @@ impl Client {
     /// `POST /v1/sessions/{id}/messages`: returns the ID of the new run.
     pub fn send(&self, session: Uuid, message: &api::NewMessage, key: &str) -> Result<Uuid, CallError> {
         let path = format!("/v1/sessions/{session}/messages");
-        self.post("send the prompt", path, message, key).map(|sent: api::Sent| sent.run_id)
+        self.post("send the prompt", path, message, key).map(|accepted: api::Accepted| accepted.run_id)
     }
 
     /// `GET /v1/sessions/{id}/messages`: one page, the oldest first. After [`Word::OverBound`] a smaller page may fit.
@@ -69,13 +69,13 @@ impl Client {
     ) -> Result<(), CallError> {
         let path = format!("/v1/sessions/{session}/tools/decisions");
         let body = api::Decisions { run_id: run, decisions };
-        self.post("decide the tool calls", path, &body, &new_key()).map(|_: api::Taken| ())
+        self.post("decide the tool calls", path, &body, &new_key()).map(|_: api::Accepted| ())
     }
 
     /// `POST /v1/sessions/{id}/cancel`: a request that may have no effect (protocol traps 5 and 6).
     pub fn cancel(&self, session: Uuid, run: &str) -> Result<(), CallError> {
         let path = format!("/v1/sessions/{session}/cancel");
-        self.post("cancel the run", path, &api::Cancel { run_id: run }, &new_key()).map(|_: api::Taken| ())
+        self.post("cancel the run", path, &api::Cancel { run_id: run }, &new_key()).map(|_: api::Accepted| ())
     }
 
     /// Returns whether the server answers one health check.
