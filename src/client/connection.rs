@@ -47,7 +47,7 @@ const OUTPUT: usize = 32 * 1024;
 /// request may or may not have arrived. The caller then sends it again: a POST has an idempotency key, so that the
 /// server does its work only once (see [`fault::is_stale`]).
 pub fn agent(server: &Address, keep: bool, tick: Duration, watch: &Watch) -> ureq::Agent {
-    let asked_proxy = server.asked_proxy();
+    let forward_proxy = server.forward_proxy();
     let config = ureq::Agent::config_builder()
         .http_status_as_error(false)
         // A redirect could turn a POST into a GET, or send the token to another server.
@@ -59,13 +59,13 @@ pub fn agent(server: &Address, keep: bool, tick: Duration, watch: &Watch) -> ure
         .input_buffer_size(INPUT)
         .output_buffer_size(OUTPUT)
         // A proxy may send each request to another server.
-        .max_idle_connections(usize::from(keep && asked_proxy.is_none()))
+        .max_idle_connections(usize::from(keep && forward_proxy.is_none()))
         .max_idle_age(KEEP)
         .build();
     let tls = TlsConnector { tls: server.tls.clone(), buffers: (INPUT, OUTPUT) };
     let tcp = TcpConnector { watch: watch.clone(), memory: server.memory.clone(), tick };
     let chain = ().chain(ConnectProxyConnector::default()).chain(tcp).chain(tls);
-    let origin = asked_proxy.map(|_| format!("http://{}", server.authority()));
+    let origin = forward_proxy.map(|_| format!("http://{}", server.authority()));
     ureq::Agent::with_parts(config, HttpConnector { chain, origin }, NoResolver)
 }
 

@@ -53,22 +53,22 @@ impl Address {
     }
 
     /// Returns the proxy for plain http, which gets the whole request.
-    pub(super) fn asked_proxy(&self) -> Option<&ureq::Proxy> {
+    pub(super) fn forward_proxy(&self) -> Option<&ureq::Proxy> {
         self.proxy.as_ref().filter(|_| !self.is_https())
     }
 
     /// Returns the URL to connect to for a path: that of the server, or with the proxy's host.
     pub(super) fn request_url(&self, path: &str) -> String {
-        let asked = self.asked_proxy().map(|proxy| {
+        let forward = self.forward_proxy().map(|proxy| {
             let scheme = if proxy.protocol() == ureq::ProxyProtocol::Https { "https" } else { "http" };
             format!("{scheme}://{}:{}{}", proxy.host(), proxy.port(), self.uri.path().trim_end_matches('/'))
         });
-        asked.unwrap_or_else(|| self.url().to_owned()) + path
+        forward.unwrap_or_else(|| self.url().to_owned()) + path
     }
 
     /// Returns the headers for a plain http proxy.
     pub(super) fn proxy_headers(&self) -> Vec<(&'static str, HeaderValue)> {
-        let Some(proxy) = self.asked_proxy() else { return Vec::new() };
+        let Some(proxy) = self.forward_proxy() else { return Vec::new() };
         let mut headers = Vec::new();
         headers.extend(HeaderValue::from_str(self.authority()).ok().map(|host| ("Host", host)));
         if proxy.username().is_some() || proxy.password().is_some() {

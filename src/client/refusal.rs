@@ -63,7 +63,7 @@ impl Client {
     /// Makes the error for a refusal of something in front of the server.
     fn gateway_refusal(&self, call: &Call<'_>, answer: &Answer, said: &str, passes: bool) -> CallError {
         let status = answer.status().as_u16();
-        let has_proxy = self.options.server.asked_proxy().is_some();
+        let has_proxy = self.options.server.forward_proxy().is_some();
         let gateway = match status {
             401 => Gateway::Auth,
             403 | 407 | 502 | 503 | 504 if has_proxy => Gateway::Proxy(status),
