@@ -186,6 +186,7 @@ impl Client {
         }
     }
 
+    /// Makes the error for a request without an answer.
     fn unanswered(&self, call: &Call<'_>, error: &ureq::Error) -> FailedAttempt {
         let NoAnswer { why, passes, may_have_arrived } = fault::explain(error);
         let word = if passes { Word::Nothing } else { Word::Permanent };
@@ -199,6 +200,7 @@ impl Client {
         FailedAttempt { error: self.error(call, word, &why).arrived(may_have_arrived), retry, late }
     }
 
+    /// Builds the request, without its body.
     pub(super) fn request(&self, call: &Call<'_>, credentials: &Credentials) -> request::Builder {
         let server = &self.options.server;
         let mut request = Request::builder()

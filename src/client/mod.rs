@@ -1,11 +1,11 @@
 //! The client of the agent server: its calls, their retries and its event streams. Only this folder uses the HTTP
 //! crate.
 //!
-//! - One call: [`calls`] has a method for each. [`retry`] repeats it. [`exchange`] makes one attempt: a request and its
-//!   answer. [`word`] tells whether the answer is the server's own, [`refusal`] makes the error if the answer is none
-//!   that the call wants, and [`fault`] explains why there is no answer.
-//! - One stream: [`stream`] opens it with an attempt of [`exchange`], reads it, and opens it again after the last event
-//!   of its [`cursor`].
+//! - One call: [`calls`] has a method for each. [`retry`] makes attempts until one succeeds. [`exchange`] is one
+//!   attempt: a request and its answer. [`word`] tells whether the answer is the server's own. [`refusal`] makes the
+//!   error for an answer that the call cannot use, and [`fault`] explains why there is no answer.
+//! - One stream: [`stream`] opens the stream with an attempt of [`exchange`] and reads it. After a break it opens the
+//!   stream again, after the last event of its [`cursor`].
 //! - Below the HTTP crate: [`connection`] has the sockets, [`race`] connects them, [`wait`] polls them, and [`tls`]
 //!   encrypts them.
 //! - What a request needs: [`address`], [`proxy`] and [`credentials`].
