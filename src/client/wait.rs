@@ -37,3 +37,15 @@ pub(super) fn wait<'a>(fds: &mut Vec<PollFd<'a>>, watch: Option<&'a Watch>, unti
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_wait_beyond_the_range_of_the_clock_ends_within_a_day() {
+        let day = Duration::from_secs(86_400);
+        assert!(later(Duration::MAX) <= Instant::now() + day);
+        assert!(later(2 * day) > Instant::now() + day);
+    }
+}
