@@ -347,13 +347,13 @@ impl Context<'_> {
                     None => history::last_run(self.client, session)?,
                 };
                 let Some(LastRun { id, ended }) = last else {
-                    return self.attach_to_messages(session, run, &found.state());
+                    return self.attach_to_messages(session, run, &found);
                 };
                 // The failed run died before its first event; these events belong to an older run (protocol trap 21).
-                if run.is_none() && found.state() == SessionState::Failed && ended == Some(true) {
+                if run.is_none() && found == SessionState::Failed && ended == Some(true) {
                     return Ok(self.died_unheard(session));
                 }
-                (id, Some(session_state(&found)), None)
+                (id, Some(session_state(found)), None)
             }
         };
         self.console.progress(&format!("attached to run {run_id}"));

@@ -2,7 +2,7 @@
 //! stopped, read lost text from the session's messages, and make the report.
 
 use crate::agent::events::decode;
-use crate::client::{CallError, Client, EventStream, Heard, Refusal, Word};
+use crate::client::{CallError, Client, EventStream, Refusal, StreamItem, Word};
 use crate::console::Console;
 use crate::follow::{Follower, LAST_READ, session_state};
 use crate::history;
@@ -133,8 +133,7 @@ impl Follower<'_> {
             if !self.machine.fate().is_open() {
                 return Cancel::Ended;
             }
-            if client.session(self.session).is_ok_and(|session| self.machine.has_stopped(&session_state(&session)))
-            {
+            if client.session(self.session).is_ok_and(|state| self.machine.has_stopped(&session_state(state))) {
                 self.find_terminal_event(client);
                 return Cancel::Ended;
             }
@@ -173,9 +172,9 @@ impl Follower<'_> {
         let client = self.client.with_watch(watch.clone());
         // The server writes the messages after the run's last event (protocol trap 8).
         let is_active = |client: &Client| {
-            client.session(self.session).is_ok_and(|session| {
-                session.active_run().is_some_and(|run| run.to_string() == self.machine.run_id())
-            })
+            client
+                .session(self.session)
+                .is_ok_and(|state| state.active_run().is_some_and(|run| run.to_string() == self.machine.run_id()))
         };
         while !self.machine.fate().is_open() && is_active(&client) && watch.sleep(LONGEST_NAP).is_ok() {}
         let history = history::read(&client, self.session).unwrap_or_else(|error| {
@@ -204,14 +203,10 @@ fn is_final(error: &CallError) -> bool {
     match &error.word {
         Word::Server(refusal) => !matches!(
             refusal,
-            Refusal::SessionBusy
-                | Refusal::NotRunning
-                | Refusal::OtherRun
-                | Refusal::NotFound
-                | Refusal::Unauthorized
+            Refusal::SessionBusy | Refusal::RunNotActive | Refusal::NotFound | Refusal::Unauthorized
         ),
-        Word::Hopeless | Word::Internal => true,
-        Word::Between(_) | Word::Nothing | Word::Broken | Word::OverBound | Word::Stopped(_) => false,
+        Word::Permanent | Word::Internal => true,
+        Word::Gateway(_) | Word::Nothing | Word::Broken | Word::OverBound | Word::Stopped(_) => false,
     }
 }
 
@@ -220,19 +215,19 @@ fn is_final(error: &CallError) -> bool {
 fn hear_rest(stream: &mut EventStream<'_>, machine: &mut Machine, until: Instant, flood_until: Instant) -> bool {
     loop {
         match stream.next(Some(until)) {
-            Ok(Heard::Event { id, frame }) => {
+            Ok(StreamItem::Event { id, frame }) => {
                 if let Ok(envelope) = decode(&frame) {
                     machine.step(Input::Event(id, &envelope));
                 }
             }
-            Ok(Heard::Lost { newest }) => {
+            Ok(StreamItem::Lost { newest }) => {
                 machine.step(Input::Lost { newest });
             }
             // A flood of comments or unknown events never leaves a read empty.
-            Ok(Heard::Read(_)) if Instant::now() >= flood_until => return true,
-            Ok(Heard::Read(_) | Heard::Reconnected) => {}
-            Ok(Heard::Quiet(_)) if Instant::now() < until && !machine.has_terminal_event() => {}
-            Ok(Heard::Quiet(_)) => return true,
+            Ok(StreamItem::Read(_)) if Instant::now() >= flood_until => return true,
+            Ok(StreamItem::Read(_) | StreamItem::Reconnected) => {}
+            Ok(StreamItem::Quiet(_)) if Instant::now() < until && !machine.has_terminal_event() => {}
+            Ok(StreamItem::Quiet(_)) => return true,
             Err(_) => return false,
         }
     }

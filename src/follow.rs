@@ -1,9 +1,9 @@
 //! The main loop: gives the stream's events to the machine and performs the effects that the machine returns.
 
-use crate::agent::calls::{AutoApprove, Decision, Session, SessionState};
+use crate::agent::calls::{AutoApprove, Decision, SessionState};
 use crate::agent::events::{ToolCall, decode};
 use crate::approver::{self, Question};
-use crate::client::{CallError, Client, EventStream, Heard, Refusal, Silence, Word};
+use crate::client::{CallError, Client, EventStream, Refusal, Silence, StreamItem, Word};
 use crate::console::Console;
 use crate::history;
 use crate::outcome::{End, Failure, Fate, Reason};
@@ -108,7 +108,7 @@ impl<'a> Follower<'a> {
     pub(crate) fn hear(&mut self, until: Option<Instant>) -> Result<Effect, Failure> {
         let Self { stream, machine, output, console, .. } = self;
         match stream.next(until) {
-            Ok(Heard::Event { id, frame }) => match decode(&frame) {
+            Ok(StreamItem::Event { id, frame }) => match decode(&frame) {
                 Ok(envelope) => {
                     let step = machine.step(Input::Event(id, &envelope));
                     if step.fresh {
@@ -124,10 +124,10 @@ impl<'a> Follower<'a> {
                     Ok(Effect::Continue)
                 }
             },
-            Ok(Heard::Lost { newest }) => Ok(machine.step(Input::Lost { newest }).effect),
-            Ok(Heard::Reconnected) => Ok(machine.step(Input::Reconnected).effect),
-            Ok(Heard::Read(silence)) => self.read(&silence),
-            Ok(Heard::Quiet(silence)) => self.quiet(&silence),
+            Ok(StreamItem::Lost { newest }) => Ok(machine.step(Input::Lost { newest }).effect),
+            Ok(StreamItem::Reconnected) => Ok(machine.step(Input::Reconnected).effect),
+            Ok(StreamItem::Read(silence)) => self.read(&silence),
+            Ok(StreamItem::Quiet(silence)) => self.quiet(&silence),
             Err(error) => Ok(self.machine.step(Input::State(refused(error)?)).effect),
         }
     }
@@ -282,7 +282,7 @@ impl<'a> Follower<'a> {
         match sent {
             Ok(()) => Ok(Input::Sent),
             // The run has ended, or another one is active. The stream and the session's state will tell.
-            Err(error) if error.is(&Refusal::NotRunning) || error.is(&Refusal::OtherRun) => {
+            Err(error) if error.is(&Refusal::RunNotActive) => {
                 self.console.progress(&format!("the server refused the decision: {error}"));
                 Ok(Input::Refused)
             }
@@ -292,7 +292,7 @@ impl<'a> Follower<'a> {
 
     fn ask_state(&mut self) -> Result<State, Failure> {
         let state = match self.client.session(self.session) {
-            Ok(session) => session_state(&session),
+            Ok(state) => session_state(state),
             Err(error) if error.is(&Refusal::NotFound) => State::NoSession,
             Err(error) => refused(error)?,
         };
@@ -326,8 +326,8 @@ impl<'a> Follower<'a> {
         let began = Instant::now();
         while began.elapsed() < LAST_READ {
             match self.stream.next(Some(began + LAST_READ)) {
-                Ok(Heard::Quiet(_)) | Err(_) => break,
-                Ok(Heard::Event { id, frame }) => {
+                Ok(StreamItem::Quiet(_)) | Err(_) => break,
+                Ok(StreamItem::Event { id, frame }) => {
                     let Ok(envelope) = decode(&frame) else { break };
                     let step = self.machine.step(Input::Event(id, &envelope));
                     if step.fresh {
@@ -337,10 +337,10 @@ impl<'a> Follower<'a> {
                         return Ok(end);
                     }
                 }
-                Ok(Heard::Lost { newest }) => {
+                Ok(StreamItem::Lost { newest }) => {
                     self.machine.step(Input::Lost { newest });
                 }
-                Ok(Heard::Reconnected | Heard::Read(_)) => {}
+                Ok(StreamItem::Reconnected | StreamItem::Read(_)) => {}
             }
         }
         self.output.flush()?;
@@ -358,8 +358,8 @@ pub const fn asks(mode: AutoApprove) -> Asks {
 }
 
 /// Returns the session's state for the machine.
-pub fn session_state(session: &Session) -> State {
-    match session.state() {
+pub fn session_state(state: SessionState) -> State {
+    match state {
         SessionState::Active(run) => State::Active { run_id: run.to_string() },
         SessionState::Failed => State::Failed,
         SessionState::Idle | SessionState::Unknown => State::Idle,

@@ -1,8 +1,8 @@
 //! Reads the past of a session: its messages, and the events of its last run.
 
-use crate::agent::calls::{Message, end_with_answer, end_with_open_call, have_call_after_prompt};
+use crate::agent::calls::{Message, SessionState, end_with_answer, end_with_open_call, have_call_after_prompt};
 use crate::agent::events::{Event, decode};
-use crate::client::{CallError, Client, EventStream, Heard, Word};
+use crate::client::{CallError, Client, EventStream, StreamItem, Word};
 use crate::outcome::COMPLETED;
 use crate::run::History;
 use std::time::Duration;
@@ -92,7 +92,7 @@ pub fn run_with_id(client: &Client, session: Uuid, run: Uuid) -> Result<Option<L
 /// Returns whether the session's active run has sent its terminal event: its sandbox is being torn down (protocol
 /// trap 20).
 pub fn active_run_has_ended(client: &Client, session: Uuid) -> bool {
-    let active = client.session(session).ok().and_then(|session| session.active_run());
+    let active = client.session(session).ok().and_then(SessionState::active_run);
     let run = active.and_then(|run| run_with_id(client, session, run).ok().flatten());
     run.is_some_and(|run| run.ended.is_some())
 }
@@ -108,7 +108,7 @@ fn find_run(
     let (mut last, mut replay_ends): (Option<LastRun>, Option<u64>) = (None, None);
     loop {
         match stream.next(None)? {
-            Heard::Event { id, frame } => {
+            StreamItem::Event { id, frame } => {
                 let Ok(envelope) = decode(&frame) else { continue };
                 let run = envelope.run_id.as_deref().and_then(|id| Uuid::parse_str(id).ok());
                 if let Some(id) = run.filter(|run| is_wanted(*run)) {
@@ -119,16 +119,14 @@ fn find_run(
                     return Ok(last);
                 }
             }
-            Heard::Lost { newest } => replay_ends = newest.or(replay_ends),
-            Heard::Quiet(silence) => {
-                if let Some(cause) = client.watch().cause() {
-                    return Err(CallError::stopped(cause));
-                }
+            StreamItem::Lost { newest } => replay_ends = newest.or(replay_ends),
+            StreamItem::Quiet(silence) => {
+                client.check()?;
                 if silence.held_back || silence.heard && silence.quiet >= REPLAYED {
                     return Ok(last);
                 }
             }
-            Heard::Reconnected | Heard::Read(_) => {}
+            StreamItem::Reconnected | StreamItem::Read(_) => {}
         }
     }
 }

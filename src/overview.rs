@@ -3,7 +3,7 @@
 use crate::agent::calls::{AutoApprove, ListedSession, SessionState};
 use crate::agent::events::{ToolCall, decode};
 use crate::cli::{ListState, PlainFormat};
-use crate::client::{Client, EventStream, Heard, Options, Refusal};
+use crate::client::{Client, EventStream, Options, Refusal, StreamItem};
 use crate::console::visible;
 use crate::ending::resume_command;
 use crate::follow::{Context, Follower};
@@ -292,17 +292,17 @@ impl<'c> Look<'c> {
         let mut any = false;
         loop {
             match self.stream.next(None)? {
-                Heard::Event { id, frame } => {
+                StreamItem::Event { id, frame } => {
                     any = true;
                     if let Ok(envelope) = decode(&frame) {
                         self.machine.step(Input::Event(id, &envelope));
                     }
                 }
-                Heard::Lost { newest } => {
+                StreamItem::Lost { newest } => {
                     self.machine.step(Input::Lost { newest });
                 }
-                Heard::Reconnected | Heard::Read(_) => {}
-                Heard::Quiet(silence) => {
+                StreamItem::Reconnected | StreamItem::Read(_) => {}
+                StreamItem::Quiet(silence) => {
                     self.heard |= silence.heard;
                     return Ok(any);
                 }

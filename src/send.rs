@@ -10,7 +10,7 @@
 //! | none, but the request may have arrived | in doubt | look for the run, to cancel it |
 //! | none, and the request was not sent | no | fail |
 
-use crate::agent::calls::NewMessage;
+use crate::agent::calls::{NewMessage, SessionState};
 use crate::client::{CallError, Client, Refusal};
 use crate::outcome::Failure;
 use crate::watchdog::Watch;
@@ -81,7 +81,7 @@ impl Prompt<'_> {
     pub fn find_run(&self, client: &Client, watch: &Watch) -> Option<Uuid> {
         let began = Instant::now();
         loop {
-            match client.session(self.session).map(|session| session.active_run()) {
+            match client.session(self.session).map(SessionState::active_run) {
                 // The run may be somebody else's. With the same key, the server tells ours and starts no other.
                 Ok(Some(_)) if !self.is_new_session => {
                     return client.send(self.session, self.message, &self.key).ok();

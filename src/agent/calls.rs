@@ -13,19 +13,15 @@ use uuid::Uuid;
 pub struct Health {
     /// `ok`.
     pub status: String,
-    #[serde(default)]
     pub version: Option<String>,
     /// Whole seconds since the server started.
-    #[serde(default)]
     pub uptime_seconds: Option<u64>,
     /// Only with a persistent sandbox.
-    #[serde(default)]
     pub sandbox: Option<Sandbox>,
 }
 
 /// The state of the server's sandbox.
-#[derive(Debug, Default, PartialEq, Eq, Deserialize)]
-#[serde(default)]
+#[derive(Debug, PartialEq, Eq, Deserialize)]
 pub struct Sandbox {
     pub mode: Option<String>,
     pub healthy: Option<bool>,
@@ -76,13 +72,9 @@ pub struct Sessions {
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 pub struct ListedSession {
     pub id: Uuid,
-    #[serde(default)]
     pub title: Option<String>,
-    #[serde(default)]
     pub cwd: Option<String>,
-    #[serde(default)]
     pub created_at: Option<String>,
-    #[serde(default)]
     pub updated_at: Option<String>,
     #[serde(rename = "run_status")]
     pub state: SessionState,
@@ -97,7 +89,7 @@ pub struct SessionDetail {
 #[derive(Debug, Deserialize)]
 pub struct Session {
     #[serde(rename = "run_status")]
-    state: SessionState,
+    pub state: SessionState,
 }
 
 /// The state of a session.
@@ -116,7 +108,6 @@ pub enum SessionState {
 #[derive(Deserialize)]
 struct RunStatus {
     state: String,
-    #[serde(default)]
     run_id: Option<Uuid>,
 }
 
@@ -133,21 +124,11 @@ impl From<RunStatus> for SessionState {
 }
 
 impl SessionState {
-    pub const fn run(self) -> Option<Uuid> {
+    pub const fn active_run(self) -> Option<Uuid> {
         match self {
             Self::Active(run) => Some(run),
             Self::Idle | Self::Failed | Self::Unknown => None,
         }
-    }
-}
-
-impl Session {
-    pub const fn state(&self) -> SessionState {
-        self.state
-    }
-
-    pub const fn active_run(&self) -> Option<Uuid> {
-        self.state.run()
     }
 }
 
@@ -178,12 +159,6 @@ pub struct UserMessage {
 pub enum UserContent {
     Text(String),
     Parts(Vec<UserPart>),
-}
-
-impl From<String> for UserContent {
-    fn from(text: String) -> Self {
-        Self::Text(text)
-    }
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -243,9 +218,9 @@ impl Overrides {
     }
 }
 
-/// The answer to [`NewMessage`].
+/// The answer to [`NewMessage`], to [`Decisions`] and to [`Cancel`]. An answer without a run's ID is not the server's.
 #[derive(Debug, Deserialize)]
-pub struct Sent {
+pub struct Accepted {
     pub run_id: Uuid,
 }
 
@@ -358,11 +333,7 @@ pub fn end_with_open_call(messages: &[Message]) -> bool {
 
 /// Returns whether there is a tool call after the last message of the user.
 pub fn have_call_after_prompt(messages: &[Message]) -> bool {
-    messages
-        .iter()
-        .rev()
-        .take_while(|message| message.role != "user")
-        .any(|message| !message.content.calls.is_empty())
+    messages.iter().rev().take_while(|message| !message.is_user()).any(Message::calls_tools)
 }
 
 /// `GET /v1/sessions/{id}/tools/pending`: every call of the current batch, whether decided or not.
@@ -396,13 +367,6 @@ pub enum Decision {
 #[derive(Debug, Serialize)]
 pub struct Cancel<'a> {
     pub run_id: &'a str,
-}
-
-/// The answer to decisions and to a cancel. An answer without a run's ID is not the server's.
-#[derive(Debug, Deserialize)]
-pub struct Taken {
-    #[serde(rename = "run_id")]
-    _run_id: Uuid,
 }
 
 /// The body of most errors. Some errors are plain text instead.

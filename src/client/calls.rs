@@ -15,7 +15,7 @@ impl Client {
     /// `GET /v1/health`. It needs no token.
     pub fn health(&self) -> Result<api::Health, CallError> {
         let health: api::Health = self.get("check the server's health", "/v1/health".into())?;
-        self.set_server_version(health.version.clone());
+        self.shared().server_version.clone_from(&health.version);
         Ok(health)
     }
 
@@ -37,15 +37,15 @@ impl Client {
     }
 
     /// `GET /v1/sessions/{id}`: the only call that tells whether a session exists (protocol trap 10).
-    pub fn session(&self, session: Uuid) -> Result<api::Session, CallError> {
+    pub fn session(&self, session: Uuid) -> Result<api::SessionState, CallError> {
         let path = format!("/v1/sessions/{session}");
-        self.get("read the session's state", path).map(|detail: api::SessionDetail| detail.session)
+        self.get("read the session's state", path).map(|detail: api::SessionDetail| detail.session.state)
     }
 
     /// `POST /v1/sessions/{id}/messages`: returns the ID of the new run.
     pub fn send(&self, session: Uuid, message: &api::NewMessage, key: &str) -> Result<Uuid, CallError> {
         let path = format!("/v1/sessions/{session}/messages");
-        self.post("send the prompt", path, message, key).map(|sent: api::Sent| sent.run_id)
+        self.post("send the prompt", path, message, key).map(|accepted: api::Accepted| accepted.run_id)
     }
 
     /// `GET /v1/sessions/{id}/messages`: one page, the oldest first. After [`Word::OverBound`] a smaller page may fit.
@@ -69,24 +69,23 @@ impl Client {
     ) -> Result<(), CallError> {
         let path = format!("/v1/sessions/{session}/tools/decisions");
         let body = api::Decisions { run_id: run, decisions };
-        self.post("decide the tool calls", path, &body, &new_key()).map(|_: api::Taken| ())
+        self.post("decide the tool calls", path, &body, &new_key()).map(|_: api::Accepted| ())
     }
 
     /// `POST /v1/sessions/{id}/cancel`: a request that may have no effect (protocol traps 5 and 6).
     pub fn cancel(&self, session: Uuid, run: &str) -> Result<(), CallError> {
         let path = format!("/v1/sessions/{session}/cancel");
-        self.post("cancel the run", path, &api::Cancel { run_id: run }, &new_key()).map(|_: api::Taken| ())
+        self.post("cancel the run", path, &api::Cancel { run_id: run }, &new_key()).map(|_: api::Accepted| ())
     }
 
     /// Returns whether the server answers one health check.
     pub(super) fn is_there(&self) -> bool {
-        let (doing, path) = ("check the server's health", "/v1/health".into());
-        let call = Call { doing, path, body: None, key: None, after: None };
+        let call = Call::get("check the server's health", "/v1/health".into());
         self.json::<api::Health>(&call, LAST_TRY).is_ok()
     }
 
     fn get<T: DeserializeOwned>(&self, doing: &str, path: String) -> Result<T, CallError> {
-        self.call(&Call { doing, path, body: None, key: None, after: None })
+        self.call(&Call::get(doing, path))
     }
 
     fn post<T: DeserializeOwned>(
@@ -98,11 +97,7 @@ impl Client {
     ) -> Result<T, CallError> {
         let body = serde_json::to_vec(body)
             .map_err(|error| CallError::new(Word::Internal, format!("cannot {doing}: {error}")))?;
-        self.call(&Call { doing, path, body: Some(body), key: Some(key), after: None })
-    }
-
-    fn call<T: DeserializeOwned>(&self, call: &Call<'_>) -> Result<T, CallError> {
-        self.retry(call, |patience| self.json(call, patience))
+        self.call(&Call { body: Some(body), key: Some(key), ..Call::get(doing, path) })
     }
 }
 

@@ -5,15 +5,14 @@ use super::address::{Address, Memory};
 use super::fault::{self, Fault};
 use super::race;
 use super::tls::TlsConnector;
-use super::wait::{Woken, wait};
-use crate::watchdog::Watch;
+use super::wait::{later, wait};
+use crate::watchdog::{Ready, Watch};
 use rustix::event::{PollFd, PollFlags};
 use std::fmt;
 use std::io::{ErrorKind, Read, Write};
 use std::net::TcpStream;
 use std::time::{Duration, Instant};
-use ureq::AsSendBody;
-use ureq::http::{Request, Response, Uri, header};
+use ureq::http::Uri;
 use ureq::unversioned::resolver::{ResolvedSocketAddrs, Resolver};
 use ureq::unversioned::transport::{
     Buffers, ConnectProxyConnector, ConnectionDetails, Connector, Either, LazyBuffers, NextTimeout, Transport,
@@ -48,47 +47,26 @@ const OUTPUT: usize = 32 * 1024;
 /// request may or may not have arrived. The caller then sends it again: a POST has an idempotency key, so that the
 /// server does its work only once (see [`fault::is_stale`]).
 pub fn agent(server: &Address, keep: bool, tick: Duration, watch: &Watch) -> ureq::Agent {
-    let asked_proxy = server.asked_proxy();
+    let forward_proxy = server.forward_proxy();
     let config = ureq::Agent::config_builder()
         .http_status_as_error(false)
         // A redirect could turn a POST into a GET, or send the token to another server.
         .max_redirects(0)
         .max_redirects_will_error(false)
-        .proxy(server.proxy().filter(|_| asked_proxy.is_none()).cloned())
+        .proxy(server.tunnel().cloned())
         .user_agent(concat!("sortie/", env!("CARGO_PKG_VERSION")))
         .max_response_header_size(MAX_HEAD)
         .input_buffer_size(INPUT)
         .output_buffer_size(OUTPUT)
         // A proxy may send each request to another server.
-        .max_idle_connections(usize::from(keep && asked_proxy.is_none()))
+        .max_idle_connections(usize::from(keep && forward_proxy.is_none()))
         .max_idle_age(KEEP)
         .build();
-    let tls = TlsConnector { tls: server.tls().clone(), buffers: (INPUT, OUTPUT) };
-    let tcp = TcpConnector { watch: watch.clone(), memory: server.memory(), tick };
+    let tls = TlsConnector { tls: server.tls.clone(), buffers: (INPUT, OUTPUT) };
+    let tcp = TcpConnector { watch: watch.clone(), memory: server.memory.clone(), tick };
     let chain = ().chain(ConnectProxyConnector::default()).chain(tcp).chain(tls);
-    let origin = asked_proxy.map(|_| format!("http://{}", server.authority()));
+    let origin = forward_proxy.map(|_| format!("http://{}", server.authority()));
     ureq::Agent::with_parts(config, HttpConnector { chain, origin }, NoResolver)
-}
-
-/// The time limits of one request.
-#[derive(Clone, Copy, Debug)]
-pub struct Bounds {
-    /// For the connect, including the look-up and the TLS handshake.
-    pub connect: Duration,
-    /// For the head of the answer, and for each write.
-    pub patience: Duration,
-    /// For the body of the answer. An event stream has none: its reads return after a [`TICK`] instead.
-    pub body: Option<Duration>,
-}
-
-pub fn bounded<B: AsSendBody>(agent: &ureq::Agent, request: Request<B>, bounds: Bounds) -> Request<B> {
-    agent
-        .configure_request(request)
-        .timeout_connect(Some(bounds.connect.min(bounds.patience)))
-        .timeout_per_write(Some(bounds.patience))
-        .timeout_recv_response(Some(bounds.patience))
-        .timeout_recv_body(bounds.body)
-        .build()
 }
 
 /// [`TcpConnector`] does the look-up, which is not needed for a kept connection or a remembered address.
@@ -146,12 +124,6 @@ impl<In: Transport> Connector<In> for TcpConnector {
     }
 }
 
-/// Returns the time after this duration. If it is out of range, returns a day from now.
-fn later(after: Duration) -> Instant {
-    let now = Instant::now();
-    now.checked_add(after).unwrap_or(now + Duration::from_secs(86_400))
-}
-
 /// A non-blocking socket.
 struct TcpTransport {
     stream: TcpStream,
@@ -196,8 +168,8 @@ impl TcpTransport {
             let (tick, watch) =
                 if self.ending.is_some() { (LAST_TICK, None) } else { (self.tick, Some(&self.watch)) };
             return match wait(&mut fds, watch, Instant::now() + tick)? {
-                Woken::Ready => Ok(()),
-                Woken::Cause | Woken::Late => Err(ureq::Error::Timeout(ureq::Timeout::PerRead)),
+                Ready::Descriptor => Ok(()),
+                Ready::Cause | Ready::Time => Err(ureq::Error::Timeout(ureq::Timeout::PerRead)),
             };
         }
         let mut end = *end.get_or_insert_with(|| later(*timeout.after));
@@ -205,9 +177,9 @@ impl TcpTransport {
             end = end.min(self.connect_by);
         }
         match wait(&mut fds, Some(&self.watch), end)? {
-            Woken::Ready => Ok(()),
-            Woken::Cause => Err(Fault::Ended.into()),
-            Woken::Late => Err(ureq::Error::Timeout(timeout.reason)),
+            Ready::Descriptor => Ok(()),
+            Ready::Cause => Err(Fault::ended()),
+            Ready::Time => Err(ureq::Error::Timeout(timeout.reason)),
         }
     }
 }
@@ -223,10 +195,9 @@ impl Transport for TcpTransport {
         while sent < amount && !self.is_shut {
             match self.stream.write(&self.buffers.output()[sent..amount]) {
                 Ok(written) => sent += written,
-                Err(error) if error.kind() == ErrorKind::WouldBlock => {
+                Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted) => {
                     self.wait(PollFlags::OUT, timeout, &mut end)?;
                 }
-                Err(error) if error.kind() == ErrorKind::Interrupted => {}
                 // The answer may tell why: the request is too large, or a client certificate is missing.
                 Err(error) if matches!(error.kind(), ErrorKind::BrokenPipe | ErrorKind::ConnectionReset) => {
                     self.is_shut = true;
@@ -242,7 +213,7 @@ impl Transport for TcpTransport {
         if timeout.after.is_not_happening() && self.watch.cause().is_some() {
             let since = self.ending.get_or_insert_with(Instant::now);
             if since.elapsed() > LAST_READS {
-                return Err(Fault::Ended.into());
+                return Err(Fault::ended());
             }
         }
         let mut end = None;
@@ -255,10 +226,9 @@ impl Transport for TcpTransport {
                     }
                     return Ok(amount > 0);
                 }
-                Err(error) if error.kind() == ErrorKind::WouldBlock => {
+                Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted) => {
                     self.wait(PollFlags::IN, timeout, &mut end)?;
                 }
-                Err(error) if error.kind() == ErrorKind::Interrupted => {}
                 Err(error) => return Err(error.into()),
             }
         }
@@ -344,9 +314,13 @@ impl<T: Transport> Transport for HttpTransport<T> {
         }
         match self.inner.buffers().input() {
             // HTTP/2 begins with a SETTINGS frame: length, type and stream.
-            [_, _, _, 4, _, 0, 0, 0, 0, ..] => Err(Fault::Http2.into()),
+            [_, _, _, 4, _, 0, 0, 0, 0, ..] => {
+                Err(Fault::permanent("the server speaks only HTTP/2; sortie needs HTTP/1.1"))
+            }
             // A TLS alert or handshake.
-            [0x15 | 0x16, 3, ..] => Err(Fault::Https.into()),
+            [0x15 | 0x16, 3, ..] => {
+                Err(Fault::permanent("the server speaks https, but the URL begins with http://; use https://"))
+            }
             _ => Ok(brought),
         }
     }
@@ -362,30 +336,17 @@ impl<T: Transport> Transport for HttpTransport<T> {
     }
 }
 
-/// Returns whether the body ends with the connection, so that a broken connection looks like a complete body.
-pub fn is_close_delimited(answer: &Response<ureq::Body>) -> bool {
-    let headers = answer.headers();
-    !headers.contains_key(header::CONTENT_LENGTH) && !headers.contains_key(header::TRANSFER_ENCODING)
-}
-
 /// The result of a read.
-#[derive(Debug)]
 pub enum Chunk {
     /// The number of bytes.
     Bytes(usize),
     /// Only in an event stream: no data for a [`TICK`], or for less after the deadline or a signal.
     Tick,
-    /// The end of the body, or perhaps a broken connection: see [`is_close_delimited`].
+    /// The end of the body, or perhaps a broken connection, if nothing tells the body's length.
     End,
 }
 
 pub struct Body(ureq::BodyReader<'static>);
-
-impl fmt::Debug for Body {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Body")
-    }
-}
 
 impl Body {
     pub(super) fn new(body: ureq::Body) -> Self {
@@ -395,18 +356,13 @@ impl Body {
     /// Reads, or waits for a tick. After the deadline or a signal, an event stream can still be read, because data
     /// that has arrived counts. Other reads fail. The error says why the connection broke.
     pub fn read(&mut self, buffer: &mut [u8]) -> Result<Chunk, String> {
-        loop {
-            match self.0.read(buffer) {
-                Ok(0) => return Ok(Chunk::End),
-                Ok(length) => return Ok(Chunk::Bytes(length)),
-                Err(error) if error.kind() == ErrorKind::Interrupted => {}
-                Err(error) => {
-                    return match ureq::Error::from(error) {
-                        ureq::Error::Timeout(ureq::Timeout::PerRead) => Ok(Chunk::Tick),
-                        error => Err(fault::explain(&error).why),
-                    };
-                }
-            }
+        match self.0.read(buffer) {
+            Ok(0) => Ok(Chunk::End),
+            Ok(length) => Ok(Chunk::Bytes(length)),
+            Err(error) => match ureq::Error::from(error) {
+                ureq::Error::Timeout(ureq::Timeout::PerRead) => Ok(Chunk::Tick),
+                error => Err(fault::explain(&error).why),
+            },
         }
     }
 }

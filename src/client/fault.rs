@@ -1,14 +1,11 @@
 //! Explains why a connection failed. A fault is recognized by its type, never by its text.
 
-use crate::console::visible_start;
+use super::quote::quote;
 use rustls::pki_types::UnixTime;
-use rustls::{AlertDescription, CertificateError, InvalidMessage, PeerIncompatible};
+use rustls::{AlertDescription as Alert, CertificateError, InvalidMessage, PeerIncompatible};
 use std::fmt;
 use std::io::{self, ErrorKind};
 use std::time::{Duration, SystemTime};
-
-/// The longest text of the TLS library that is quoted, in characters. The server chooses the names in it.
-const MAX_SAID: usize = 300;
 
 /// The most headers that the HTTP crate reads.
 const MAX_HEADERS: usize = 128;
@@ -19,21 +16,12 @@ const HOW_TO: &str = "openssl req -x509 -newkey rsa:2048 -nodes -days 365 -keyou
 /// The errors of our connections that the HTTP crate does not have.
 #[derive(Debug)]
 pub(super) enum Fault {
-    /// The deadline or a signal ended the call.
-    Ended,
     /// There was no connection, so the request was not sent.
     Unconnected(ureq::Error),
     /// The server had closed a kept connection.
     Stale,
-    LookUp(io::Error),
-    /// The URL begins with http://, but the server speaks https.
-    Https,
-    /// The server speaks only HTTP/2.
-    Http2,
-    /// This machine has no certificates of authorities, for this reason if it is known.
-    NoRoots(Option<String>),
-    /// The host name is not valid in a certificate.
-    NoName,
+    /// A fault that no retry can change. What is wrong and what to do.
+    Permanent(String),
 }
 
 impl Fault {
@@ -43,6 +31,15 @@ impl Fault {
             Some(Self::Unconnected(_)) => error,
             _ => Self::Unconnected(error).into(),
         }
+    }
+
+    /// Creates the error for a call that the deadline or a signal ended.
+    pub(super) fn ended() -> ureq::Error {
+        ureq::Error::Other("interrupted".into())
+    }
+
+    pub(super) fn permanent(why: impl Into<String>) -> ureq::Error {
+        Self::Permanent(why.into()).into()
     }
 
     pub(super) fn of(error: &ureq::Error) -> Option<&Self> {
@@ -64,19 +61,9 @@ impl std::error::Error for Fault {}
 impl fmt::Display for Fault {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Ended => f.write_str("interrupted"),
             Self::Unconnected(error) => error.fmt(f),
             Self::Stale => f.write_str("the server has closed the kept connection"),
-            Self::LookUp(error) => write!(f, "the host name look-up failed: {error}"),
-            Self::Https => f.write_str("the server speaks https, but the URL begins with http://; use https://"),
-            Self::Http2 => f.write_str("the server speaks only HTTP/2; sortie needs HTTP/1.1"),
-            Self::NoRoots(why) => {
-                f.write_str(
-                    "this machine has no certificates of authorities; install ca-certificates or give --cacert",
-                )?;
-                why.as_ref().map_or(Ok(()), |why| write!(f, " ({why})"))
-            }
-            Self::NoName => f.write_str("the host name is not valid in a certificate"),
+            Self::Permanent(why) => f.write_str(why),
         }
     }
 }
@@ -115,7 +102,7 @@ fn reason(error: &ureq::Error) -> (String, bool) {
         ureq::Error::Io(error) => match (tls_fault(error), error.kind()) {
             (Some(fault), _) => {
                 let (why, passes) = explain_tls(fault);
-                return (format!("{why} ({})", visible_start(&fault.to_string(), MAX_SAID)), passes);
+                return (format!("{why} ({})", quote(&fault.to_string())), passes);
             }
             (_, ErrorKind::ConnectionRefused) => "connection refused (is the server running?)".into(),
             (_, ErrorKind::UnexpectedEof) => "the connection was closed before the answer was complete".into(),
@@ -135,7 +122,7 @@ fn reason(error: &ureq::Error) -> (String, bool) {
     let passes = match error {
         // A proxy that refuses (4xx) will refuse a retry too.
         ureq::Error::ConnectProxyFailed(said) => !said.contains("responded 4"),
-        error => !matches!(Fault::of(error), Some(Fault::Https | Fault::Http2 | Fault::NoRoots(_) | Fault::NoName)),
+        error => !matches!(Fault::of(error), Some(Fault::Permanent(_))),
     };
     (why, passes)
 }
@@ -148,7 +135,11 @@ pub(super) fn tls_fault(error: &io::Error) -> Option<&rustls::Error> {
 fn explain_tls(fault: &rustls::Error) -> (String, bool) {
     let why = match fault {
         rustls::Error::InvalidCertificate(error) => return (distrust(error), false),
-        rustls::Error::AlertReceived(alert) => return (refusal(*alert).into(), is_passing(*alert)),
+        rustls::Error::AlertReceived(alert) => {
+            // These are about a fault of the server or the network.
+            let passes = matches!(alert, Alert::InternalError | Alert::UserCanceled | Alert::BadRecordMac);
+            return (refusal(*alert).into(), passes);
+        }
         rustls::Error::InvalidMessage(InvalidMessage::InvalidContentType) => {
             "the server does not speak https (should the URL begin with http://?)"
         }
@@ -174,7 +165,6 @@ fn distrust(error: &CertificateError) -> String {
         CertificateError::UnknownIssuer | CertificateError::BadSignature => {
             "its certificate is not signed by a trusted authority; --cacert names a PEM file to trust".into()
         }
-        CertificateError::NotValidForName => "its certificate is for another name".into(),
         CertificateError::NotValidForNameContext { presented, .. } if presented.is_empty() => {
             "its certificate is for another name: it has no subjectAltName".into()
         }
@@ -183,17 +173,15 @@ fn distrust(error: &CertificateError) -> String {
             let name = |name: &String| name.split_once('(').map_or(name.as_str(), |(_, rest)| rest).to_owned();
             let names: Vec<_> = presented.iter().map(name).collect();
             let names = names.join(", ").replace(['"', ')'], "");
-            format!("its certificate is for another name: {}", visible_start(&names, MAX_SAID))
+            format!("its certificate is for another name: {}", quote(&names))
         }
         CertificateError::Expired => "its certificate has expired".into(),
         CertificateError::ExpiredContext { not_after, .. } => {
             format!("its certificate has expired on {}", date(*not_after))
         }
-        CertificateError::NotValidYet => "its certificate is not valid yet".into(),
         CertificateError::NotValidYetContext { not_before, .. } => {
             format!("its certificate is not valid yet: it is valid from {}", date(*not_before))
         }
-        CertificateError::Revoked => "its certificate has been revoked".into(),
         CertificateError::Other(other)
             if matches!(other.0.downcast_ref(), Some(webpki::Error::CaUsedAsEndEntity)) =>
         {
@@ -206,37 +194,29 @@ fn distrust(error: &CertificateError) -> String {
 }
 
 /// Explains the server's TLS alert.
-const fn refusal(alert: AlertDescription) -> &'static str {
+const fn refusal(alert: Alert) -> &'static str {
     match alert {
-        AlertDescription::CertificateRequired | AlertDescription::NoCertificate => {
+        Alert::CertificateRequired | Alert::NoCertificate => {
             "the server wants a client certificate; give --cert and --key"
         }
-        AlertDescription::BadCertificate
-        | AlertDescription::UnsupportedCertificate
-        | AlertDescription::CertificateRevoked
-        | AlertDescription::CertificateExpired
-        | AlertDescription::CertificateUnknown
-        | AlertDescription::UnknownCA
-        | AlertDescription::AccessDenied => "the server wants another client certificate (--cert, --key)",
+        Alert::BadCertificate
+        | Alert::UnsupportedCertificate
+        | Alert::CertificateRevoked
+        | Alert::CertificateExpired
+        | Alert::CertificateUnknown
+        | Alert::UnknownCA
+        | Alert::AccessDenied => "the server wants another client certificate (--cert, --key)",
         // TLS 1.2 sends this for a missing client certificate.
-        AlertDescription::HandshakeFailure => {
+        Alert::HandshakeFailure => {
             "the server refuses the TLS connection; it may want a client certificate (--cert, --key)"
         }
-        AlertDescription::UnrecognisedName => "the server does not know this host name",
-        AlertDescription::NoApplicationProtocol => "the server speaks only HTTP/2; sortie needs HTTP/1.1",
-        AlertDescription::ProtocolVersion | AlertDescription::InsufficientSecurity => {
+        Alert::UnrecognisedName => "the server does not know this host name",
+        Alert::NoApplicationProtocol => "the server speaks only HTTP/2; sortie needs HTTP/1.1",
+        Alert::ProtocolVersion | Alert::InsufficientSecurity => {
             "the server refuses TLS 1.2 and 1.3 with sortie's settings"
         }
         _ => "the server refuses the TLS connection",
     }
-}
-
-/// Returns whether the alert is about a fault of the server or the network, so that a retry may succeed.
-const fn is_passing(alert: AlertDescription) -> bool {
-    matches!(
-        alert,
-        AlertDescription::InternalError | AlertDescription::UserCanceled | AlertDescription::BadRecordMac
-    )
 }
 
 #[cfg(test)]
@@ -247,17 +227,18 @@ mod tests {
     #[test]
     fn a_tls_fault_says_what_to_do_and_whether_it_passes() {
         let alert = rustls::Error::AlertReceived;
+        let time = UnixTime::since_unix_epoch(Duration::from_secs(9));
         let rows = [
-            (alert(AlertDescription::CertificateRequired), "--cert and --key", false),
-            (alert(AlertDescription::HandshakeFailure), "may want a client certificate", false),
-            (alert(AlertDescription::UnknownCA), "another client certificate", false),
-            (alert(AlertDescription::CertificateExpired), "another client certificate", false),
-            (alert(AlertDescription::UnrecognisedName), "does not know this host name", false),
-            (alert(AlertDescription::NoApplicationProtocol), "HTTP/2", false),
-            (alert(AlertDescription::ProtocolVersion), "TLS 1.2 and 1.3", false),
-            (alert(AlertDescription::DecodeError), "refuses the TLS connection", false),
-            (alert(AlertDescription::InternalError), "refuses the TLS connection", true),
-            (alert(AlertDescription::BadRecordMac), "refuses the TLS connection", true),
+            (alert(Alert::CertificateRequired), "--cert and --key", false),
+            (alert(Alert::HandshakeFailure), "may want a client certificate", false),
+            (alert(Alert::UnknownCA), "another client certificate", false),
+            (alert(Alert::CertificateExpired), "another client certificate", false),
+            (alert(Alert::UnrecognisedName), "does not know this host name", false),
+            (alert(Alert::NoApplicationProtocol), "HTTP/2", false),
+            (alert(Alert::ProtocolVersion), "TLS 1.2 and 1.3", false),
+            (alert(Alert::DecodeError), "refuses the TLS connection", false),
+            (alert(Alert::InternalError), "refuses the TLS connection", true),
+            (alert(Alert::BadRecordMac), "refuses the TLS connection", true),
             (InvalidMessage::InvalidContentType.into(), "does not speak https", false),
             (InvalidMessage::MessageTooLarge.into(), "failed", true),
             (PeerIncompatible::ServerDoesNotSupportTls12Or13.into(), "TLS 1.2 or 1.3", false),
@@ -266,8 +247,8 @@ mod tests {
             (CertificateError::UnknownIssuer.into(), "--cacert", false),
             (CertificateError::BadSignature.into(), "--cacert", false),
             (CertificateError::Expired.into(), "expired", false),
-            (CertificateError::NotValidYet.into(), "not valid yet", false),
-            (CertificateError::Revoked.into(), "revoked", false),
+            (CertificateError::NotValidYetContext { time, not_before: time }.into(), "1970-01-01T00:00:09Z", false),
+            (CertificateError::ExpiredContext { time, not_after: time }.into(), "1970-01-01T00:00:09Z", false),
             (CertificateError::BadEncoding.into(), "not valid", false),
         ];
         for (fault, says, passes) in rows {
@@ -293,9 +274,9 @@ mod tests {
             (Fault::unconnected(refused()), false),
             (Fault::unconnected(Fault::unconnected(refused())), false),
             (Fault::unconnected(timed_out), false),
-            (Fault::unconnected(Fault::LookUp(ErrorKind::NotFound.into()).into()), false),
+            (Fault::unconnected(ureq::Error::Other("no such name".into())), false),
             (Fault::Stale.into(), true),
-            (Fault::Ended.into(), true),
+            (Fault::ended(), true),
             (ureq::Error::Io(ErrorKind::UnexpectedEof.into()), true),
             (ureq::Error::Timeout(ureq::Timeout::RecvResponse), true),
             (ureq::Error::Protocol(ureq_proto::Error::HttpParseTooManyHeaders), true),

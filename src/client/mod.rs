@@ -1,36 +1,42 @@
 //! The client of the agent server: its calls, their retries and its event streams. Only this folder uses the HTTP
 //! crate.
+//!
+//! - One call: [`calls`] has a method for each. [`retry`] makes attempts until one succeeds. [`exchange`] is one
+//!   attempt: a request and its answer. [`word`] tells whether the answer is the server's own. [`refusal`] makes the
+//!   error for an answer that the call cannot use, and [`fault`] explains why there is no answer.
+//! - One stream: [`stream`] opens the stream with an attempt of [`exchange`] and reads it. After a break it opens the
+//!   stream again, after the last event of its [`cursor`].
+//! - Below the HTTP crate: [`connection`] has the sockets, [`race`] connects them, [`wait`] polls them, and [`tls`]
+//!   encrypts them.
+//! - What a request needs: [`address`], [`proxy`] and [`credentials`].
 
 mod address;
 mod calls;
 mod connection;
+mod credentials;
+mod cursor;
 mod exchange;
 mod fault;
-mod headers;
-mod place;
 mod proxy;
 mod quote;
 mod race;
+mod refusal;
 mod retry;
-mod secret;
 mod stream;
 mod tls;
-mod token;
 mod wait;
 mod word;
 
 pub use address::Address;
 pub use calls::new_key;
-pub use headers::{Headers, MAX_HEADERS};
-pub use secret::Secret;
-pub use stream::{EventStream, Heard, Silence};
-pub use token::{MAX_TOKEN, Token};
-pub use word::{Between, CallError, Refusal, Word};
+pub use credentials::{Headers, MAX_HEADERS, MAX_TOKEN, Token};
+pub use stream::{EventStream, Silence, StreamItem};
+pub use word::{CallError, Gateway, Refusal, Word};
 
 use crate::console::Console;
 use crate::watchdog::Watch;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use credentials::Credentials;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 #[derive(Clone, Debug)]
@@ -45,60 +51,44 @@ pub struct Options {
     pub retry_timeout: Duration,
 }
 
+#[derive(Clone)]
 pub struct Client {
     options: Options,
     agent: ureq::Agent,
     watch: Watch,
     console: Console,
-    shared: Arc<Shared>,
+    shared: Arc<Mutex<Shared>>,
 }
 
 /// The state that all clients of one command share.
 struct Shared {
-    /// The server itself has answered a call.
-    heard: AtomicBool,
-    /// When the server itself last answered.
-    contact: Mutex<Instant>,
-    credentials: Mutex<Credentials>,
-    server_version: Mutex<Option<String>>,
-}
-
-#[derive(Clone, PartialEq, Eq)]
-struct Credentials {
-    token: Option<Token>,
-    headers: Headers,
+    /// When the server itself last answered a call.
+    contact: Option<Instant>,
+    credentials: Credentials,
+    server_version: Option<String>,
 }
 
 impl Client {
     /// Every wait of the client ends with `watch`. Retries are reported on `console`.
     pub fn new(options: Options, watch: Watch, console: Console) -> Self {
-        let credentials = Credentials { token: options.token.clone(), headers: options.headers.clone() };
-        let shared = Shared {
-            heard: AtomicBool::new(false),
-            contact: Mutex::new(Instant::now()),
-            credentials: Mutex::new(credentials),
-            server_version: Mutex::default(),
-        };
-        Self::sharing(options, watch, console, Arc::new(shared))
-    }
-
-    fn sharing(options: Options, watch: Watch, console: Console, shared: Arc<Shared>) -> Self {
         let agent = connection::agent(&options.server, !options.retry_timeout.is_zero(), connection::TICK, &watch);
+        let credentials = Credentials { token: options.token.clone(), headers: options.headers.clone() };
+        let shared = Arc::new(Mutex::new(Shared { contact: None, credentials, server_version: None }));
         Self { options, agent, watch, console, shared }
     }
 
     /// Returns a client of the same server for the last calls: their retries end with `watch`, not with the retry
     /// timeout.
     pub fn with_watch(&self, watch: Watch) -> Self {
+        let agent = connection::agent(&self.options.server, true, connection::TICK, &watch);
         let options = Options { retry_timeout: Duration::MAX, ..self.options.clone() };
-        Self::sharing(options, watch, self.console.clone(), Arc::clone(&self.shared))
+        Self { options, agent, watch, ..self.clone() }
     }
 
     /// Returns a client of the same server for looks at many streams: a read that finds nothing returns at once.
     pub fn for_glances(&self) -> Self {
-        let (options, watch) = (self.options.clone(), self.watch.clone());
-        let agent = connection::agent(&options.server, false, connection::GLANCE_TICK, &watch);
-        Self { options, agent, watch, console: self.console.clone(), shared: Arc::clone(&self.shared) }
+        let agent = connection::agent(&self.options.server, false, connection::GLANCE_TICK, &self.watch);
+        Self { agent, ..self.clone() }
     }
 
     pub fn url(&self) -> &str {
@@ -107,15 +97,7 @@ impl Client {
 
     /// Returns the server's version, once [`Client::health`] has asked for it.
     pub fn server_version(&self) -> Option<String> {
-        lock(&self.shared.server_version).clone()
-    }
-
-    fn set_server_version(&self, version: Option<String>) {
-        *lock(&self.shared.server_version) = version;
-    }
-
-    pub const fn watch(&self) -> &Watch {
-        &self.watch
+        self.shared().server_version.clone()
     }
 
     pub const fn retry_timeout(&self) -> Duration {
@@ -127,65 +109,43 @@ impl Client {
         self.credentials().token.is_some_and(|token| token.has_file())
     }
 
-    /// Returns whether the server itself has answered a call of this command.
-    pub fn has_heard(&self) -> bool {
-        self.shared.heard.load(Ordering::Relaxed)
-    }
-
-    /// Returns when the server itself last answered a call, or else when the command began.
-    fn contact(&self) -> Instant {
-        *lock(&self.shared.contact)
+    /// Returns when the server itself last answered a call of this command.
+    fn contact(&self) -> Option<Instant> {
+        self.shared().contact
     }
 
     /// Notes that the server itself has answered.
-    fn hear(&self) {
-        self.shared.heard.store(true, Ordering::Relaxed);
-        *lock(&self.shared.contact) = Instant::now();
+    fn note_contact(&self) {
+        self.shared().contact = Some(Instant::now());
     }
 
     fn credentials(&self) -> Credentials {
-        lock(&self.shared.credentials).clone()
+        self.shared().credentials.clone()
     }
 
-    /// Reads the token file again after the server's own 401, and the header file after a 401, 403 or 3xx of a gateway.
-    /// Returns whether the credentials are now other ones than those that were `used`.
+    /// Reads the refused credentials again. Returns whether they are now other ones than those that were `used`.
     fn renew(&self, used: &Credentials, word: &Word, status: u16) -> bool {
-        let mut present = lock(&self.shared.credentials);
-        let what = match word {
-            Word::Server(Refusal::Unauthorized) => {
-                let token = present.token.as_ref().and_then(Token::read_again);
-                present.token = token.or_else(|| present.token.take());
-                "token file"
-            }
-            Word::Between(_) if matches!(status, 401 | 403 | 300..=399) => {
-                present.headers = present.headers.read_again().unwrap_or_else(|| present.headers.clone());
-                "header file"
-            }
-            _ => return false,
-        };
-        let is_new = *present != *used;
-        drop(present);
+        let mut shared = self.shared();
+        let Some(file) = shared.credentials.read_again(word, status) else { return false };
+        let is_new = shared.credentials != *used;
+        drop(shared);
         if is_new {
-            self.console.progress(&format!("the {what} has changed: trying again with its new content"));
+            self.console.progress(&format!("the {file} has changed: trying again with its new content"));
         }
         is_new
     }
 
-    /// Returns an error after the deadline or a signal.
-    fn stopped(&self) -> Option<CallError> {
-        self.watch.cause().map(CallError::stopped)
+    /// Fails after the deadline or a signal.
+    pub fn check(&self) -> Result<(), CallError> {
+        self.watch.cause().map_or(Ok(()), |cause| Err(CallError::stopped(cause)))
     }
 
     /// Sleeps. Fails at once after the deadline or a signal.
     fn nap(&self, time: Duration) -> Result<(), CallError> {
-        let slept = self.watch.sleep(time);
-        match self.stopped() {
-            Some(stopped) if slept.is_err() => Err(stopped),
-            _ => Ok(()),
-        }
+        self.watch.sleep(time).or_else(|_| self.check())
     }
-}
 
-fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+    fn shared(&self) -> MutexGuard<'_, Shared> {
+        self.shared.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }

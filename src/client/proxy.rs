@@ -1,54 +1,98 @@
-//! Chooses the proxy for a server with curl's rules: `http_proxy` in lower case only (callers of a CGI program can
+//! The proxy for a server, chosen with curl's rules: `http_proxy` in lower case only (callers of a CGI program can
 //! set the other one), `https_proxy`, `all_proxy` and `no_proxy` in either case. Loopback is never proxied.
 
+use super::address::{Address, has_valid_port};
+use super::credentials::secret_value;
 use anyhow::{Result, anyhow, ensure};
+use base64::prelude::{BASE64_STANDARD, Engine};
 use std::net::IpAddr;
-use ureq::http::Uri;
+use ureq::http::HeaderValue;
 
-/// The server to reach.
-pub struct Target<'a> {
-    pub https: bool,
-    /// A name, or an IP address without brackets.
-    pub host: &'a str,
-    pub port: u16,
-    pub loopback: bool,
-}
-
-/// Returns the proxy for a target, or `None` for a direct connection. An error does not repeat the variable's value,
-/// which may contain a password.
-pub fn choose(target: &Target<'_>, env: impl Fn(&str) -> Option<String>) -> Result<Option<ureq::Proxy>> {
-    let names: &[&str] = if target.https {
-        &["https_proxy", "HTTPS_PROXY", "all_proxy", "ALL_PROXY"]
-    } else {
-        &["http_proxy", "all_proxy", "ALL_PROXY"]
-    };
-    let set =
-        |name: &&str| env(name).filter(|value| !value.trim().is_empty()).map(|value| (name.to_string(), value));
-    let excepted =
-        ["no_proxy", "NO_PROXY"].iter().find_map(set).is_some_and(|(_, list)| is_excepted(target, &list));
-    let Some((name, url)) = names.iter().find_map(set) else { return Ok(None) };
-    if target.loopback || excepted {
-        return Ok(None);
+impl Address {
+    /// Uses the proxy that the environment names for this address, if there is one. An error does not repeat the
+    /// variable's value, which may contain a password.
+    pub fn use_proxy(&mut self) -> Result<()> {
+        self.proxy = self.choose_proxy(|name| {
+            // A value that is not UTF-8 is refused as an invalid proxy.
+            std::env::var_os(name).map(|value| value.to_string_lossy().into_owned())
+        })?;
+        Ok(())
     }
-    let url = url.trim();
-    let socks = url.starts_with("socks");
-    ensure!(!socks, "{name} names a SOCKS proxy; only http:// and https:// proxies are supported");
-    let proxy = ureq::Proxy::new(url).ok().filter(|proxy| has_valid_port(proxy.uri()) && !proxy.host().is_empty());
-    proxy.map(Some).ok_or_else(|| anyhow!("{name} is not the URL of a proxy (http://HOST:PORT)"))
+
+    fn choose_proxy(&self, env: impl Fn(&str) -> Option<String>) -> Result<Option<ureq::Proxy>> {
+        let names: &[&str] = if self.is_https() {
+            &["https_proxy", "HTTPS_PROXY", "all_proxy", "ALL_PROXY"]
+        } else {
+            &["http_proxy", "all_proxy", "ALL_PROXY"]
+        };
+        let set =
+            |name: &&str| env(name).filter(|value| !value.trim().is_empty()).map(|value| (name.to_string(), value));
+        let no_proxy = ["no_proxy", "NO_PROXY"].iter().find_map(set);
+        let Some((name, url)) = names.iter().find_map(set) else { return Ok(None) };
+        if self.is_loopback() || no_proxy.is_some_and(|(_, list)| is_excepted(self, &list)) {
+            return Ok(None);
+        }
+        let url = url.trim();
+        let socks = url.starts_with("socks");
+        ensure!(!socks, "{name} names a SOCKS proxy; only http:// and https:// proxies are supported");
+        let proxy =
+            ureq::Proxy::new(url).ok().filter(|proxy| has_valid_port(proxy.uri()) && !proxy.host().is_empty());
+        proxy.map(Some).ok_or_else(|| anyhow!("{name} is not the URL of a proxy (http://HOST:PORT)"))
+    }
+
+    /// Returns " through the proxy …" for an error, if there is a proxy.
+    pub(super) fn through(&self) -> String {
+        let proxy = self.proxy.as_ref();
+        let through = proxy.map(|proxy| format!(" through the proxy {}:{}", proxy.host(), proxy.port()));
+        through.unwrap_or_default()
+    }
+
+    /// Returns the proxy for https, which only makes a tunnel (CONNECT).
+    pub(super) fn tunnel(&self) -> Option<&ureq::Proxy> {
+        self.proxy.as_ref().filter(|_| self.is_https())
+    }
+
+    /// Returns the proxy for plain http, which gets the whole request.
+    pub(super) fn forward_proxy(&self) -> Option<&ureq::Proxy> {
+        self.proxy.as_ref().filter(|_| !self.is_https())
+    }
+
+    /// Returns the URL to connect to for a path: that of the server, or with the proxy's host.
+    pub(super) fn request_url(&self, path: &str) -> String {
+        let forward = self.forward_proxy().map(|proxy| {
+            let scheme = if proxy.protocol() == ureq::ProxyProtocol::Https { "https" } else { "http" };
+            format!("{scheme}://{}:{}{}", proxy.host(), proxy.port(), self.uri.path().trim_end_matches('/'))
+        });
+        forward.unwrap_or_else(|| self.url().to_owned()) + path
+    }
+
+    /// Returns the headers for a plain http proxy.
+    pub(super) fn proxy_headers(&self) -> Vec<(&'static str, HeaderValue)> {
+        let Some(proxy) = self.forward_proxy() else { return Vec::new() };
+        let mut headers = Vec::new();
+        headers.extend(HeaderValue::from_str(self.authority()).ok().map(|host| ("Host", host)));
+        if proxy.username().is_some() || proxy.password().is_some() {
+            let [user, password] = [proxy.username(), proxy.password()].map(Option::unwrap_or_default);
+            let credentials =
+                secret_value(format!("Basic {}", BASE64_STANDARD.encode(format!("{user}:{password}"))));
+            headers.extend(credentials.map(|credentials| ("Proxy-Authorization", credentials)));
+        }
+        headers
+    }
 }
 
 /// Returns whether a `no_proxy` list covers the target. Its entries are separated by commas or spaces: `*`, a name
 /// with its subdomains or an IP address, each with or without `:PORT`, or a network (`10.0.0.0/8`, `fd00::/8`).
-fn is_excepted(target: &Target<'_>, list: &str) -> bool {
+fn is_excepted(server: &Address, list: &str) -> bool {
+    let name = server.host().trim_end_matches('.').to_ascii_lowercase();
     list.split([',', ' ', '\t']).any(|entry| {
         let (host, port) = split_port(entry.trim());
-        let host = host.trim_start_matches("*.").trim_start_matches('.').trim_end_matches('.');
-        let (name, host) = (target.host.trim_end_matches('.').to_ascii_lowercase(), host.to_ascii_lowercase());
+        let host = host.trim_start_matches("*.").trim_start_matches('.').trim_end_matches('.').to_ascii_lowercase();
         let covered = host == "*"
             || name == host
             || name.strip_suffix(&host).is_some_and(|rest| rest.ends_with('.'))
             || name.parse().is_ok_and(|address| is_in_network(address, &host));
-        !host.is_empty() && covered && port.is_none_or(|port| port == target.port)
+        !host.is_empty() && covered && port.is_none_or(|port| port == server.port())
     })
 }
 
@@ -63,13 +107,6 @@ fn is_in_network(address: IpAddr, network: &str) -> bool {
         _ => return false,
     };
     bits <= width && common >= if bits == 0 { width } else { bits }
-}
-
-/// Returns whether the URL has no port or a valid one.
-pub(super) fn has_valid_port(uri: &Uri) -> bool {
-    let authority = uri.authority().map_or("", |authority| authority.as_str());
-    let port = authority.rsplit_once(':').filter(|(_, port)| !port.ends_with(']'));
-    port.is_none() || uri.port_u16().is_some()
 }
 
 /// Splits `HOST:PORT` or `[ADDRESS]:PORT`. The port is optional.
@@ -93,14 +130,8 @@ mod tests {
 
     /// Returns the proxy's host, "-" for a direct connection, or "!" and an error.
     fn chosen(url: &str, env: &[(&str, &str)]) -> String {
-        let uri: Uri = url.parse().unwrap();
-        let https = uri.scheme_str() == Some("https");
-        let host = uri.host().unwrap().trim_matches(['[', ']']);
-        let loopback = host == "localhost" || host.parse().is_ok_and(|address: IpAddr| address.is_loopback());
-        let port = uri.port_u16().unwrap_or(if https { 443 } else { 80 });
-        let target = Target { https, host, port, loopback };
         let lookup = |name: &str| env.iter().find(|(known, _)| *known == name).map(|(_, value)| value.to_string());
-        match choose(&target, lookup) {
+        match Address::parse(url).unwrap().choose_proxy(lookup) {
             Ok(None) => "-".into(),
             Ok(Some(proxy)) => proxy.host().to_owned(),
             Err(error) => format!("! {error}"),

@@ -2,12 +2,12 @@
 
 use crate::console::visible_start;
 
-/// The longest quote of the server's error, in characters.
+/// The longest quote of a text that the server chose, in characters.
 const MAX_QUOTE: usize = 300;
 /// The longest quote of a page, in characters.
 const MAX_WORDS: usize = 80;
 
-/// Returns the start of the server's error text, on one line.
+/// Returns the start of a text that the server chose, on one line.
 pub(super) fn quote(text: &str) -> String {
     visible_start(text.trim(), MAX_QUOTE)
 }
@@ -39,16 +39,11 @@ pub(super) fn few_words(page: &str) -> String {
 
 /// Returns the text of the `title` element.
 fn title(page: &str) -> Option<&str> {
-    let start = find(page, "<title")?;
-    let inner = &page[start..];
-    let inner = &inner[inner.find('>')? + 1..];
-    let inner = &inner[..find(inner, "</title").unwrap_or(inner.len())];
-    Some(inner).filter(|title| !title.trim().is_empty())
-}
-
-/// Finds an ASCII word, ignoring case.
-fn find(text: &str, word: &str) -> Option<usize> {
-    text.as_bytes().windows(word.len()).position(|window| window.eq_ignore_ascii_case(word.as_bytes()))
+    let lower = page.to_ascii_lowercase();
+    let tag = lower.find("<title")?;
+    let start = tag + lower[tag..].find('>')? + 1;
+    let end = lower[start..].find("</title").map_or(page.len(), |length| start + length);
+    Some(&page[start..end]).filter(|title| !title.trim().is_empty())
 }
 
 #[cfg(test)]

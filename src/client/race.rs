@@ -3,8 +3,8 @@
 
 use super::address::Memory;
 use super::fault::Fault;
-use super::wait::{Woken, wait};
-use crate::watchdog::Watch;
+use super::wait::wait;
+use crate::watchdog::{Ready, Watch};
 use rustix::event::{PollFd, PollFlags};
 use rustix::io::{Errno, FdFlags, fcntl_setfd};
 use rustix::net::{AddressFamily, SocketType, connect as start_connect, socket, sockopt};
@@ -12,8 +12,7 @@ use std::collections::VecDeque;
 use std::io;
 use std::net::{IpAddr, SocketAddr, TcpStream, ToSocketAddrs};
 use std::os::unix::net::UnixStream;
-use std::sync::mpsc;
-use std::thread;
+use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 /// How long to wait for an address before the next one is tried in parallel.
@@ -91,14 +90,14 @@ impl Race<'_> {
             let is_last = self.waiting.is_empty() && !matches!(self.names, Names::Unknown);
             let until = if is_last { self.end } else { self.end.min(self.next) };
             match wait(&mut fds, Some(self.watch), until)? {
-                Woken::Cause => return Err(Fault::Ended.into()),
-                Woken::Late if Instant::now() >= self.end => {
+                Ready::Cause => return Err(Fault::ended()),
+                Ready::Time if Instant::now() >= self.end => {
                     let looking = self.tried.is_empty();
                     let reason = if looking { ureq::Timeout::Resolve } else { ureq::Timeout::Connect };
                     return Err(ureq::Error::Timeout(reason));
                 }
-                Woken::Late => {}
-                Woken::Ready => {
+                Ready::Time => {}
+                Ready::Descriptor => {
                     let ready: Vec<bool> = fds.iter().map(|fd| !fd.revents().is_empty()).collect();
                     if let Some(winner) = self.take(&ready) {
                         return Ok(winner);
@@ -151,10 +150,10 @@ impl Race<'_> {
             }
         }
         if ready.next().unwrap_or_default()
-            && let Names::Asked(look_up) = &self.names
+            && let Names::Asked(look_up) = std::mem::replace(&mut self.names, Names::Known)
         {
-            let found = look_up.found.try_recv().unwrap_or_else(|_| Err(io::Error::other("the thread has died")));
-            self.learn(found);
+            let found = look_up.thread.join();
+            self.learn(found.unwrap_or_else(|_| Err(io::Error::other("the thread has died"))));
         }
         None
     }
@@ -163,7 +162,10 @@ impl Race<'_> {
         self.names = Names::Known;
         match found {
             Ok(addresses) => self.waiting.extend(addresses),
-            Err(error) => self.error = Some(Fault::LookUp(error).into()),
+            Err(error) => {
+                let why = format!("the host name look-up failed: {error}");
+                self.error = Some(ureq::Error::Other(why.into()));
+            }
         }
         self.next = Instant::now();
     }
@@ -185,22 +187,21 @@ fn start(address: SocketAddr) -> io::Result<TcpStream> {
 /// A look-up on a thread of its own. It cannot be interrupted, so the thread is left behind after the deadline or a
 /// signal.
 struct LookUp {
-    found: mpsc::Receiver<io::Result<Vec<SocketAddr>>>,
+    thread: JoinHandle<io::Result<Vec<SocketAddr>>>,
     /// Readable when the thread is done.
     done: UnixStream,
 }
 
 impl LookUp {
     fn start(host: &str, port: u16) -> io::Result<Self> {
-        let (sender, found) = mpsc::channel();
         let (done, open) = UnixStream::pair()?;
         let host = host.to_owned();
-        thread::Builder::new().name("look-up".into()).spawn(move || {
-            // The main thread may have stopped waiting.
-            let _ = sender.send(look_up(&host, port));
+        let thread = thread::Builder::new().name("look-up".into()).spawn(move || {
+            let found = look_up(&host, port);
             drop(open);
+            found
         })?;
-        Ok(Self { found, done })
+        Ok(Self { thread, done })
     }
 }
 

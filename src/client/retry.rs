@@ -2,8 +2,10 @@
 
 use super::Client;
 use super::connection::ANSWER;
-use super::exchange::{Call, Missed};
+use super::exchange::{Call, FailedAttempt, Retry};
+use super::wait::later;
 use super::word::{CallError, Word};
+use serde::de::DeserializeOwned;
 use std::time::{Duration, Instant};
 use uuid::Uuid;
 
@@ -13,10 +15,10 @@ pub(super) const LAST_TRY: Duration = Duration::from_secs(1);
 /// Exponential backoff: from 100 ms to 5 s, doubled each time. A random part of up to a half is subtracted, so that
 /// many clients do not return to a server together.
 #[derive(Debug, Default)]
-pub(super) struct Backoff(u32);
+struct Backoff(u32);
 
 impl Backoff {
-    pub fn wait(&mut self) -> Duration {
+    fn wait(&mut self) -> Duration {
         let full = 100_u64.saturating_mul(1 << self.0.min(6)).min(5000);
         self.0 += 1;
         let chance = Uuid::new_v4().as_u64_pair().1 % (full / 2 + 1);
@@ -27,64 +29,64 @@ impl Backoff {
 /// The attempts at one call, or at one connection of a stream.
 #[derive(Debug, Default)]
 pub(super) struct Retries {
-    pub backoff: Backoff,
+    backoff: Backoff,
+    /// When the next attempt may begin.
+    next: Option<Instant>,
     /// There was a failed attempt.
     tried: bool,
-    /// A request may have reached the server.
-    may_have_arrived: bool,
-    /// The last failure, and how many attempts in a row had it.
-    last: Option<(Word, String)>,
+    /// The last failure that was reported, and how many attempts in a row had it.
+    last: Option<CallError>,
     count: u32,
 }
 
 impl Retries {
-    /// Returns how long the next attempt may wait for its answer.
-    pub fn patience(&self, client: &Client, contact: Instant) -> Duration {
-        let left = client.left(contact);
+    /// Returns how long the next attempt may wait for its answer. `left` is the rest of the retry timeout.
+    pub fn patience(&self, client: &Client, left: Duration) -> Duration {
         let least = if self.tried { LAST_TRY } else { client.options.connect_timeout };
         let patience = if left.is_zero() { least } else { left.max(LAST_TRY) };
         patience.min(ANSWER)
     }
 
-    /// Takes a failed attempt and returns the wait before the next one, or the error if there is none.
-    pub fn missed(
-        &mut self,
-        client: &Client,
-        call: &Call<'_>,
-        contact: Instant,
-        missed: Missed,
-    ) -> Result<Duration, CallError> {
-        self.tried = true;
-        self.may_have_arrived |= missed.error.may_have_arrived;
-        if missed.stale {
-            log::info!("{}", missed.error);
-            return Ok(Duration::ZERO);
-        }
-        let left = client.left(contact);
-        if !missed.again || left.is_zero() {
-            return Err(missed.error.arrived(self.may_have_arrived));
-        }
-        // The backoff holds even if the server asks for no wait.
-        let wait = self.backoff.wait().max(missed.wait.unwrap_or_default()).min(left);
-        self.announce(client, call, &missed.error, wait);
-        Ok(wait)
+    /// Returns how long to wait before the next attempt.
+    pub fn wait(&self) -> Duration {
+        self.next.map(|next| next.saturating_duration_since(Instant::now())).unwrap_or_default()
     }
 
-    /// Completes the error of a call that the deadline or a signal ended.
-    pub fn stopped(&self, error: CallError) -> CallError {
-        let may_have_arrived = error.may_have_arrived || self.may_have_arrived;
-        error.arrived(may_have_arrived)
+    /// Delays the next attempt by the backoff.
+    pub fn back_off(&mut self) {
+        self.next = Some(later(self.backoff.wait()));
+    }
+
+    /// Takes a failed attempt, and sets the time of the next one. Returns the error if there is none.
+    pub fn failed(
+        &mut self,
+        failed: FailedAttempt,
+        client: &Client,
+        call: &Call<'_>,
+        left: Duration,
+    ) -> Result<(), CallError> {
+        self.tried = true;
+        match failed.retry {
+            Retry::AtOnce => {
+                log::info!("{}", failed.error);
+                self.next = None;
+                Ok(())
+            }
+            Retry::After(wait) if !left.is_zero() => {
+                // The backoff holds even if the server asks for no wait.
+                let wait = self.backoff.wait().max(wait).min(left);
+                self.next = Some(later(wait));
+                self.announce(client, call, failed.error, wait);
+                Ok(())
+            }
+            Retry::After(_) | Retry::Never => Err(failed.error),
+        }
     }
 
     /// Reports a failed attempt. On a terminal, a repeated failure is a status line with a count. Elsewhere it is a
     /// line for the first, second, fourth, eighth … time.
-    fn announce(&mut self, client: &Client, call: &Call<'_>, error: &CallError, wait: Duration) {
-        if self.last.as_ref().is_some_and(|(word, message)| is_same(word, message, error)) {
-            self.count += 1;
-        } else {
-            self.last = Some((error.word.clone(), error.message.clone()));
-            self.count = 1;
-        }
+    fn announce(&mut self, client: &Client, call: &Call<'_>, error: CallError, wait: Duration) {
+        self.count = if self.last.as_ref().is_some_and(|last| is_same(last, &error)) { self.count + 1 } else { 1 };
         let (wait, count) = (wait.as_secs_f64(), self.count);
         let limit = client.options.retry_timeout;
         let limit = if limit == Duration::MAX {
@@ -103,13 +105,14 @@ impl Retries {
         } else if count.is_power_of_two() {
             client.console.progress(&line);
         }
+        self.last = Some(error);
     }
 }
 
-/// Returns whether the failure repeats the last one. Answers may contain a request number, so only the messages of lost
+/// Returns whether a failure repeats the last one. Answers may contain a request number, so only the messages of lost
 /// answers are compared.
-fn is_same(word: &Word, message: &str, error: &CallError) -> bool {
-    *word == error.word && (*word != Word::Nothing || message == error.message)
+fn is_same(last: &CallError, error: &CallError) -> bool {
+    last.word == error.word && (error.word != Word::Nothing || last.message == error.message)
 }
 
 impl Client {
@@ -119,28 +122,24 @@ impl Client {
     }
 
     /// Makes attempts until one succeeds or fails for good, at most for the retry timeout.
-    pub(super) fn retry<T>(
-        &self,
-        call: &Call<'_>,
-        attempt: impl Fn(Duration) -> Result<T, Missed>,
-    ) -> Result<T, CallError> {
+    pub(super) fn call<T: DeserializeOwned>(&self, call: &Call<'_>) -> Result<T, CallError> {
         let began = Instant::now();
         let mut retries = Retries::default();
-        loop {
-            if let Some(stopped) = self.stopped() {
-                return Err(retries.stopped(stopped));
-            }
-            let missed = match attempt(retries.patience(self, began)) {
+        // A request of any attempt may have reached the server.
+        let mut may_have_arrived = false;
+        let mut attempts = || loop {
+            self.check()?;
+            let failed = match self.json(call, retries.patience(self, self.left(began))) {
                 Ok(done) => return Ok(done),
-                Err(missed) => missed,
+                Err(failed) => failed,
             };
+            may_have_arrived |= failed.error.may_have_arrived;
             // The deadline or signal broke the connection, so it is the reason.
-            if let Some(stopped) = self.stopped() {
-                return Err(retries.stopped(stopped.arrived(missed.error.may_have_arrived)));
-            }
-            let wait = retries.missed(self, call, began, missed)?;
-            self.nap(wait).map_err(|stopped| retries.stopped(stopped))?;
-        }
+            self.check()?;
+            retries.failed(failed, self, call, self.left(began))?;
+            self.nap(retries.wait())?;
+        };
+        attempts().map_err(|error: CallError| error.arrived(may_have_arrived))
     }
 }
 

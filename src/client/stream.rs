@@ -3,8 +3,8 @@
 
 use super::Client;
 use super::connection::{Body, Chunk, TICK};
+use super::cursor::{Arrival, Cursor, Gap};
 use super::exchange::Call;
-use super::place::{Arrival, Gap, Place};
 use super::retry::Retries;
 use super::word::{CallError, Word};
 use crate::agent::events;
@@ -27,7 +27,7 @@ const SHORT_BUFFER: usize = 8 * 1024;
 
 /// What [`EventStream::next`] returns.
 #[derive(Debug)]
-pub enum Heard<'a> {
+pub enum StreamItem<'a> {
     Event {
         id: Option<u64>,
         frame: Frame<'a>,
@@ -62,13 +62,13 @@ pub struct Silence {
 pub struct EventStream<'c> {
     client: &'c Client,
     session: Uuid,
-    place: Place,
+    cursor: Cursor,
     connection: Option<Connection>,
     parser: Parser,
     buffer: Vec<u8>,
     /// The part of the buffer that is read but not parsed.
     unparsed: std::ops::Range<usize>,
-    /// [`Heard::Read`] has not been returned yet for the last read.
+    /// [`StreamItem::Read`] has not been returned yet for the last read.
     fresh: bool,
     /// The parser's event has not been returned yet, only the loss before it.
     has_next: bool,
@@ -79,7 +79,6 @@ pub struct EventStream<'c> {
     /// When the last byte came or the last connection broke.
     contact: Instant,
     retries: Retries,
-    next_try: Option<Instant>,
     opened: bool,
     held_back: bool,
     said_held_back: bool,
@@ -98,7 +97,7 @@ struct Connection {
     from: u64,
 }
 
-/// [`Heard`] without the frame, which is in the parser.
+/// [`StreamItem`] without the frame, which is in the parser.
 enum Told {
     Event(Option<u64>),
     Lost(Option<u64>),
@@ -115,7 +114,7 @@ impl<'c> EventStream<'c> {
         Self {
             client,
             session,
-            place: Place::new(after),
+            cursor: Cursor::new(after),
             connection: None,
             parser: Parser::new(),
             buffer: vec![0; SHORT_BUFFER],
@@ -127,7 +126,6 @@ impl<'c> EventStream<'c> {
             last_event: now,
             contact: now,
             retries: Retries::default(),
-            next_try: None,
             opened: false,
             held_back: false,
             said_held_back: false,
@@ -138,33 +136,33 @@ impl<'c> EventStream<'c> {
 
     /// Returns the ID of the last event.
     pub fn cursor(&self) -> u64 {
-        self.place.last()
+        self.cursor.last()
     }
 
     /// Reads the stream, and opens it if necessary. The last event counts as processed, unless
     /// [`EventStream::reject`] was called.
     ///
     /// A read blocks for one tick at most, opening for 20 s at most, and both for at most one tick after `until`.
-    /// After the deadline or a signal, the events that have arrived are still returned, and then a [`Heard::Quiet`].
+    /// After the deadline or a signal, the events that have arrived are still returned, and then a [`StreamItem::Quiet`].
     ///
     /// # Errors
     /// The stream could not be opened within the retry timeout. [`Word::Broken`] if the stream breaks the protocol.
     /// [`Word::Stopped`] if a connection is needed after the deadline or a signal.
-    pub fn next(&mut self, until: Option<Instant>) -> Result<Heard<'_>, CallError> {
-        self.place.settle();
+    pub fn next(&mut self, until: Option<Instant>) -> Result<StreamItem<'_>, CallError> {
+        self.cursor.settle();
         Ok(match self.advance(until)? {
-            Told::Event(id) => Heard::Event { id, frame: self.parser.frame() },
-            Told::Lost(newest) => Heard::Lost { newest },
-            Told::Reconnected => Heard::Reconnected,
-            Told::Read => Heard::Read(self.silence()),
-            Told::Quiet => Heard::Quiet(self.silence()),
+            Told::Event(id) => StreamItem::Event { id, frame: self.parser.frame() },
+            Told::Lost(newest) => StreamItem::Lost { newest },
+            Told::Reconnected => StreamItem::Reconnected,
+            Told::Read => StreamItem::Read(self.silence()),
+            Told::Quiet => StreamItem::Quiet(self.silence()),
         })
     }
 
     /// Reports that the last event is malformed. The first time at a cursor the stream reconnects; the second time this
     /// returns [`Word::Broken`].
     pub fn reject(&mut self, why: &str) -> Result<(), CallError> {
-        if self.place.reject() {
+        if self.cursor.reject() {
             self.close("an event is malformed");
             return Ok(());
         }
@@ -198,7 +196,7 @@ impl<'c> EventStream<'c> {
 
     /// Closes the stream. The next [`next`](Self::next) opens it after the last event.
     pub fn reconnect(&mut self, why: &str) {
-        self.place.settle();
+        self.cursor.settle();
         self.close(why);
     }
 
@@ -257,7 +255,7 @@ impl<'c> EventStream<'c> {
             };
         }
         let id = frame.id.and_then(|id| id.parse().ok());
-        match self.place.event(id) {
+        match self.cursor.event(id) {
             Arrival::New => Ok(Some(self.give())),
             Arrival::Repeated => {
                 self.overlap = false;
@@ -275,7 +273,7 @@ impl<'c> EventStream<'c> {
     }
 
     fn gap(&mut self, gap: &events::Gap) -> Result<Option<Told>, CallError> {
-        match self.place.gap(gap.oldest_available_id) {
+        match self.cursor.gap(gap.oldest_available_id) {
             // Only the event for the replay has left the server's ring, and after a gap the server replays nothing.
             Gap::None if std::mem::take(&mut self.overlap) => {
                 self.close("the last event cannot be replayed");
@@ -343,13 +341,13 @@ impl<'c> EventStream<'c> {
         self.unparsed = 0..0;
         self.fresh = false;
         self.quiet = Duration::ZERO;
-        let cursor = self.place.last();
+        let cursor = self.cursor.last();
         if self.client.watch.cause().is_none() {
             self.client.console.progress(&format!("{why}: reconnecting from event {cursor}"));
             log::info!("reconnecting from event {cursor}: {why}");
         }
         if connection.from == cursor {
-            self.next_try = Instant::now().checked_add(self.retries.backoff.wait());
+            self.retries.back_off();
         } else {
             self.retries = Retries::default();
         }
@@ -359,49 +357,43 @@ impl<'c> EventStream<'c> {
     fn open(&mut self, until: Option<Instant>) -> Result<Told, CallError> {
         let until_then =
             |time: Duration| until.map_or(time, |until| time.min(until.saturating_duration_since(Instant::now())));
-        if let Some(stopped) = self.client.stopped() {
-            return Err(stopped);
-        }
-        let wait = self.next_try.map(|at| at.saturating_duration_since(Instant::now())).unwrap_or_default();
+        self.client.check()?;
+        let wait = self.retries.wait();
         if !wait.is_zero() {
             self.client.nap(until_then(wait.min(TICK)))?;
             return Ok(Told::Quiet);
         }
         let silent = self.silent_since.get_or_insert_with(Instant::now).elapsed();
         let head = if self.held_back { HELD_AGAIN } else { HELD_BACK.saturating_sub(silent).max(TICK) };
-        let patience = self.retries.patience(self.client, self.contact());
+        let patience = self.retries.patience(self.client, self.left());
         let bounded = until_then(patience.min(head));
         if bounded.is_zero() {
             return Ok(Told::Quiet);
         }
         let path = format!("/v1/sessions/{}/events", self.session);
-        let cursor = self.place.last();
+        let cursor = self.cursor.last();
         let after = cursor.saturating_sub(u64::from(self.overlap));
-        let call = Call { doing: "follow the run", path, body: None, key: None, after: Some(after) };
-        let missed = match self.client.stream(&call, bounded) {
+        let call = Call { after: Some(after), ..Call::get("follow the run", path) };
+        let failed = match self.client.stream(&call, bounded) {
             Ok(body) => return Ok(self.begin(body, cursor)),
-            Err(missed) => missed,
+            Err(failed) => failed,
         };
-        if let Some(stopped) = self.client.stopped() {
-            return Err(stopped);
-        }
+        self.client.check()?;
         // The server sends the head at once, so something in front of it buffers the stream or answers instead.
-        if missed.late || matches!(missed.error.word, Word::Between(_)) {
+        if failed.late || matches!(failed.error.word, Word::Gateway(_)) {
             self.judge_silence();
         }
-        if missed.late && self.may_be_held_back(bounded < patience) {
+        if failed.late && self.may_be_held_back(bounded < patience) {
             return Ok(Told::Quiet);
         }
-        let contact = self.contact();
-        let wait = self.retries.missed(self.client, &call, contact, missed)?;
-        self.next_try = Instant::now().checked_add(wait);
+        self.retries.failed(failed, self.client, &call, self.left())?;
         Ok(Told::Quiet)
     }
 
     /// If the head of the answer is late: returns whether the stream may only be held back. Any answer of the server is
     /// contact.
     fn may_be_held_back(&self, was_cut_short: bool) -> bool {
-        if self.client.left(self.contact()).is_zero() {
+        if self.left().is_zero() {
             return self.client.is_there();
         }
         self.held_back || was_cut_short
@@ -412,7 +404,6 @@ impl<'c> EventStream<'c> {
         self.contact = byte;
         self.connection = Some(Connection { body, heard: false, byte, from: cursor });
         self.parser = Parser::new();
-        self.next_try = None;
         self.quiet = Duration::ZERO;
         log::info!("the event stream is open after event {cursor}");
         if std::mem::replace(&mut self.opened, true) { Told::Reconnected } else { Told::Quiet }
@@ -420,12 +411,9 @@ impl<'c> EventStream<'c> {
 
     /// Checks whether the stream is held back: no byte for too long, over all connections.
     fn judge_silence(&mut self) {
-        if self.silent_since.is_some_and(|since| since.elapsed() >= HELD_BACK) {
-            self.hold_back();
+        if self.silent_since.is_none_or(|since| since.elapsed() < HELD_BACK) {
+            return;
         }
-    }
-
-    fn hold_back(&mut self) {
         self.held_back = true;
         if !std::mem::replace(&mut self.said_held_back, true) {
             let limit = HELD_BACK.as_secs();
@@ -436,9 +424,9 @@ impl<'c> EventStream<'c> {
         }
     }
 
-    /// Returns the last contact with the server, by the stream or any call.
-    fn contact(&self) -> Instant {
-        self.contact.max(self.client.contact())
+    /// Returns the rest of the retry timeout since the last contact with the server, by the stream or any call.
+    fn left(&self) -> Duration {
+        self.client.left(self.client.contact().map_or(self.contact, |contact| contact.max(self.contact)))
     }
 
     fn silence(&self) -> Silence {
@@ -451,6 +439,6 @@ impl<'c> EventStream<'c> {
     }
 
     fn broken(&self, why: &str) -> CallError {
-        CallError::new(Word::Broken, format!("cannot follow the run: after event {}, {why}", self.place.last()))
+        CallError::new(Word::Broken, format!("cannot follow the run: after event {}, {why}", self.cursor.last()))
     }
 }

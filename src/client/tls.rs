@@ -3,7 +3,7 @@
 use super::fault::{Fault, date};
 use anyhow::{Result, anyhow, bail, ensure};
 use rustls::client::ResolvesClientCert;
-use rustls::crypto::{CryptoProvider, ring};
+use rustls::crypto::ring;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
 use rustls::sign::CertifiedKey;
@@ -85,7 +85,8 @@ impl Tls {
             Some(roots) => Arc::clone(roots),
             None => Arc::new(system_roots()?),
         };
-        let builder = ClientConfig::builder_with_provider(provider()).with_safe_default_protocol_versions();
+        let builder = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
+            .with_safe_default_protocol_versions();
         let builder = builder.map_err(io::Error::other)?.with_root_certificates(roots);
         let mut config =
             builder.with_client_cert_resolver(Arc::clone(&self.identity) as Arc<dyn ResolvesClientCert>);
@@ -95,17 +96,16 @@ impl Tls {
     }
 }
 
-fn provider() -> Arc<CryptoProvider> {
-    Arc::new(ring::default_provider())
-}
-
 fn system_roots() -> Result<RootCertStore, ureq::Error> {
     let found = rustls_native_certs::load_native_certs();
     let mut roots = RootCertStore::empty();
     // A few invalid certificates among many do not matter.
     roots.add_parsable_certificates(found.certs);
     if roots.is_empty() {
-        return Err(Fault::NoRoots(found.errors.first().map(ToString::to_string)).into());
+        let why = found.errors.first().map(|why| format!(" ({why})")).unwrap_or_default();
+        return Err(Fault::permanent(format!(
+            "this machine has no certificates of authorities; install ca-certificates or give --cacert{why}"
+        )));
     }
     Ok(roots)
 }
@@ -164,7 +164,8 @@ impl<In: Transport> Connector<In> for TlsConnector {
             return Ok(Some(Either::A(transport)));
         }
         let host = details.uri.host().unwrap_or_default().trim_matches(['[', ']']);
-        let name = ServerName::try_from(host.to_owned()).map_err(|_| Fault::NoName)?;
+        let name = ServerName::try_from(host.to_owned())
+            .map_err(|_| Fault::permanent("the host name is not valid in a certificate"))?;
         let mut session = ClientConnection::new(self.tls.config()?, name).map_err(io::Error::other)?;
         let mut below = TransportAdapter::new(transport, Arc::clone(&details.current_time));
         below.set_timeout(details.timeout);

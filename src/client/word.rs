@@ -30,12 +30,12 @@ pub enum Word {
     /// The server's own refusal.
     Server(Refusal),
     /// Something in front of the server answered. This proves nothing about a run.
-    Between(Between),
+    Gateway(Gateway),
     /// No answer came within the retry timeout.
     Nothing,
     /// A fault that no retry can change (a certificate, the wrong scheme, a proxy that refuses). The request was not
     /// sent.
-    Hopeless,
+    Permanent,
     /// The server's answer breaks the protocol.
     Broken,
     /// The answer is too large. A call for less may succeed.
@@ -57,12 +57,8 @@ pub enum Refusal {
     NotFound,
     /// 409 `session_already_running`.
     SessionBusy,
-    /// 409 `session_not_running`.
-    NotRunning,
-    /// 409 `run_mismatch`: the session is busy with another run.
-    OtherRun,
-    /// 409 `idempotency_key_reused`.
-    KeyReused,
+    /// 409 `session_not_running` or `run_mismatch`: the session runs nothing, or another run.
+    RunNotActive,
     /// 413, 414 or 431: the request is too large for the server, or for something in front of it.
     TooLarge,
     /// 400 or 422: the request does not have the shape that the server expects.
@@ -73,7 +69,7 @@ pub enum Refusal {
 
 /// An answer of something in front of the server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Between {
+pub enum Gateway {
     /// A 401 that is not the agent server's own.
     Auth,
     /// A permanent error, before the server itself has answered any call of this command.
@@ -104,7 +100,7 @@ impl CallError {
     }
 
     /// Creates the error for a call that the deadline or a signal ended.
-    pub fn stopped(cause: Cause) -> Self {
+    pub(super) fn stopped(cause: Cause) -> Self {
         Self::new(Word::Stopped(cause), Failure::from(cause).message)
     }
 }
@@ -128,9 +124,7 @@ impl Refusal {
             (401 | 404, _) | (_, "") => None,
             (403, _) => Some(Self::Forbidden),
             (409, "session_already_running") => Some(Self::SessionBusy),
-            (409, "session_not_running") => Some(Self::NotRunning),
-            (409, "run_mismatch") => Some(Self::OtherRun),
-            (409, "idempotency_key_reused") => Some(Self::KeyReused),
+            (409, "session_not_running" | "run_mismatch") => Some(Self::RunNotActive),
             (400 | 422, _) => Some(Self::Invalid),
             (400.., code) => Some(Self::Other { status, code: code.to_owned() }),
             _ => None,
@@ -147,7 +141,7 @@ impl Refusal {
         match self {
             Self::Unauthorized | Self::Forbidden => (Reason::Auth, false),
             Self::NotFound => (Reason::NotFound, false),
-            Self::SessionBusy | Self::NotRunning | Self::OtherRun | Self::KeyReused => (Reason::Conflict, false),
+            Self::SessionBusy | Self::RunNotActive => (Reason::Conflict, false),
             Self::TooLarge | Self::Invalid => (Reason::Server, false),
             Self::Other { status: 409, .. } => (Reason::Conflict, false),
             Self::Other { status, .. } => (Reason::Server, *status >= 500 || self.passes()),
@@ -155,7 +149,7 @@ impl Refusal {
     }
 }
 
-impl Between {
+impl Gateway {
     /// Returns whether a retry may succeed after this status from something in front of the server.
     pub(super) const fn passes(status: u16) -> bool {
         matches!(status, 408 | 425 | 429 | 499 | 500..)
@@ -175,9 +169,9 @@ impl From<CallError> for Failure {
     fn from(error: CallError) -> Self {
         let (reason, passes) = match &error.word {
             Word::Server(refusal) => refusal.reason(),
-            Word::Between(between) => between.reason(),
+            Word::Gateway(gateway) => gateway.reason(),
             Word::Nothing => (Reason::Connection, true),
-            Word::Hopeless => (Reason::Connection, false),
+            Word::Permanent => (Reason::Connection, false),
             Word::Broken | Word::OverBound => (Reason::Protocol, false),
             Word::Stopped(cause) => return Self::from(*cause),
             Word::Internal => (Reason::Internal, false),
@@ -204,9 +198,9 @@ mod tests {
             (404, "no_such_route", None),
             (404, "", None),
             (409, "session_already_running", Some(Refusal::SessionBusy)),
-            (409, "session_not_running", Some(Refusal::NotRunning)),
-            (409, "run_mismatch", Some(Refusal::OtherRun)),
-            (409, "idempotency_key_reused", Some(Refusal::KeyReused)),
+            (409, "session_not_running", Some(Refusal::RunNotActive)),
+            (409, "run_mismatch", Some(Refusal::RunNotActive)),
+            (409, "idempotency_key_reused", other(409, "idempotency_key_reused")),
             (409, "something_new", other(409, "something_new")),
             (409, "", None),
             (400, "bad", Some(Refusal::Invalid)),
@@ -233,24 +227,22 @@ mod tests {
             (Word::Server(Refusal::Forbidden), Reason::Auth, false),
             (Word::Server(Refusal::NotFound), Reason::NotFound, false),
             (Word::Server(Refusal::SessionBusy), Reason::Conflict, false),
-            (Word::Server(Refusal::NotRunning), Reason::Conflict, false),
-            (Word::Server(Refusal::OtherRun), Reason::Conflict, false),
-            (Word::Server(Refusal::KeyReused), Reason::Conflict, false),
+            (Word::Server(Refusal::RunNotActive), Reason::Conflict, false),
             (Word::Server(Refusal::TooLarge), Reason::Server, false),
             (Word::Server(Refusal::Invalid), Reason::Server, false),
             (other(409), Reason::Conflict, false),
             (other(429), Reason::Server, true),
             (other(418), Reason::Server, false),
             (other(501), Reason::Server, true),
-            (Word::Between(Between::Auth), Reason::Auth, false),
-            (Word::Between(Between::NoAgentServer), Reason::Protocol, false),
-            (Word::Between(Between::OtherShape), Reason::Protocol, false),
-            (Word::Between(Between::Page(524)), Reason::Server, true),
-            (Word::Between(Between::Page(404)), Reason::Server, false),
-            (Word::Between(Between::Proxy(407)), Reason::Connection, false),
-            (Word::Between(Between::Proxy(502)), Reason::Connection, true),
+            (Word::Gateway(Gateway::Auth), Reason::Auth, false),
+            (Word::Gateway(Gateway::NoAgentServer), Reason::Protocol, false),
+            (Word::Gateway(Gateway::OtherShape), Reason::Protocol, false),
+            (Word::Gateway(Gateway::Page(524)), Reason::Server, true),
+            (Word::Gateway(Gateway::Page(404)), Reason::Server, false),
+            (Word::Gateway(Gateway::Proxy(407)), Reason::Connection, false),
+            (Word::Gateway(Gateway::Proxy(502)), Reason::Connection, true),
             (Word::Nothing, Reason::Connection, true),
-            (Word::Hopeless, Reason::Connection, false),
+            (Word::Permanent, Reason::Connection, false),
             (Word::Broken, Reason::Protocol, false),
             (Word::OverBound, Reason::Protocol, false),
             (Word::Stopped(Cause::Signal("SIGTERM")), Reason::Interrupted, true),

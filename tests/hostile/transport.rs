@@ -241,7 +241,7 @@ fn a_client_certificate_is_shown_to_a_server_that_wants_one() {
         health(&relay, &authority, &authority.client(Validity::Now)).unwrap();
         // One of another authority is refused, at once.
         let error = health(&relay, &authority, &Authority::new().client(Validity::Now)).unwrap_err();
-        assert_eq!(error.word, Word::Hopeless, "{error}");
+        assert_eq!(error.word, Word::Permanent, "{error}");
         assert!(error.message.contains("another client certificate"), "{error}");
     }
 }

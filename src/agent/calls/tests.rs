@@ -62,7 +62,7 @@ fn an_active_session_names_its_run() {
         let detail: SessionDetail = read(&json!({ "session": { "run_status": status }, "config": {} }));
         assert_eq!(detail.session.state, expected, "{state}");
         let is_active = matches!(expected, SessionState::Active(_));
-        assert_eq!(detail.session.active_run(), is_active.then(run), "{state}");
+        assert_eq!(detail.session.state.active_run(), is_active.then(run), "{state}");
     }
 }
 
@@ -94,7 +94,7 @@ fn the_list_of_sessions_is_read_with_and_without_optional_fields() {
 
 #[test]
 fn a_prompt_is_a_text_or_parts() {
-    let text = UserContent::from("go".to_owned());
+    let text = UserContent::Text("go".into());
     assert_eq!(serde_json::to_value(text).unwrap(), json!("go"));
     let parts = UserContent::Parts(vec![
         UserPart::Text { text: "what is this?".into() },

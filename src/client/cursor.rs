@@ -39,9 +39,9 @@ pub(super) enum Gap {
 }
 
 #[derive(Debug, Default)]
-pub(super) struct Place {
+pub(super) struct Cursor {
     /// The last event that was processed: a connection continues after it.
-    cursor: u64,
+    processed: u64,
     /// The event that is being processed.
     given: Option<u64>,
     hole_at: Option<u64>,
@@ -49,40 +49,40 @@ pub(super) struct Place {
     gaps: u32,
 }
 
-impl Place {
-    pub fn new(cursor: u64) -> Self {
-        Self { cursor, ..Self::default() }
+impl Cursor {
+    pub fn new(processed: u64) -> Self {
+        Self { processed, ..Self::default() }
     }
 
     /// Returns the last event that was processed or is being processed.
     pub fn last(&self) -> u64 {
-        self.given.unwrap_or(self.cursor)
+        self.given.unwrap_or(self.processed)
     }
 
-    /// Notes that the event has been processed, and returns the cursor.
-    pub fn settle(&mut self) -> u64 {
-        self.cursor = self.given.take().unwrap_or(self.cursor);
-        self.cursor
+    /// Notes that the event has been processed.
+    pub fn settle(&mut self) {
+        self.processed = self.last();
+        self.given = None;
     }
 
     pub fn event(&mut self, id: Option<u64>) -> Arrival {
-        let Some(id) = id.filter(|id| id.saturating_sub(self.cursor) < ABSURD) else {
+        let Some(id) = id.filter(|id| id.saturating_sub(self.processed) < ABSURD) else {
             self.gaps = 0;
             return Arrival::New;
         };
-        if id <= self.cursor {
+        if id <= self.processed {
             return Arrival::Repeated;
         }
-        if id - self.cursor == 1 {
+        if id - self.processed == 1 {
             self.given = Some(id);
             self.gaps = 0;
             return Arrival::New;
         }
-        if self.hole_at != Some(self.cursor) {
-            self.hole_at = Some(self.cursor);
+        if self.hole_at != Some(self.processed) {
+            self.hole_at = Some(self.processed);
             return Arrival::Hole;
         }
-        self.cursor = id - 1;
+        self.processed = id - 1;
         Arrival::AfterLoss
     }
 
@@ -92,10 +92,10 @@ impl Place {
         let before = oldest.saturating_sub(1);
         if self.gaps > MAX_GAPS {
             Gap::Nonsense
-        } else if before <= self.cursor {
+        } else if before <= self.processed {
             Gap::None
         } else {
-            self.cursor = before;
+            self.processed = before;
             Gap::Lost
         }
     }
@@ -103,7 +103,7 @@ impl Place {
     /// Notes that the event is malformed. Returns whether to reconnect for it.
     pub fn reject(&mut self) -> bool {
         self.given = None;
-        self.malformed_at.replace(self.cursor) != Some(self.cursor)
+        self.malformed_at.replace(self.processed) != Some(self.processed)
     }
 }
 
@@ -112,17 +112,17 @@ mod tests {
     use super::*;
 
     /// Returns the results of these events, each processed at once, and the cursor.
-    fn arrivals(cursor: u64, ids: &[Option<u64>]) -> (Vec<Arrival>, u64) {
-        let mut place = Place::new(cursor);
+    fn arrivals(processed: u64, ids: &[Option<u64>]) -> (Vec<Arrival>, u64) {
+        let mut cursor = Cursor::new(processed);
         let arrivals = ids.iter().map(|id| {
-            let arrival = place.event(*id);
+            let arrival = cursor.event(*id);
             if arrival == Arrival::AfterLoss {
-                assert_eq!(place.event(*id), Arrival::New);
+                assert_eq!(cursor.event(*id), Arrival::New);
             }
-            place.settle();
+            cursor.settle();
             arrival
         });
-        (arrivals.collect(), place.last())
+        (arrivals.collect(), cursor.last())
     }
 
     #[test]
@@ -147,32 +147,34 @@ mod tests {
 
     #[test]
     fn the_cursor_moves_when_the_event_is_processed() {
-        let mut place = Place::new(0);
-        assert_eq!(place.event(Some(1)), Arrival::New);
-        assert_eq!((place.cursor, place.last()), (0, 1));
-        assert_eq!((place.settle(), place.last()), (1, 1));
-        place.event(Some(2));
-        assert!(place.reject(), "the first time");
-        assert_eq!((place.settle(), place.last()), (1, 1), "it is asked for again");
-        place.event(Some(2));
-        assert!(!place.reject(), "the second time");
-        place.event(Some(2));
-        place.settle();
-        place.event(Some(3));
-        assert!(place.reject(), "another one");
+        let mut cursor = Cursor::new(0);
+        assert_eq!(cursor.event(Some(1)), Arrival::New);
+        assert_eq!((cursor.processed, cursor.last()), (0, 1));
+        cursor.settle();
+        assert_eq!((cursor.processed, cursor.last()), (1, 1));
+        cursor.event(Some(2));
+        assert!(cursor.reject(), "the first time");
+        cursor.settle();
+        assert_eq!((cursor.processed, cursor.last()), (1, 1), "it is asked for again");
+        cursor.event(Some(2));
+        assert!(!cursor.reject(), "the second time");
+        cursor.event(Some(2));
+        cursor.settle();
+        cursor.event(Some(3));
+        assert!(cursor.reject(), "another one");
     }
 
     #[test]
     fn a_gap_moves_the_cursor_or_is_ignored_and_many_gaps_are_nonsense() {
-        let mut place = Place::new(4);
-        for (oldest, gap, cursor) in [(0, Gap::None, 4), (5, Gap::None, 4), (6, Gap::Lost, 5), (9, Gap::Lost, 8)] {
-            assert_eq!((place.gap(oldest), place.last()), (gap, cursor), "{oldest}");
+        let mut cursor = Cursor::new(4);
+        for (oldest, gap, last) in [(0, Gap::None, 4), (5, Gap::None, 4), (6, Gap::Lost, 5), (9, Gap::Lost, 8)] {
+            assert_eq!((cursor.gap(oldest), cursor.last()), (gap, last), "{oldest}");
         }
-        assert_eq!(place.event(Some(9)), Arrival::New, "no hole");
-        place.settle();
+        assert_eq!(cursor.event(Some(9)), Arrival::New, "no hole");
+        cursor.settle();
         for oldest in 2..2 + u64::from(MAX_GAPS) {
-            assert_eq!(place.gap(oldest * 10), Gap::Lost, "{oldest}");
+            assert_eq!(cursor.gap(oldest * 10), Gap::Lost, "{oldest}");
         }
-        assert_eq!(place.gap(1000), Gap::Nonsense);
+        assert_eq!(cursor.gap(1000), Gap::Nonsense);
     }
 }
