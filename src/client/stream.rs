@@ -76,7 +76,7 @@ pub struct EventStream<'c> {
     /// An event was returned since `last_event` was set.
     given: bool,
     last_event: Instant,
-    /// When the last byte came or the last connection broke.
+    /// When the last byte came, the stream was last opened, or the last connection broke.
     contact: Instant,
     retries: Retries,
     opened: bool,
@@ -84,22 +84,19 @@ pub struct EventStream<'c> {
     said_held_back: bool,
     /// The last event must come again.
     overlap: bool,
-    /// When the stream was first requested after the last byte.
+    /// When the stream was first requested after the last byte; `None` after a byte.
     silent_since: Option<Instant>,
 }
 
 struct Connection {
     body: Body,
-    heard: bool,
-    /// When the last byte came, or else when the stream was opened.
-    byte: Instant,
     /// The cursor when the stream was opened.
     from: u64,
 }
 
 /// [`StreamItem`] without the frame, which is in the parser.
 enum Told {
-    Event(Option<u64>),
+    Event,
     Lost(Option<u64>),
     Reconnected,
     Read,
@@ -151,7 +148,10 @@ impl<'c> EventStream<'c> {
     pub fn next(&mut self, until: Option<Instant>) -> Result<StreamItem<'_>, CallError> {
         self.cursor.settle();
         Ok(match self.advance(until)? {
-            Told::Event(id) => StreamItem::Event { id, frame: self.parser.frame() },
+            Told::Event => {
+                let frame = self.parser.frame();
+                StreamItem::Event { id: id(&frame), frame }
+            }
             Told::Lost(newest) => StreamItem::Lost { newest },
             Told::Reconnected => StreamItem::Reconnected,
             Told::Read => StreamItem::Read(self.silence()),
@@ -254,9 +254,11 @@ impl<'c> EventStream<'c> {
                 Err(malformed) => self.reject(&malformed.0).map(|()| Some(Told::Quiet)),
             };
         }
-        let id = frame.id.and_then(|id| id.parse().ok());
-        match self.cursor.event(id) {
-            Arrival::New => Ok(Some(self.give())),
+        match self.cursor.event(id(&frame)) {
+            Arrival::New => {
+                self.given = true;
+                Ok(Some(Told::Event))
+            }
             Arrival::Repeated => {
                 self.overlap = false;
                 Ok(None)
@@ -288,11 +290,6 @@ impl<'c> EventStream<'c> {
         }
     }
 
-    fn give(&mut self) -> Told {
-        self.given = true;
-        Told::Event(self.parser.frame().id.and_then(|id| id.parse().ok()))
-    }
-
     /// Reads once. Returns `None` if bytes came.
     fn read(&mut self) -> Option<Told> {
         let connection = self.connection.as_mut()?;
@@ -300,7 +297,6 @@ impl<'c> EventStream<'c> {
         match connection.body.read(&mut self.buffer) {
             Ok(Chunk::Bytes(length)) => {
                 self.contact = Instant::now();
-                (connection.heard, connection.byte) = (true, self.contact);
                 // A comment does not end the quiet. The parser tells about parts of an event.
                 self.quiet += asked.elapsed().min(TICK);
                 (self.held_back, self.silent_since) = (false, None);
@@ -315,11 +311,8 @@ impl<'c> EventStream<'c> {
                 if self.parser.is_between_events() {
                     self.quiet += asked.elapsed().min(TICK);
                 }
-                let (heard, silent) = (connection.heard, connection.byte.elapsed() >= SILENCE);
-                if !heard {
-                    self.judge_silence();
-                }
-                if silent {
+                self.judge_silence();
+                if self.contact.elapsed() >= SILENCE {
                     self.close(&format!("nothing heard for {} s", SILENCE.as_secs()));
                 }
             }
@@ -400,9 +393,8 @@ impl<'c> EventStream<'c> {
     }
 
     fn begin(&mut self, body: Body, cursor: u64) -> Told {
-        let byte = Instant::now();
-        self.contact = byte;
-        self.connection = Some(Connection { body, heard: false, byte, from: cursor });
+        self.contact = Instant::now();
+        self.connection = Some(Connection { body, from: cursor });
         self.parser = Parser::new();
         self.quiet = Duration::ZERO;
         log::info!("the event stream is open after event {cursor}");
@@ -432,7 +424,7 @@ impl<'c> EventStream<'c> {
     fn silence(&self) -> Silence {
         Silence {
             quiet: self.quiet,
-            heard: self.connection.as_ref().is_some_and(|connection| connection.heard),
+            heard: self.connection.is_some() && self.silent_since.is_none(),
             held_back: self.held_back,
             idle: self.last_event.elapsed(),
         }
@@ -441,4 +433,8 @@ impl<'c> EventStream<'c> {
     fn broken(&self, why: &str) -> CallError {
         CallError::new(Word::Broken, format!("cannot follow the run: after event {}, {why}", self.cursor.last()))
     }
+}
+
+fn id(frame: &Frame<'_>) -> Option<u64> {
+    frame.id.and_then(|id| id.parse().ok())
 }
