@@ -18,13 +18,13 @@ use ureq::unversioned::transport::{
     Buffers, ConnectProxyConnector, ConnectionDetails, Connector, Either, LazyBuffers, NextTimeout, Transport,
 };
 
-/// The longest read of an event stream without data.
+/// The longest read of a body without data.
 pub const TICK: Duration = Duration::from_millis(250);
 /// The longest such read for a reader of many streams, which looks at one after the other.
 pub const GLANCE_TICK: Duration = Duration::from_millis(2);
 /// The longest such read after the deadline or a signal: only data that has arrived counts.
 const LAST_TICK: Duration = Duration::from_millis(1);
-/// How long an event stream can be read after the deadline or a signal. Input such as endless trailers never returns
+/// How long a body can be read after the deadline or a signal. Input such as endless trailers never returns
 /// a byte of the body, so the caller could not stop by itself.
 const LAST_READS: Duration = Duration::from_secs(1);
 /// The limit for the head of an answer, and again for its body.
@@ -134,9 +134,9 @@ struct TcpTransport {
     /// The deadline for the handshakes with a proxy and with TLS: the HTTP crate gives each of them the whole connect
     /// timeout.
     connect_by: Instant,
-    /// The longest read of an event stream.
+    /// The longest read of a body.
     tick: Duration,
-    /// When an event stream was first read after the deadline or a signal.
+    /// When a body was first read after the deadline or a signal.
     ending: Option<Instant>,
     /// The server no longer reads. Its answer can still be read.
     is_shut: bool,
@@ -160,7 +160,7 @@ impl TcpTransport {
 
     /// Waits until the socket is ready.
     ///
-    /// The deadline or a signal ends a wait at once, but not the read of an event stream: it ends after a tick,
+    /// The deadline or a signal ends a wait at once, but not the read of a body: it ends after a tick,
     /// because data that has arrived counts.
     fn wait(&self, flags: PollFlags, timeout: NextTimeout, end: &mut Option<Instant>) -> Result<(), ureq::Error> {
         let mut fds = vec![PollFd::new(&self.stream, flags)];
@@ -340,7 +340,7 @@ impl<T: Transport> Transport for HttpTransport<T> {
 pub enum Chunk {
     /// The number of bytes.
     Bytes(usize),
-    /// Only in an event stream: no data for a [`TICK`], or for less after the deadline or a signal.
+    /// No data for a [`TICK`], or for less after the deadline or a signal.
     Tick,
     /// The end of the body, or perhaps a broken connection, if nothing tells the body's length.
     End,
@@ -353,8 +353,8 @@ impl Body {
         Self(body.into_with_config().limit(u64::MAX).reader())
     }
 
-    /// Reads, or waits for a tick. After the deadline or a signal, an event stream can still be read, because data
-    /// that has arrived counts. Other reads fail. The error says why the connection broke.
+    /// Reads, or waits for a tick. After the deadline or a signal, data that has arrived can still be read. The error
+    /// says why the connection broke.
     pub fn read(&mut self, buffer: &mut [u8]) -> Result<Chunk, String> {
         match self.0.read(buffer) {
             Ok(0) => Ok(Chunk::End),

@@ -82,7 +82,7 @@ impl Client {
     ) -> Result<T, FailedAttempt> {
         let mut answer = self.exchange(call, patience)?;
         self.check_encoding(call, &answer)?;
-        let (body, is_whole) = self.read(call, &mut answer, MAX_ANSWER)?;
+        let (body, is_whole) = self.read(call, &mut answer, MAX_ANSWER, ANSWER)?;
         if !is_whole {
             self.note_contact();
             let why = format!("the answer is larger than {MAX_ANSWER} bytes");
@@ -139,7 +139,7 @@ impl Client {
             if answer.status().is_success() {
                 return Ok(answer);
             }
-            let failed = self.refusal(call, &credentials, &mut answer);
+            let failed = self.refusal(call, &credentials, &mut answer, patience);
             if renewals == MAX_RENEWALS || !self.renew(&credentials, &failed.error.word, answer.status().as_u16()) {
                 return Err(failed);
             }
@@ -162,9 +162,8 @@ impl Client {
             // The limit for the connect includes the look-up and the TLS handshake.
             .timeout_connect(Some(self.options.connect_timeout.min(patience)))
             .timeout_per_write(Some(patience))
+            // The reads of the body return after a tick instead.
             .timeout_recv_response(Some(patience))
-            // The body of an event stream has no limit: its reads return after a tick instead.
-            .timeout_recv_body(call.after.is_none().then_some(ANSWER))
             .build();
         let began = Instant::now();
         let answer = match &call.body {
@@ -257,18 +256,23 @@ impl Client {
         }
     }
 
-    /// Reads the body up to a limit, and returns whether it was complete.
+    /// Reads the body for at most `patience` and up to `limit` bytes, and returns whether it was complete.
     pub(super) fn read(
         &self,
         call: &Call<'_>,
         answer: &mut Answer,
         limit: usize,
+        patience: Duration,
     ) -> Result<(Vec<u8>, bool), FailedAttempt> {
+        let began = Instant::now();
         let mut body = Body::new(std::mem::replace(answer.body_mut(), ureq::Body::builder().data("")));
         let mut buffer = [0; 16 * 1024];
         let mut all = Vec::new();
         loop {
             self.check().map_err(|stopped| stopped.arrived(true))?;
+            if began.elapsed() > patience {
+                return Err(self.lost(call, "the answer was not complete in time"));
+            }
             match body.read(&mut buffer) {
                 Ok(Chunk::End) => return Ok((all, true)),
                 Ok(Chunk::Bytes(length)) if all.len() + length > limit => return Ok((all, false)),

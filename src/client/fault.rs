@@ -110,7 +110,6 @@ fn reason(error: &ureq::Error) -> (String, bool) {
         },
         ureq::Error::Timeout(ureq::Timeout::Connect) => "no connection within --connect-timeout".into(),
         ureq::Error::Timeout(ureq::Timeout::Resolve) => "the name was not found within --connect-timeout".into(),
-        ureq::Error::Timeout(ureq::Timeout::RecvBody) => "the answer was not complete in time".into(),
         ureq::Error::Timeout(_) => "no answer in time".into(),
         ureq::Error::HostNotFound => "unknown host name".into(),
         ureq::Error::Protocol(ureq_proto::Error::HttpParseTooManyHeaders) => {

@@ -13,11 +13,17 @@ use ureq::http::{StatusCode, request};
 pub(super) const MAX_ERROR: usize = 64 * 1024;
 
 impl Client {
-    /// Makes the error for an answer other than 2xx.
-    pub(super) fn refusal(&self, call: &Call<'_>, credentials: &Credentials, answer: &mut Answer) -> FailedAttempt {
+    /// Makes the error for an answer other than 2xx. Its body is read for at most `patience`.
+    pub(super) fn refusal(
+        &self,
+        call: &Call<'_>,
+        credentials: &Credentials,
+        answer: &mut Answer,
+        patience: Duration,
+    ) -> FailedAttempt {
         let status = answer.status().as_u16();
         let wait = retry_after(answer, SystemTime::now()).unwrap_or_default();
-        let body = self.read(call, answer, MAX_ERROR).map(|(body, _)| body).unwrap_or_default();
+        let body = self.read(call, answer, MAX_ERROR, patience).map(|(body, _)| body).unwrap_or_default();
         let said: api::Error = serde_json::from_slice(&body).unwrap_or_default();
         let is_plain = matches!(status, 400 | 422) && media_type(answer).eq_ignore_ascii_case("text/plain");
         let own = Refusal::of(status, &said.code).or(is_plain.then_some(Refusal::Invalid));

@@ -288,6 +288,29 @@ fn a_body_that_drips_ends_with_the_deadline() {
     }
 }
 
+#[test]
+fn an_error_page_that_never_ends_ends_with_the_retry_timeout() {
+    for (path, drips) in [("/events", true), ("/events", false), ("/sessions", true), ("/sessions", false)] {
+        let (session, run) = (uuid::Uuid::new_v4(), uuid::Uuid::new_v4());
+        let wire = Wire::serve(move |mut exchange: Exchange| {
+            if exchange.request.path.ends_with(path) {
+                exchange
+                    .connection
+                    .write(b"HTTP/1.1 503 Service Unavailable\r\ncontent-length: 100000\r\n\r\nbusy");
+                if drips {
+                    drip(&mut exchange.connection, std::iter::repeat(b'.'));
+                } else {
+                    exchange.connection.wait_for_close();
+                }
+            } else {
+                answer(exchange, session, run);
+            }
+        });
+        let output = wire.sortie(["run", "-o", "json", "--retry-timeout", "1s", "--timeout", "20s", "go"]).run();
+        output.within(3 * SECOND + STOP + LATE).fails("server");
+    }
+}
+
 // The idle time-out.
 
 #[test]
