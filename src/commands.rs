@@ -326,7 +326,7 @@ impl Context<'_> {
     /// and the messages end with a tool call without a result (protocol trap 23).
     pub fn swallowed_pause(&self, session: Uuid) -> Option<Failure> {
         let history = history::read(self.client, session).ok()?;
-        let no_events = || history::last_run(self.client, session).is_ok_and(|last| last.is_none());
+        let no_events = || history::find_run(self.client, session, None).is_ok_and(|last| last.is_none());
         (history.ends_with_open_call && no_events()).then(|| {
             let message = format!(
                 "the server was restarted while tool calls of session {session} were pending: the run is gone; on the \
@@ -342,11 +342,7 @@ impl Context<'_> {
         let (run_id, known, active_since) = match active {
             Some(run_id) => (run_id, None, Some(Instant::now())),
             None => {
-                let last = match run {
-                    Some(run) => history::run_with_id(self.client, session, run)?,
-                    None => history::last_run(self.client, session)?,
-                };
-                let Some(LastRun { id, ended }) = last else {
+                let Some(LastRun { id, ended }) = history::find_run(self.client, session, run)? else {
                     return self.attach_to_messages(session, run, &found.state());
                 };
                 // The failed run died before its first event; these events belong to an older run (protocol trap 21).

@@ -10,7 +10,7 @@ use crate::outcome::{End, Failure, Fate, Reason};
 use crate::output::{Output, seconds};
 use crate::run::batch::Asks;
 use crate::run::policy::{Ruling, Verdict};
-use crate::run::{Effect, Input, Machine, Options, Quiet, State, Step, Uptime};
+use crate::run::{Effect, Input, Machine, Options, State, Step, Uptime};
 use crate::settings::Follow;
 use crate::watchdog::Watch;
 use std::collections::BTreeMap;
@@ -126,14 +126,14 @@ impl<'a> Follower<'a> {
             },
             Ok(Heard::Lost { newest }) => Ok(machine.step(Input::Lost { newest }).effect),
             Ok(Heard::Reconnected) => Ok(machine.step(Input::Reconnected).effect),
-            Ok(Heard::Read(silence)) => self.read(&silence),
-            Ok(Heard::Quiet(silence)) => self.quiet(&silence),
+            Ok(Heard::Read(silence)) => self.read(silence),
+            Ok(Heard::Quiet(silence)) => self.quiet(silence),
             Err(error) => Ok(self.machine.step(Input::State(refused(error)?)).effect),
         }
     }
 
     /// Runs after all events of one read.
-    fn read(&mut self, silence: &Silence) -> Result<Effect, Failure> {
+    fn read(&mut self, silence: Silence) -> Result<Effect, Failure> {
         self.output.flush()?;
         if let Some(cause) = self.watch.cause()
             && self.cause_seen.get_or_insert_with(Instant::now).elapsed() >= LAST_READ
@@ -149,7 +149,7 @@ impl<'a> Follower<'a> {
     }
 
     /// Runs after a read that found nothing. All events that had arrived count, so the deadline is checked only now.
-    fn quiet(&mut self, silence: &Silence) -> Result<Effect, Failure> {
+    fn quiet(&mut self, silence: Silence) -> Result<Effect, Failure> {
         self.output.flush()?;
         self.watch.check()?;
         self.check_idle(silence.idle)?;
@@ -166,18 +166,11 @@ impl<'a> Follower<'a> {
         }
     }
 
-    fn look(&mut self, silence: &Silence) -> Effect {
+    fn look(&mut self, silence: Silence) -> Effect {
         self.looked = Instant::now();
         self.heartbeat(silence.idle);
         self.output.renew_status();
-        let quiet = Quiet {
-            quiet: silence.quiet,
-            idle: silence.idle,
-            heard: silence.heard,
-            held_back: silence.held_back,
-            now: self.began.elapsed(),
-        };
-        self.machine.step(Input::Quiet(quiet)).effect
+        self.machine.step(Input::Quiet { silence, now: self.began.elapsed() }).effect
     }
 
     fn heartbeat(&self, idle: Duration) {

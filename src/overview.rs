@@ -3,14 +3,14 @@
 use crate::agent::calls::{AutoApprove, ListedSession, SessionState};
 use crate::agent::events::{ToolCall, decode};
 use crate::cli::{ListState, PlainFormat};
-use crate::client::{Client, EventStream, Heard, Options, Refusal};
+use crate::client::{Client, EventStream, Heard, Options, Refusal, Silence};
 use crate::console::visible;
 use crate::ending::resume_command;
 use crate::follow::{Context, Follower};
 use crate::outcome::{End, Failure, Report, Waiting};
 use crate::output::{describe, seconds};
 use crate::run::batch::{Asks, PAUSED};
-use crate::run::{Effect, Input, Machine, Quiet, Start};
+use crate::run::{Effect, Input, Machine, Start};
 use crate::settings::Follow;
 use serde::Serialize;
 use std::collections::HashSet;
@@ -311,8 +311,8 @@ impl<'c> Look<'c> {
     }
 
     fn waits(mut self) -> Option<WaitingSession> {
-        let quiet = Quiet { quiet: PAUSED, idle: PAUSED, heard: true, held_back: false, now: PAUSED };
-        match self.machine.step(Input::Quiet(quiet)).effect {
+        let silence = Silence { quiet: PAUSED, idle: PAUSED, heard: true, held_back: false };
+        match self.machine.step(Input::Quiet { silence, now: PAUSED }).effect {
             Effect::End(End::Paused(waiting)) if self.settled => {
                 Some(WaitingSession { session: self.session, run: self.run, waiting })
             }

@@ -2,7 +2,7 @@
 //! when the session's state no longer names the run, and the last events have been replayed.
 
 use super::machine::{Doubt, Machine, Phase};
-use super::{Effect, History, STATE_FAILED, State, Uptime};
+use super::{Effect, History, STATE_FAILED, Silence, State, Uptime};
 use crate::outcome::{Failure, Fate, Reason};
 use std::time::Duration;
 
@@ -22,32 +22,45 @@ const UNKNOWN_AGAIN: Duration = Duration::from_millis(500);
 /// `/v1/health` rounds down to whole seconds.
 const UPTIME_ROUNDING: Duration = Duration::from_secs(1);
 
+/// Returns whether a replay is complete: at least one byte has come and then enough quiet. A replay that is held back
+/// counts as complete, because no more of it will come.
+pub fn is_replayed(silence: &Silence) -> bool {
+    silence.held_back || silence.heard && silence.quiet >= REPLAYED
+}
+
 impl Machine {
     pub(super) fn ask_state(&mut self) -> Effect {
-        self.asked_at = Some(self.quiet.now);
+        self.asked_at = Some(self.now);
         Effect::AskState
     }
 
     /// Returns whether to ask for the session's state now: see the constants.
     pub(super) fn is_time_to_ask(&self) -> bool {
-        let lost_proposal = self.transcript.is_held() && self.batch.is_empty();
-        let (first, again) = match (self.quiet.held_back, self.begun) {
+        let (first, again) = match (self.silence.held_back, self.begun) {
             (true, _) => (ASK_OFTEN, ASK_OFTEN),
             (false, false) => (ASK_EARLY, ASK_OFTEN),
-            (false, true) if lost_proposal => (ASK_EARLY, ASK_AFTER),
+            (false, true) if self.may_lack_proposal() => (ASK_EARLY, ASK_AFTER),
             (false, true) => (ASK_AFTER, ASK_AFTER),
         };
-        let quiet = self.quiet;
-        let last_event = quiet.now.saturating_sub(quiet.idle);
+        let last_event = self.now.saturating_sub(self.silence.idle);
         let asked_since = self.asked_at.filter(|asked| *asked >= last_event);
-        quiet.idle >= first && asked_since.is_none_or(|asked| quiet.now.saturating_sub(asked) >= again)
+        self.silence.idle >= first && asked_since.is_none_or(|asked| self.has_passed(again, asked))
+    }
+
+    fn has_passed(&self, time: Duration, since: Duration) -> bool {
+        self.now.saturating_sub(since) >= time
+    }
+
+    /// Returns whether the proposal of the pending calls may be among lost events.
+    fn may_lack_proposal(&self) -> bool {
+        self.transcript.is_held() && self.batch.is_empty()
     }
 
     pub(super) fn reconnected(&mut self) -> Effect {
-        self.quiet.quiet = Duration::ZERO;
+        self.disturbed();
         match self.phase {
             // The answer about the state was the reason to reconnect.
-            Phase::Doubting(_) => Effect::Continue,
+            Phase::Doubting { .. } => Effect::Continue,
             Phase::CatchingUp | Phase::Following => self.ask_state(),
         }
     }
@@ -55,31 +68,19 @@ impl Machine {
     pub(super) fn state(&mut self, state: State) -> Effect {
         match state {
             State::Active { run_id } if run_id == self.options.run_id => {
-                if matches!(self.phase, Phase::Doubting(_)) {
+                if matches!(self.phase, Phase::Doubting { .. }) {
                     self.phase = Phase::Following;
                 }
-                let lost_proposal = self.transcript.is_held() && self.batch.is_empty();
-                if self.phase == Phase::Following && lost_proposal { Effect::AskPending } else { Effect::Continue }
+                let is_following = self.phase == Phase::Following;
+                if is_following && self.may_lack_proposal() { Effect::AskPending } else { Effect::Continue }
             }
             State::Active { .. } | State::Idle => {
                 self.superseded |= state != State::Idle;
                 // The last event comes again, which shows that the replay has begun.
                 self.doubt(Doubt::Stopped, Effect::Replay("the session no longer runs our run"))
             }
-            State::Failed => {
-                let since = match self.phase {
-                    Phase::Doubting(Doubt::Failed { since }) => since,
-                    _ => self.quiet.now,
-                };
-                self.doubt(Doubt::Failed { since }, Effect::Reconnect("the session's state is failed"))
-            }
-            State::NoSession => {
-                let since = match self.phase {
-                    Phase::Doubting(Doubt::UnknownSession { since }) => since,
-                    _ => self.quiet.now,
-                };
-                self.doubt(Doubt::UnknownSession { since }, Effect::Continue)
-            }
+            State::Failed => self.doubt(Doubt::Failed, Effect::Reconnect("the session's state is failed")),
+            State::NoSession => self.doubt(Doubt::UnknownSession, Effect::Continue),
             State::Refused(failure) => self.doubt(Doubt::Refused(failure), Effect::AskHealth),
         }
     }
@@ -87,46 +88,38 @@ impl Machine {
     /// Returns the longest time until the next [`super::Input::Quiet`], even while the stream is being opened.
     pub const fn patience(&self) -> Option<Duration> {
         match self.phase {
-            Phase::Doubting(Doubt::Failed { .. }) => Some(REPLAYED),
+            Phase::Doubting { why: Doubt::Failed, .. } => Some(REPLAYED),
             // A run that died before its first event shows only in the state.
             Phase::Following if !self.begun && self.asked_at.is_none() => Some(ASK_EARLY),
-            Phase::Doubting(_) | Phase::CatchingUp | Phase::Following => None,
+            Phase::Doubting { .. } | Phase::CatchingUp | Phase::Following => None,
         }
     }
 
     /// Enters a doubt and returns the effect, or [`Effect::Continue`] if the machine is in this doubt already.
     fn doubt(&mut self, doubt: Doubt, effect: Effect) -> Effect {
-        let doubt = Phase::Doubting(doubt);
-        if self.phase == doubt {
+        if matches!(&self.phase, Phase::Doubting { why, .. } if *why == doubt) {
             return Effect::Continue;
         }
-        self.phase = doubt;
+        self.phase = Phase::Doubting { why: doubt, since: self.now };
         effect
     }
 
-    pub(super) fn doubt_quietly(&mut self) -> Effect {
-        let quiet = self.quiet;
-        match &self.phase {
-            Phase::Doubting(Doubt::Stopped) if quiet.held_back || quiet.heard && quiet.quiet >= REPLAYED => {
-                Effect::AskHealth
-            }
+    pub(super) fn doubt_quietly(&mut self, why: &Doubt, since: Duration) -> Effect {
+        match why {
+            Doubt::Stopped if is_replayed(&self.silence) => Effect::AskHealth,
             // The state `failed` is the server's word. It needs no complete replay.
-            Phase::Doubting(Doubt::Failed { since })
-                if quiet.idle.min(quiet.now.saturating_sub(*since)) >= REPLAYED =>
-            {
+            Doubt::Failed if self.silence.idle >= REPLAYED && self.has_passed(REPLAYED, since) => {
                 self.state_failed()
             }
-            Phase::Doubting(Doubt::UnknownSession { since }) if quiet.now.saturating_sub(*since) >= UNKNOWN => {
+            Doubt::UnknownSession if self.has_passed(UNKNOWN, since) => {
                 let message = "the server does not know the session; is it another server behind the same address? \
                                The run may be going on";
-                self.end_lost(message)
+                self.end_lost(Fate::Open, message)
             }
-            Phase::Doubting(Doubt::UnknownSession { .. })
-                if self.asked_at.is_none_or(|asked| quiet.now.saturating_sub(asked) >= UNKNOWN_AGAIN) =>
-            {
+            Doubt::UnknownSession if self.asked_at.is_none_or(|asked| self.has_passed(UNKNOWN_AGAIN, asked)) => {
                 self.ask_state()
             }
-            Phase::Doubting(_) | Phase::CatchingUp | Phase::Following => Effect::Continue,
+            Doubt::Stopped | Doubt::Failed | Doubt::UnknownSession | Doubt::Refused(_) => Effect::Continue,
         }
     }
 
@@ -134,16 +127,15 @@ impl Machine {
     pub(super) fn replay_is_over(&mut self) -> Effect {
         self.replay_ends = None;
         match self.phase {
-            Phase::Doubting(Doubt::Stopped) => Effect::AskHealth,
+            Phase::Doubting { why: Doubt::Stopped, .. } => Effect::AskHealth,
             _ => Effect::Continue,
         }
     }
 
     fn state_failed(&mut self) -> Effect {
-        let complete = self.complete && self.begun;
-        self.complete = complete;
+        self.complete &= self.begun;
         // If events are missing, only the messages can tell whether the run called tools.
-        self.fate = Fate::StateFailed { tools: !complete || self.tally.tool_calls.proposed > 0 };
+        self.fate = Fate::StateFailed { tools: !self.complete || self.tally.tool_calls.proposed > 0 };
         let sandbox = if self.options.sandbox { " (--sandbox: did it start?)" } else { "" };
         let message = format!("{STATE_FAILED}{sandbox}");
         Effect::End(Failure::new(Reason::RunError, message).passing(true).into())
@@ -152,21 +144,15 @@ impl Machine {
     pub(super) fn health(&mut self, uptime: Option<Uptime>) -> Effect {
         let is_younger = |uptime: Uptime| uptime.run.is_some_and(|run| uptime.server + UPTIME_ROUNDING < run);
         let restarted = uptime.is_some_and(is_younger);
+        // Until the session's messages tell more, the run may have completed before the restart.
+        let gone = Fate::Restarted { answered: true };
         match &self.phase {
-            Phase::Doubting(Doubt::Refused(_)) if restarted => {
-                // Without a token, the session's messages cannot tell whether the run completed.
-                self.fate = Fate::Restarted { answered: true };
-                self.end_lost("the server was restarted, and refuses the token that it accepted before")
+            Phase::Doubting { why: Doubt::Refused(_), .. } if restarted => {
+                self.end_lost(gone, "the server was restarted, and refuses the token that it accepted before")
             }
-            Phase::Doubting(Doubt::Refused(failure)) => Effect::End(failure.clone().into()),
-            _ if restarted => {
-                self.fate = Fate::Restarted { answered: true };
-                self.end_lost("the server was restarted, and the run is gone")
-            }
-            _ => {
-                self.fate = Fate::Stopped;
-                self.end_lost("the run has ended, but the server did not say how")
-            }
+            Phase::Doubting { why: Doubt::Refused(failure), .. } => Effect::End(failure.clone().into()),
+            _ if restarted => self.end_lost(gone, "the server was restarted, and the run is gone"),
+            _ => self.end_lost(Fate::Stopped, "the run has ended, but the server did not say how"),
         }
     }
 
@@ -184,17 +170,20 @@ impl Machine {
         true
     }
 
-    fn end_lost(&mut self, message: &str) -> Effect {
+    fn end_lost(&mut self, fate: Fate, message: &str) -> Effect {
+        let passes = matches!(fate, Fate::Restarted { .. });
+        self.fate = fate;
         // The session's messages may have text that the events did not.
         self.transcript.hold();
-        let passes = matches!(self.fate, Fate::Restarted { .. });
         Effect::End(Failure::new(Reason::Lost, message).passing(passes).into())
     }
 
+    /// Takes what only the session's messages tell about a run without a terminal event.
     pub(super) fn told_by_messages(&mut self, history: &History) {
-        let asked = !matches!(self.phase, Phase::Doubting(Doubt::Refused(_)));
+        // The messages of a server that refuses the token are not readable, or not ours.
+        let is_refused = matches!(self.phase, Phase::Doubting { why: Doubt::Refused(_), .. });
         match &mut self.fate {
-            Fate::Restarted { answered } if history.known && asked => *answered = history.answered,
+            Fate::Restarted { answered } if history.known && !is_refused => *answered = history.answered,
             Fate::StateFailed { tools } if history.known && !self.complete => {
                 *tools = history.called_tools || self.tally.tool_calls.proposed > 0;
             }

@@ -6,7 +6,7 @@ use super::choices::Choices;
 use super::policy::{By, Judgement, Ruling, Verdict, names};
 use super::tally::Tally;
 use super::transcript::Transcript;
-use super::{Effect, History, Input, Options, Quiet, Start, Step};
+use super::{Effect, History, Input, Options, Silence, Start, Step};
 use crate::agent::events::{Completion, Envelope, Event, RunFailure, Tool, ToolCall};
 use crate::outcome::{COMPLETED, Decided, End, Failure, Fate, Reason, RunSummary, Waiting};
 use std::collections::BTreeSet;
@@ -23,7 +23,7 @@ const CATCH_UP: Duration = Duration::from_secs(5);
 pub(super) enum Phase {
     CatchingUp,
     Following,
-    Doubting(Doubt),
+    Doubting { why: Doubt, since: Duration },
 }
 
 /// Why the run may have ended without a terminal event.
@@ -32,9 +32,9 @@ pub(super) enum Doubt {
     /// The session runs no run, or another one.
     Stopped,
     /// The session's state is `failed` (protocol trap 21).
-    Failed { since: Duration },
+    Failed,
     /// The server does not know the session.
-    UnknownSession { since: Duration },
+    UnknownSession,
     /// The server refuses a token that it accepted before.
     Refused(Failure),
 }
@@ -47,7 +47,9 @@ pub struct Machine {
     pub(super) batch: Batch,
     pub(super) tally: Tally,
     pub(super) fate: Fate,
-    pub(super) quiet: Quiet,
+    /// The silence and the time of the last [`Input::Quiet`].
+    pub(super) silence: Silence,
+    pub(super) now: Duration,
     /// An event of our run has come.
     pub(super) begun: bool,
     /// No event of our run is missing so far.
@@ -81,7 +83,8 @@ impl Machine {
             batch: Batch::new(options.asks),
             tally: Tally::default(),
             fate: Fate::Open,
-            quiet: Quiet::default(),
+            silence: Silence::default(),
+            now: Duration::ZERO,
             begun: false,
             complete: true,
             superseded: false,
@@ -159,7 +162,7 @@ impl Machine {
             Input::Messages(history) => return self.messages(history),
             Input::Lost { newest } => self.lost_events(newest),
             Input::Reconnected => self.reconnected(),
-            Input::Quiet(quiet) => self.quiet(quiet),
+            Input::Quiet { silence, now } => self.quiet(silence, now),
             Input::State(state) => self.state(state),
             Input::Health(uptime) => self.health(uptime),
             Input::Asks(asks) => {
@@ -181,8 +184,8 @@ impl Machine {
     }
 
     /// Starts the quiet anew: after a request, or a time without reads, the earlier quiet proves nothing.
-    const fn disturbed(&mut self) {
-        self.quiet.quiet = Duration::ZERO;
+    pub(super) const fn disturbed(&mut self) {
+        self.silence.quiet = Duration::ZERO;
     }
 
     fn event<'a>(&mut self, id: Option<u64>, envelope: &'a Envelope<'a>) -> Step<'a> {
@@ -352,11 +355,11 @@ impl Machine {
         Effect::Continue
     }
 
-    fn quiet(&mut self, quiet: Quiet) -> Effect {
-        self.quiet = quiet;
-        match &self.phase {
-            Phase::Doubting(_) => self.doubt_quietly(),
-            Phase::CatchingUp if quiet.quiet < SETTLED && quiet.now < CATCH_UP => Effect::Continue,
+    fn quiet(&mut self, silence: Silence, now: Duration) -> Effect {
+        (self.silence, self.now) = (silence, now);
+        match self.phase.clone() {
+            Phase::Doubting { why, since } => self.doubt_quietly(&why, since),
+            Phase::CatchingUp if silence.quiet < SETTLED && now < CATCH_UP => Effect::Continue,
             Phase::CatchingUp => self.caught_up(),
             Phase::Following => self.follow_quietly(),
         }
@@ -470,7 +473,7 @@ impl Machine {
             return Effect::Continue;
         }
         loop {
-            return match self.batch.next(self.quiet.quiet, self.quiet.heard) {
+            return match self.batch.next(self.silence.quiet, self.silence.heard) {
                 Next::Wait => Effect::Continue,
                 Next::Learn => Effect::AskConfig,
                 Next::Judge(call) => match self.judge(&call) {

@@ -38,6 +38,8 @@ mod doubt;
 mod machine;
 mod tally;
 
+pub use crate::client::Silence;
+pub use doubt::is_replayed;
 pub use machine::Machine;
 
 use crate::agent::events::{Envelope, ToolCall};
@@ -61,8 +63,12 @@ pub enum Input<'a> {
         newest: Option<u64>,
     },
     Reconnected,
-    /// A read of the stream found nothing.
-    Quiet(Quiet),
+    /// A read of the stream found nothing, or 250 ms have passed while events keep coming. `now` is the time since the
+    /// command began to follow the run.
+    Quiet {
+        silence: Silence,
+        now: Duration,
+    },
     /// The answer to [`Effect::AskState`].
     State(State),
     /// The answer to [`Effect::AskHealth`]; `None` if the server did not answer.
@@ -86,21 +92,6 @@ pub enum Input<'a> {
     },
     /// The answer to [`Effect::AskMessages`]. The last look at the end of the command gives it too.
     Messages(History),
-}
-
-/// How quiet the stream is.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Quiet {
-    /// How long reads have blocked since the last byte of an event, the last request and the last reconnect.
-    pub quiet: Duration,
-    /// The time since the last event, by the clock.
-    pub idle: Duration,
-    /// Whether any byte has come since the stream was opened. Comments count.
-    pub heard: bool,
-    /// Whether something between us and the server buffers the stream.
-    pub held_back: bool,
-    /// The time since the command began to follow the run.
-    pub now: Duration,
 }
 
 /// The server's answer about a session.

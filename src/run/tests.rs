@@ -65,7 +65,8 @@ fn tell(machine: &mut Machine, input: Input<'_>) -> Effect {
 /// A stream with a byte, then `quiet_ms` of quiet, and `idle_s` without an event, which is also the time.
 fn quiet(machine: &mut Machine, quiet_ms: u64, idle_s: u64) -> Effect {
     let (quiet, idle) = (Duration::from_millis(quiet_ms), Duration::from_secs(idle_s));
-    tell(machine, Input::Quiet(Quiet { quiet, idle, heard: true, held_back: false, now: idle }))
+    let silence = Silence { quiet, idle, heard: true, held_back: false };
+    tell(machine, Input::Quiet { silence, now: idle })
 }
 
 fn summary(machine: Machine) -> RunSummary {
@@ -234,15 +235,13 @@ fn a_run_that_left_the_session_state_has_ended_once_its_events_are_replayed() {
 #[test]
 fn a_replay_without_a_byte_proves_nothing_unless_the_stream_is_held_back() {
     let mut run = doubting(State::Idle);
-    let silence = |held_back| Quiet {
-        quiet: Duration::from_secs(19),
-        idle: Duration::from_secs(50),
-        heard: false,
-        held_back,
-        now: Duration::from_secs(50),
+    let now = Duration::from_secs(50);
+    let quiet = |held_back| Input::Quiet {
+        silence: Silence { quiet: Duration::from_secs(19), idle: now, heard: false, held_back },
+        now,
     };
-    assert_eq!(tell(&mut run, Input::Quiet(silence(false))), Effect::Continue);
-    assert_eq!(tell(&mut run, Input::Quiet(silence(true))), Effect::AskHealth);
+    assert_eq!(tell(&mut run, quiet(false)), Effect::Continue);
+    assert_eq!(tell(&mut run, quiet(true)), Effect::AskHealth);
 }
 
 #[test]
@@ -264,10 +263,10 @@ fn a_failed_session_state_fails_the_run_after_two_seconds_without_an_event() {
         assert!(is_reconnect(&tell(&mut run, Input::State(State::Failed))));
         tell(&mut run, Input::Reconnected);
         // No byte has come.
-        let silence =
-            |ms| Quiet { idle: Duration::from_secs(9), now: Duration::from_millis(ms), ..Quiet::default() };
-        assert_eq!(tell(&mut run, Input::Quiet(silence(1750))), Effect::Continue);
-        assert_eq!(reason(&tell(&mut run, Input::Quiet(silence(2000)))), Some(Reason::RunError));
+        let silence = Silence { idle: Duration::from_secs(9), ..Silence::default() };
+        let at = |ms| Input::Quiet { silence, now: Duration::from_millis(ms) };
+        assert_eq!(tell(&mut run, at(1750)), Effect::Continue);
+        assert_eq!(reason(&tell(&mut run, at(2000))), Some(Reason::RunError));
         assert_eq!(run.fate(), &Fate::StateFailed { tools });
         assert!(!run.needs_messages());
     }
@@ -435,7 +434,7 @@ fn catching_up_with_a_busy_run_ends_after_five_seconds() {
     feed(&mut run, 1, &ours(STARTED));
     feed(&mut run, 2, &proposal(&["a"]));
     feed(&mut run, 3, &ours(r#"{"ToolExecutionStarted":{"tool_call_id":"a"}}"#));
-    let now = |seconds| Input::Quiet(Quiet { now: Duration::from_secs(seconds), ..Quiet::default() });
+    let now = |seconds| Input::Quiet { silence: Silence::default(), now: Duration::from_secs(seconds) };
     tell(&mut run, now(4));
     assert!(!feed(&mut run, 4, &ours(r#"{"ToolExecutionProgress":{"tool_call_id":"a"}}"#)).fresh);
     tell(&mut run, now(5));

@@ -205,7 +205,7 @@ fn follow(plans: &[Plan], asks: Asks, delay: u64, breaks: &[u64]) -> (End, Serve
                 None => {
                     time += 250;
                     silent += 250;
-                    tell(&mut run, Input::Quiet(silence(silent, last_event, time)))
+                    tell(&mut run, silence(silent, last_event, time))
                 }
             }
         };
@@ -253,9 +253,10 @@ fn follow(plans: &[Plan], asks: Asks, delay: u64, breaks: &[u64]) -> (End, Serve
 }
 
 /// All times in ms.
-fn silence(silent: u64, last_event: u64, now: u64) -> Quiet {
+fn silence(silent: u64, last_event: u64, now: u64) -> Input<'static> {
     let (quiet, idle) = (Duration::from_millis(silent), Duration::from_millis(now - last_event));
-    Quiet { quiet, idle, heard: true, held_back: false, now: Duration::from_millis(now) }
+    let silence = Silence { quiet, idle, heard: true, held_back: false };
+    Input::Quiet { silence, now: Duration::from_millis(now) }
 }
 
 /// Returns batches in which the server is deaf for a long time only before calls that it asks about.

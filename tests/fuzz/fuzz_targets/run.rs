@@ -10,7 +10,7 @@ use sortie::outcome::{COMPLETED, End, Fate};
 use sortie::run::batch::Asks;
 use sortie::run::policy::{OnApproval, Policy};
 use sortie::run::transcript::Keep;
-use sortie::run::{Effect, History, Input, Machine, Options, Quiet, Start, State};
+use sortie::run::{Effect, History, Input, Machine, Options, Silence, Start, State};
 use std::collections::HashSet;
 use std::time::Duration;
 
@@ -124,13 +124,11 @@ fn steer(start: u8, told: Vec<Told>) {
                 _ => State::NoSession,
             })),
             Told::Health => run.step(Input::Health(None)),
-            Told::Quiet { quiet, idle, heard } => run.step(Input::Quiet(Quiet {
-                quiet: Duration::from_millis(quiet.into()),
-                idle: Duration::from_secs(idle.into()),
-                heard,
-                held_back: false,
-                now: Duration::from_secs(id),
-            })),
+            Told::Quiet { quiet, idle, heard } => {
+                let (quiet, idle) = (Duration::from_millis(quiet.into()), Duration::from_secs(idle.into()));
+                let silence = Silence { quiet, idle, heard, held_back: false };
+                run.step(Input::Quiet { silence, now: Duration::from_secs(id) })
+            }
             Told::Messages(known) => run.step(Input::Messages(History { known, ..History::default() })),
         }
         .effect;
