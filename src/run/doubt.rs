@@ -135,7 +135,7 @@ impl Machine {
     fn state_failed(&mut self) -> Effect {
         self.complete &= self.begun;
         // If events are missing, only the messages can tell whether the run called tools.
-        self.fate = Fate::StateFailed { tools: !self.complete || self.tally.tool_calls.proposed > 0 };
+        self.fate = Fate::StateFailed { tools: !self.complete || self.tally.calls() > 0 };
         let sandbox = if self.options.sandbox { " (--sandbox: did it start?)" } else { "" };
         let message = format!("{STATE_FAILED}{sandbox}");
         Effect::End(Failure::new(Reason::RunError, message).passing(true).into())
@@ -185,7 +185,7 @@ impl Machine {
         match &mut self.fate {
             Fate::Restarted { answered } if history.known && !is_refused => *answered = history.answered,
             Fate::StateFailed { tools } if history.known && !self.complete => {
-                *tools = history.called_tools || self.tally.tool_calls.proposed > 0;
+                *tools = history.called_tools || self.tally.calls() > 0;
             }
             _ => {}
         }
