@@ -264,7 +264,7 @@ impl Output {
         let kept = self.write_result_file(&report);
         fail_with(&mut report, kept);
         if matches!(self.format, Format::Json | Format::StreamJson)
-            && let Err(failure) = self.line(&report.record()).and_then(|()| self.flush())
+            && let Err(failure) = self.line(&report).and_then(|()| self.flush())
         {
             report.fail(failure);
             let kept = self.write_result_file(&report);
@@ -301,7 +301,7 @@ impl Output {
 
     fn write_result_file(&self, report: &Report) -> Result<(), Failure> {
         let Some(file) = &self.result_file else { return Ok(()) };
-        file.write(&report.record()).map_err(|error| Failure::new(Reason::Output, format!("{error:#}")))
+        file.write(report).map_err(|error| Failure::new(Reason::Output, format!("{error:#}")))
     }
 
     fn warn(&self, report: &Report) {
