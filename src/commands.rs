@@ -4,7 +4,7 @@ use crate::agent::calls::{NewMessage, NewSession, SessionState};
 use crate::cli::{self, Cli, Format, PlainFormat, mistake};
 use crate::client::{Address, Client, Headers, Options, new_key};
 use crate::console::{Console, Level};
-use crate::ending::{self, Cancel, announce, announce_later_signal, command, guard, on_signal, silence_panics};
+use crate::ending::{self, Cancel, announce, command, guard, on_signal, silence_panics};
 use crate::follow::{Context, Follower, asks, session_state};
 use crate::history::{self, LastRun};
 use crate::input;
@@ -183,7 +183,7 @@ impl Context<'_> {
         let prompt = Prompt { session, is_new_session, message, key: new_key() };
         self.watch.on_signal_say(on_signal(&settings.follow));
         let sent_at = Instant::now();
-        let run_id = match prompt.send(self.client, self.watch) {
+        let run_id = match prompt.send(self.client) {
             Ok(run_id) => run_id.to_string(),
             Err(unsent) => return Ok(self.unsent(&prompt, &settings.follow, unsent)),
         };
@@ -259,23 +259,20 @@ impl Context<'_> {
         report.session_id = Some(session_id);
         if matches!(report.end, End::Failed(_)) {
             report.fate = Fate::Open;
-            let watch = self.watch.last_calls(ending::LAST_CALLS);
-            self.stop_run(session, run_id, follow, &watch, &mut report);
+            let client = self.client.with_watch(self.watch.last_calls(ending::LAST_CALLS));
+            self.stop_run(session, run_id, follow, &client, &mut report);
         }
         report
     }
 
     /// Cancels a run that was not followed.
-    fn stop_run(&mut self, session: Uuid, run: String, follow: &Follow, watch: &Watch, report: &mut Report) {
-        let client = self.client.with_watch(watch.clone());
+    fn stop_run(&mut self, session: Uuid, run: String, follow: &Follow, client: &Client, report: &mut Report) {
         report.run.run_id = Some(run.clone());
         report.cancel_tried = true;
         let options = self.options(run, Asks::Unknown, Start::Peek, follow);
         let mut follower = Follower::new(self, follow, session, options, None);
-        let cancel = follower.stop(&client, watch);
-        report.fate = follower.fate().clone();
-        announce(self.console, &cancel);
-        announce_later_signal(self.console, watch, session, follow, &cancel);
+        follower.cancel(client);
+        report.fate = follower.machine.fate().clone();
     }
 
     /// Makes the report for a prompt without a run ID. If the prompt is in doubt, looks for its run and cancels it.
@@ -289,10 +286,9 @@ impl Context<'_> {
         }
         report.fate = Fate::Open;
         if follow.cancel || class != Class::Cause {
-            let watch = self.watch.last_calls(ending::LAST_CALLS);
-            let client = self.client.with_watch(watch.clone());
-            if let Some(run) = prompt.find_run(&client, &watch) {
-                self.stop_run(session, run.to_string(), follow, &watch, &mut report);
+            let client = self.client.with_watch(self.watch.last_calls(ending::LAST_CALLS));
+            if let Some(run) = prompt.find_run(&client) {
+                self.stop_run(session, run.to_string(), follow, &client, &mut report);
                 return report;
             }
         }
@@ -407,8 +403,7 @@ impl Context<'_> {
         let follow = Follow::default();
         let options = self.options(run_id.to_string(), Asks::SomeCalls, Start::Peek, &follow);
         let mut follower = Follower::new(&mut self, &follow, session, options, None);
-        let (client, watch) = (follower.client, follower.watch);
-        match follower.stop(client, watch) {
+        match follower.stop(follower.client) {
             Cancel::Ended => {
                 self.console.progress(&format!("run {run_id} has stopped"));
                 Ok(Report::new(End::Completed))

@@ -6,7 +6,7 @@ use crate::approver::{self, Question};
 use crate::client::{CallError, Client, EventStream, Heard, Refusal, Silence, Word};
 use crate::console::Console;
 use crate::history;
-use crate::outcome::{End, Failure, Fate, Reason};
+use crate::outcome::{End, Failure, Reason};
 use crate::output::{Output, seconds};
 use crate::run::batch::Asks;
 use crate::run::policy::{Ruling, Verdict};
@@ -78,34 +78,25 @@ impl<'a> Follower<'a> {
         }
     }
 
-    pub const fn fate(&self) -> &Fate {
-        self.machine.fate()
-    }
-
     /// Follows the run to its end. `known` is the session's state, if the server was asked for it.
     ///
     /// # Errors
     /// A failure that ends the command before the run. All events that had arrived have been processed.
     pub fn follow(&mut self, known: Option<State>) -> Result<End, Failure> {
-        let mut effect = match known {
-            Some(state) => self.machine.step(Input::State(state)).effect,
-            None => Effect::Continue,
-        };
+        let known = known.map(|state| self.machine.step(Input::State(state)).effect);
+        let mut effect = known.unwrap_or(Effect::Continue);
         loop {
-            let done = self.perform(effect).and_then(|end| match end {
-                Some(end) => Ok(Err(end)),
-                None => self.hear(self.wake_at()).map(Ok),
-            });
-            match done {
-                Ok(Ok(next)) => effect = next,
-                Ok(Err(end)) => return Ok(end),
+            effect = match self.perform(effect) {
+                Ok(Effect::End(end)) => return Ok(end),
+                Ok(next) => next,
                 Err(failure) => return self.hear_what_has_arrived(failure),
-            }
+            };
         }
     }
 
-    /// Waits for the next event or silence, at most until `until`, and returns the machine's effect.
-    pub(crate) fn hear(&mut self, until: Option<Instant>) -> Result<Effect, Failure> {
+    /// Waits for the next event or silence, and returns the machine's effect.
+    fn hear(&mut self) -> Result<Effect, Failure> {
+        let until = self.wake_at();
         let Self { stream, machine, output, console, .. } = self;
         match stream.next(until) {
             Ok(Heard::Event { id, frame }) => match decode(&frame) {
@@ -189,46 +180,35 @@ impl<'a> Follower<'a> {
         [idle, machine].into_iter().flatten().min()
     }
 
-    /// Performs effects until the machine wants to read the stream, or returns the end.
-    pub(crate) fn perform(&mut self, mut effect: Effect) -> Result<Option<End>, Failure> {
-        loop {
-            let input = match effect {
-                Effect::Continue => return Ok(None),
-                Effect::End(end) => return Ok(Some(end)),
-                Effect::Reconnect(why) => {
-                    self.stream.reconnect(why);
-                    return Ok(None);
-                }
-                Effect::Replay(why) => {
-                    self.stream.replay(why);
-                    return Ok(None);
-                }
-                Effect::TakeBack(call_id) => {
-                    let rejection = BTreeMap::from([(call_id.as_str(), Decision::Reject)]);
-                    if let Err(error) = self.client.decide(self.session, self.machine.run_id(), rejection) {
-                        log::warn!("a decision may stay on the server for a later call {call_id}: {error}");
-                    }
-                    self.stream.restart_quiet();
-                    return Ok(None);
-                }
-                Effect::AskConfig => self.ask_config()?,
-                Effect::AskProgram(call) => {
-                    let verdict = self.ask_program(&call)?;
-                    self.stream.restart_quiet();
-                    self.stream.restart_idle();
-                    effect = self.machine.step(Input::Judged { call_id: &call.id, verdict }).effect;
-                    continue;
-                }
-                Effect::Send { decisions, again } => self.send(&decisions, again)?,
-                Effect::AskState => Input::State(self.ask_state()?),
-                Effect::AskHealth => Input::Health(self.ask_health()),
-                Effect::AskPending => self.ask_pending()?,
-                Effect::AskMessages => {
-                    Input::Messages(history::read(self.client, self.session).unwrap_or_default())
-                }
-            };
-            effect = self.take(input)?;
-        }
+    /// Performs an effect and returns the next one.
+    fn perform(&mut self, effect: Effect) -> Result<Effect, Failure> {
+        let input = match effect {
+            Effect::Continue => return self.hear(),
+            Effect::End(_) => return Ok(effect),
+            Effect::Reconnect(why) => {
+                self.stream.reconnect(why);
+                return self.hear();
+            }
+            Effect::Replay(why) => {
+                self.stream.replay(why);
+                return self.hear();
+            }
+            Effect::TakeBack(call_id) => {
+                self.take_back(&call_id);
+                return self.hear();
+            }
+            Effect::AskProgram(call) => {
+                let verdict = self.ask_program(&call)?;
+                return self.take(Input::Judged { call_id: &call.id, verdict });
+            }
+            Effect::AskConfig => self.ask_config()?,
+            Effect::Send { decisions, again } => self.send(&decisions, again)?,
+            Effect::AskState => Input::State(self.ask_state()?),
+            Effect::AskHealth => Input::Health(self.ask_health()),
+            Effect::AskPending => self.ask_pending()?,
+            Effect::AskMessages => Input::Messages(history::read(self.client, self.session).unwrap_or_default()),
+        };
+        self.take(input)
     }
 
     /// Gives the machine an answer and shows the text and notice that it returns.
@@ -249,11 +229,22 @@ impl<'a> Follower<'a> {
         Ok(Input::Asks(asks))
     }
 
+    fn take_back(&mut self, call_id: &str) {
+        let rejection = BTreeMap::from([(call_id, Decision::Reject)]);
+        if let Err(error) = self.client.decide(self.session, self.machine.run_id(), rejection) {
+            log::warn!("a decision may stay on the server for a later call {call_id}: {error}");
+        }
+        self.stream.restart_quiet();
+    }
+
     fn ask_program(&mut self, call: &ToolCall) -> Result<Verdict, Failure> {
         let (session_id, run_id) = (&self.session.to_string(), self.machine.run_id());
         let question = Question { session_id, run_id, tool_call: call };
         let program = self.settings.program.as_deref().unwrap_or_default();
-        approver::ask(program, &question, approver::PATIENCE, self.watch, self.console)
+        let verdict = approver::ask(program, &question, approver::PATIENCE, self.watch, self.console)?;
+        self.stream.restart_quiet();
+        self.stream.restart_idle();
+        Ok(verdict)
     }
 
     fn send(&mut self, decisions: &[(ToolCall, Ruling)], again: bool) -> Result<Input<'static>, Failure> {
