@@ -3,7 +3,7 @@
 
 use crate::agent::events::ToolCall;
 use crate::console::Console;
-use crate::outcome::{Exit, Failure};
+use crate::outcome::Failure;
 use crate::run::policy::Verdict;
 use crate::watchdog::{Watch, poll_for};
 use rustix::event::{PollFd, PollFlags};
@@ -63,20 +63,19 @@ pub fn ask(
         Ok(None) => return pause(&format!("was not done within {} s", patience.as_secs())),
         Err(cause) => return Err(cause),
     };
-    let code = status.code().and_then(|code| u8::try_from(code).ok());
-    if code == Some(Exit::Completed.code()) {
-        Ok(Verdict::Accept)
-    } else if code == Some(Exit::Failed.code()) {
-        talk.hear_out();
-        let reason = String::from_utf8_lossy(&talk.said).trim().to_owned();
-        if !reason.is_empty() {
+    match status.code() {
+        Some(0) => Ok(Verdict::Accept),
+        Some(1) => {
+            talk.hear_out();
+            let reason = String::from_utf8_lossy(&talk.said).trim().to_owned();
+            if reason.is_empty() {
+                return Ok(Verdict::Reject(None));
+            }
             console.progress(&format!("--approve-with: the program rejects call {call}: {reason}"));
+            Ok(Verdict::Reject(Some(reason)))
         }
-        Ok(Verdict::Reject(Some(reason).filter(|reason| !reason.is_empty())))
-    } else if code == Some(Exit::Paused.code()) {
-        Ok(Verdict::Pause)
-    } else {
-        pause(&format!("ended with {status}, which is no verdict"))
+        Some(10) => Ok(Verdict::Pause),
+        _ => pause(&format!("ended with {status}, which is no verdict")),
     }
 }
 

@@ -46,7 +46,7 @@ pub struct Unsent {
 impl Prompt<'_> {
     /// Sends the prompt and returns the ID of the run.
     pub fn send(&self, client: &Client) -> Result<Uuid, Unsent> {
-        let (mut busy_since, mut in_doubt, mut patience) = (None, false, None);
+        let (mut busy, mut in_doubt) = (None, false);
         loop {
             let error = match client.send(self.session, self.message, &self.key) {
                 Ok(run) => return Ok(run),
@@ -58,8 +58,7 @@ impl Prompt<'_> {
             if !is_busy {
                 return Err(unsent(error));
             }
-            let since: &mut Instant = busy_since.get_or_insert_with(Instant::now);
-            let patience = *patience.get_or_insert_with(|| self.patience(client, in_doubt));
+            let (since, patience) = *busy.get_or_insert_with(|| (Instant::now(), self.patience(client, in_doubt)));
             if since.elapsed() >= if in_doubt { patience.max(LOST_ANSWER) } else { patience } {
                 return Err(unsent(error));
             }

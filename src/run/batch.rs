@@ -73,8 +73,8 @@ pub enum Next {
     Replay,
     /// Ask for the pending calls and the messages: see [`Batch::adopt`].
     Adopt,
-    /// These calls wait for approval.
-    Pause(Vec<ToolCall>),
+    /// The undecided calls wait for approval.
+    Pause,
     /// Nobody can decide this call.
     Fail(ToolCall),
 }
@@ -90,6 +90,12 @@ enum State {
     },
     Running,
     Finished,
+}
+
+impl State {
+    const fn has_begun(&self) -> bool {
+        matches!(self, Self::Running | Self::Finished)
+    }
 }
 
 /// The calls of the current turn, in the order in which the server handles them.
@@ -164,11 +170,14 @@ impl Batch {
             if self.unplaced.len() < MAX_LIST && id.len() <= MAX_NAME {
                 self.unplaced.push((id.to_owned(), state));
             }
-        } else if let Some((_, at)) =
-            self.calls.iter_mut().find(|(call, at)| call.id == id && *at != State::Finished)
-        {
+        } else if let Some(at) = self.state_of(id, |at| *at != State::Finished) {
             *at = state;
         }
+    }
+
+    /// Returns the state of the first call with this ID whose state fits.
+    fn state_of(&mut self, id: &str, fits: impl Fn(&State) -> bool) -> Option<&mut State> {
+        self.calls.iter_mut().find(|(call, state)| call.id == id && fits(state)).map(|(_, state)| state)
     }
 
     /// Notes that the stream was not read for a while.
@@ -194,35 +203,31 @@ impl Batch {
 
     /// Returns whether the server may wait for a decision.
     pub fn may_wait(&self) -> bool {
-        let head = self.calls.iter().find(|(_, state)| *state != State::Finished);
-        self.asks != Asks::NoCall && matches!(head, Some((_, State::Undecided(_))))
+        let head = self.head().map(|head| &self.calls[head].1);
+        self.asks != Asks::NoCall && matches!(head, Some(State::Undecided(_)))
+    }
+
+    /// Returns the position of the first call that has not finished.
+    fn head(&self) -> Option<usize> {
+        self.calls.iter().position(|(_, state)| *state != State::Finished)
     }
 
     /// Returns whether the call is in the batch and has neither started nor finished.
     pub fn has_not_begun(&self, id: &str) -> bool {
-        let begun = |state: &State| matches!(state, State::Running | State::Finished);
-        self.calls.iter().any(|(call, state)| call.id == id && !begun(state))
-    }
-
-    pub fn is_undecided(&self, id: &str) -> bool {
-        self.undecided().any(|call| call.id == id)
+        self.calls.iter().any(|(call, state)| call.id == id && !state.has_begun())
     }
 
     /// Takes the answer to [`Next::Judge`].
     pub fn judged(&mut self, id: &str, ruling: Ruling) {
-        let unjudged = |(call, state): &&mut (ToolCall, State)| call.id == id && *state == State::Undecided(None);
-        if let Some((_, state)) = self.calls.iter_mut().find(unjudged) {
+        if let Some(state) = self.state_of(id, |state| *state == State::Undecided(None)) {
             *state = State::Undecided(Some(ruling));
         }
     }
 
     /// Notes that the server took the decisions of [`Next::Send`].
     pub fn sent(&mut self, decisions: &[(ToolCall, Ruling)]) {
-        for (sent, ruling) in decisions {
-            let waiting = |(call, state): &&mut (ToolCall, State)| {
-                call.id == sent.id && !matches!(state, State::Running | State::Finished)
-            };
-            if let Some((_, state)) = self.calls.iter_mut().find(waiting) {
+        for (call, ruling) in decisions {
+            if let Some(state) = self.state_of(&call.id, |state| !state.has_begun()) {
                 *state = State::Decided { ruling: ruling.clone(), reconnected: false };
             }
         }
@@ -243,40 +248,46 @@ impl Batch {
 
     /// Returns the next step, as in the module's table. [`super::Quiet`] explains `quiet` and `heard`.
     pub fn next(&mut self, quiet: Duration, heard: bool) -> Next {
-        let Some(head) = self.calls.iter().position(|(_, state)| *state != State::Finished) else {
-            return Next::Wait;
-        };
+        let Some(head) = self.head() else { return Next::Wait };
         if quiet >= SETTLED {
             self.looked_away = false;
         }
         let every = self.asks == Asks::EveryCall;
-        let enough = |needed| every && !self.looked_away || quiet >= needed;
+        let is_sure = every && !self.looked_away;
+        let enough = |needed| is_sure || quiet >= needed;
+        let (call, state) = &self.calls[head];
         if self.is_twin(head) {
             // The server would apply the decision to the earlier, finished call, which kills the run (trap 2).
-            return if enough(PAUSED) { Next::Fail(self.calls[head].0.clone()) } else { Next::Wait };
+            return if enough(PAUSED) { Next::Fail(call.clone()) } else { Next::Wait };
         }
-        match &self.calls[head].1 {
-            State::Running | State::Finished => Next::Wait,
-            State::Decided { ruling, reconnected } => {
-                let (ruling, reconnected) = (ruling.clone(), *reconnected);
-                self.decided(head, ruling, reconnected, if reconnected && !heard { Duration::ZERO } else { quiet })
+        match state {
+            State::Decided { ruling, reconnected: false } if quiet >= UNHEARD => {
+                self.calls[head].1 = State::Decided { ruling: ruling.clone(), reconnected: true };
+                Next::Replay
             }
+            // Without a byte since the reconnect, the stream may be dead, and its quiet proves nothing.
+            State::Decided { ruling, reconnected: true }
+                if heard && quiet >= if every { STUCK } else { PAUSED } =>
+            {
+                self.doubled.push(call.id.clone());
+                Next::Send { decisions: vec![(call.clone(), ruling.clone())], again: true }
+            }
+            State::Decided { .. } | State::Running | State::Finished => Next::Wait,
             State::Undecided(_) if self.asks == Asks::NoCall => Next::Wait,
             State::Undecided(_) if self.adopted && quiet >= WRITTEN => Next::Adopt,
             State::Undecided(_) if self.adopted => Next::Wait,
             State::Undecided(_) if self.asks == Asks::Unknown => Next::Learn,
             State::Undecided(Some(ruling)) if ruling.verdict == Verdict::Pause => {
                 if enough(PAUSED) {
-                    Next::Pause(self.undecided().cloned().collect())
+                    Next::Pause
                 } else {
                     Next::Wait
                 }
             }
-            State::Undecided(_) if enough(SETTLED) => self.judge_or_send(head),
-            // Only sending must wait; judging goes on.
-            State::Undecided(_) if every => match self.judge_or_send(head) {
-                judge @ Next::Judge(_) => judge,
-                _ => Next::Wait,
+            State::Undecided(_) if every || enough(SETTLED) => match self.judge_or_send(head) {
+                // Only sending must wait; judging goes on.
+                Next::Send { .. } if !enough(SETTLED) => Next::Wait,
+                next => next,
             },
             State::Undecided(_) => Next::Wait,
         }
@@ -287,19 +298,6 @@ impl Batch {
         let (call, state) = &self.calls[head];
         let is_asked = matches!(self.asks, Asks::EveryCall | Asks::SomeCalls);
         is_asked && *state != State::Running && self.calls[..head].iter().any(|(before, _)| before.id == call.id)
-    }
-
-    fn decided(&mut self, head: usize, ruling: Ruling, reconnected: bool, quiet: Duration) -> Next {
-        let dropped_after = if self.asks == Asks::EveryCall { STUCK } else { PAUSED };
-        if !reconnected && quiet >= UNHEARD {
-            self.calls[head].1 = State::Decided { ruling, reconnected: true };
-            return Next::Replay;
-        }
-        if reconnected && quiet >= dropped_after {
-            self.doubled.push(self.calls[head].0.id.clone());
-            return Next::Send { decisions: vec![(self.calls[head].0.clone(), ruling)], again: true };
-        }
-        Next::Wait
     }
 
     /// Judges or sends the head. If the server asks about every call, the calls after it too, up to the first pause.
@@ -444,7 +442,6 @@ mod tests {
             decisions: calls.iter().map(|call| ((*call).clone(), Ruling::by_policy(Verdict::Accept))).collect(),
             again,
         };
-        let pause = |calls: &[&ToolCall]| Next::Pause(calls.iter().copied().cloned().collect());
         // Marks: j accept, p pause (judged), d decided, r decided and reconnected, s started, f finished, - nothing.
         let rows: Vec<(Asks, &str, u64, Next)> = vec![
             (NoCall, "---", 60_000, Next::Wait),
@@ -458,8 +455,8 @@ mod tests {
             (EveryCall, "jp-", 0, send(&[&a], false)),
             (EveryCall, "dp-", 2000, Next::Wait),
             (EveryCall, "sp-", 2000, Next::Wait),
-            (EveryCall, "fp-", 0, pause(&[&b, &c])),
-            (EveryCall, "p--", 0, pause(&[&a, &b, &c])),
+            (EveryCall, "fp-", 0, Next::Pause),
+            (EveryCall, "p--", 0, Next::Pause),
             (EveryCall, "ddd", 2750, Next::Wait),
             (EveryCall, "ddd", 3000, Next::Replay),
             (EveryCall, "rdd", 9_750, Next::Wait),
@@ -470,8 +467,8 @@ mod tests {
             (SomeCalls, "j--", 250, send(&[&a], false)),
             (SomeCalls, "jj-", 250, send(&[&a], false)),
             (SomeCalls, "p--", 1750, Next::Wait),
-            (SomeCalls, "p--", 2000, pause(&[&a, &b, &c])),
-            (SomeCalls, "pd-", 2000, pause(&[&a, &c])),
+            (SomeCalls, "p--", 2000, Next::Pause),
+            (SomeCalls, "pd-", 2000, Next::Pause),
             (SomeCalls, "s--", 60_000, Next::Wait),
             (SomeCalls, "fs-", 60_000, Next::Wait),
             (SomeCalls, "ff-", 250, Next::Judge(c.clone())),
@@ -500,6 +497,8 @@ mod tests {
             }
             batch.set_asks(asks);
             assert_eq!(batch.next(Duration::from_millis(quiet), true), expected, "{asks:?} {marks} {quiet}");
+            let pending = marks.chars().zip([&a, &b, &c]).filter(|(mark, _)| "jp-".contains(*mark));
+            assert!(batch.undecided().eq(pending.map(|(_, call)| call)), "{marks}");
         }
     }
 

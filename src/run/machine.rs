@@ -293,7 +293,7 @@ impl Machine {
             (Verdict::Reject(_), true) => {
                 return Some(format!("call {id} was to be rejected, but the server ran it by itself"));
             }
-            (Verdict::Accept, true) if self.batch.is_undecided(id) => "approved",
+            (Verdict::Accept, true) if self.batch.undecided().any(|call| call.id == id) => "approved",
             (Verdict::Accept, false) if self.batch.has_not_begun(id) => "rejected",
             _ => return None,
         };
@@ -415,7 +415,7 @@ impl Machine {
                 }
                 Next::Replay => Effect::Replay("a decision shows no effect"),
                 Next::Adopt => Effect::AskPending,
-                Next::Pause(_) => Effect::End(End::Paused(self.waiting())),
+                Next::Pause => Effect::End(End::Paused(self.waiting())),
                 Next::Fail(call) => {
                     let id = call.id;
                     let message =
