@@ -29,8 +29,8 @@ pub struct Transcript {
     turn_is_cut: bool,
     /// The current turn has no text so far.
     turn_is_empty: bool,
-    /// How much was shown: the number of whole turns with text, and the bytes of the turn after them.
-    out: (usize, usize),
+    /// What was shown: the number of whole turns with text, and the bytes of the turn after them.
+    shown: (usize, usize),
     /// Events were lost: no more text is shown until [`Transcript::heal`] gets the session's messages.
     held: Option<Held>,
     begun: bool,
@@ -42,10 +42,9 @@ pub struct Transcript {
 struct Held {
     /// The whole text of each turn.
     turns: Vec<String>,
-    /// The memory that they take, in bytes.
+    /// The memory of all turns that have ended, in bytes. The turns over [`MAX_TEXT`] are not held: they must come from
+    /// the messages.
     size: usize,
-    /// They take more than [`MAX_TEXT`]: later turns must come from the messages.
-    is_full: bool,
     /// No turn has begun since events were lost, so the first text may belong to the turn that was shown in part.
     same_turn: bool,
     /// The first text belongs to the turn that was shown in part.
@@ -53,17 +52,21 @@ struct Held {
 }
 
 impl Held {
+    const fn is_full(&self) -> bool {
+        self.size > MAX_TEXT
+    }
+
     /// Returns how many of the held turns these turns of the messages contain, and whether no text can be missing.
     fn known_among(&self, turns: &[String]) -> (usize, bool) {
         let all = self.turns.len();
         // The turns that were not held follow the held ones.
-        if self.is_full
+        if self.is_full()
             && (0..turns.len()).any(|at| turns[at..].len() > all && turns[at..].starts_with(&self.turns))
         {
             return (all, true);
         }
         let known = (0..=all).rev().find(|known| turns.ends_with(&self.turns[..*known])).unwrap_or(0);
-        (known, !self.is_full && (known > 0 || all == 0))
+        (known, !self.is_full() && (known > 0 || all == 0))
     }
 }
 
@@ -90,7 +93,7 @@ impl Transcript {
             is_cut: false,
             turn_is_cut: false,
             turn_is_empty: true,
-            out: (0, 0),
+            shown: (0, 0),
             held: None,
             begun: false,
         }
@@ -103,8 +106,8 @@ impl Transcript {
             held.same_turn = false;
             return;
         }
-        if self.out.1 > 0 {
-            self.out = (self.out.0 + 1, 0);
+        if self.shown.1 > 0 {
+            self.shown = (self.shown.0 + 1, 0);
         }
         self.begin();
     }
@@ -158,7 +161,7 @@ impl Transcript {
         if self.is_held() || text.is_empty() {
             return "";
         }
-        self.out.1 += text.len();
+        self.shown.1 += text.len();
         self.keep(text);
         text
     }
@@ -171,7 +174,7 @@ impl Transcript {
             return Some("");
         }
         let differs = self.said().is_some_and(|said| !text.starts_with(said));
-        if let Some(rest) = text.get(self.out.1..).filter(|_| !differs) {
+        if let Some(rest) = text.get(self.shown.1..).filter(|_| !differs) {
             return Some(self.delta(rest));
         }
         self.text.truncate(self.last);
@@ -183,14 +186,13 @@ impl Transcript {
     fn hold_turn(&mut self, text: &str) {
         let continues = self.said().map(|said| text.starts_with(said));
         let Some(held) = &mut self.held else { return };
-        if held.same_turn && self.out.1 > 0 && held.turns.is_empty() {
+        if held.same_turn && self.shown.1 > 0 && held.turns.is_empty() {
             // Only kept text can tell whether this is the same turn.
             let Some(continues) = continues else { return };
             held.continues = continues;
         }
         held.size += text.len() + TURN;
-        held.is_full |= held.size > MAX_TEXT;
-        if !text.is_empty() && !held.is_full {
+        if !text.is_empty() && !held.is_full() {
             held.turns.push(text.to_owned());
         }
     }
@@ -208,7 +210,9 @@ impl Transcript {
     /// less than the events, because they lag behind or the server is gone, the text of the events is used.
     pub fn heal(&mut self, messages: Vec<String>) -> Healed {
         let held = self.held.take().unwrap_or_default();
-        let (whole, bytes) = self.out;
+        let (whole, bytes) = self.shown;
+        // The held turns were not shown, so they can only follow the turns that were.
+        let before = whole + usize::from(bytes > 0 && !held.continues);
         let is_behind = messages.get(whole).map_or(messages.len() < whole || bytes > 0, |turn| turn.len() < bytes);
         self.begun = true;
         let mut healed = if is_behind {
@@ -216,17 +220,15 @@ impl Transcript {
                 self.text.truncate(self.last);
             }
             self.keep_turns(&held.turns);
-            self.out = (whole + usize::from(bytes > 0 && !held.continues) + held.turns.len(), 0);
+            self.shown = (before + held.turns.len(), 0);
             Healed { continues: held.continues, pieces: held.turns, complete: false }
         } else {
             let mut turns = messages;
-            // The held turns were not shown, so they can only follow the turns that were.
-            let later = &turns[turns.len().min(whole + usize::from(bytes > 0 && !held.continues))..];
-            let (known, complete) = held.known_among(later);
+            let (known, complete) = held.known_among(&turns[turns.len().min(before)..]);
             turns.extend(held.turns.into_iter().skip(known));
             self.text.clear();
             self.keep_turns(&turns);
-            self.out = (turns.len(), 0);
+            self.shown = (turns.len(), 0);
             Healed { continues: bytes > 0, pieces: turns.into_iter().skip(whole).collect(), complete }
         };
         if let Some(first) = healed.pieces.first_mut().filter(|_| healed.continues) {
