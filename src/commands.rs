@@ -386,7 +386,7 @@ impl Context<'_> {
         report.session_id = Some(session.to_string());
         if run.is_none() {
             let mut transcript = Transcript::new(self.output.keep());
-            self.output.healed(transcript.heal(history::read(self.client, session)?.texts))?;
+            self.output.fill_in(transcript.fill_in(history::read(self.client, session)?.texts))?;
             report.run.agent_message = transcript.last_turn().map(str::to_owned);
             report.run.text = transcript.into_all();
         }

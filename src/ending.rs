@@ -52,7 +52,7 @@ impl Follower<'_> {
         };
         let (resume_hint, cancel_tried) = self.leave(&end);
         self.watch.on_signal_say(OnSignal::NothingToCancel);
-        let healed = guard(|| self.last_look());
+        let looked = guard(|| self.last_look());
         self.say_what_else_is_known();
         let mut report = Report {
             fate: self.machine.fate().clone(),
@@ -63,7 +63,7 @@ impl Follower<'_> {
             run: self.machine.summary(),
             ..Report::new(end)
         };
-        if let Err(failure) = healed {
+        if let Err(failure) = looked {
             report.fail(failure);
         }
         report

@@ -213,9 +213,9 @@ impl<'a> Follower<'a> {
 
     /// Gives the machine an answer and shows the text and notice that it returns.
     pub(crate) fn take(&mut self, input: Input<'_>) -> Result<Effect, Failure> {
-        let Step { healed, notice, effect, .. } = self.machine.step(input);
-        if let Some(healed) = healed {
-            self.output.healed(healed)?;
+        let Step { filled_in, notice, effect, .. } = self.machine.step(input);
+        if let Some(filled_in) = filled_in {
+            self.output.fill_in(filled_in)?;
         }
         if let Some(notice) = notice {
             self.console.error(&notice);

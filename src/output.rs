@@ -9,7 +9,7 @@ use crate::descriptor::Pipe;
 use crate::outcome::{End, Exit, Failure, Reason, Report, Waiting};
 use crate::recording::Recording;
 use crate::result_file::ResultFile;
-use crate::run::transcript::{Healed, Keep, MAX_TEXT};
+use crate::run::transcript::{FilledIn, Keep, MAX_TEXT};
 use crate::watchdog::Watch;
 use serde::Serialize;
 use serde::de::IgnoredAny;
@@ -195,11 +195,11 @@ impl Output {
     }
 
     /// Writes text that was held back while events were missing.
-    pub fn healed(&mut self, healed: Healed) -> Result<(), Failure> {
-        if healed.continues {
+    pub fn fill_in(&mut self, filled_in: FilledIn) -> Result<(), Failure> {
+        if filled_in.continues {
             self.turn_begun = false;
         }
-        for text in healed.pieces {
+        for text in filled_in.pieces {
             self.text(&text)?;
             self.turn_begun = true;
         }

@@ -471,15 +471,15 @@ impl Machine {
         if !self.transcript.is_held() {
             return Effect::Continue.into();
         }
-        let healed = self.transcript.heal(history.texts);
+        let filled_in = self.transcript.fill_in(history.texts);
         if self.phase == Phase::CatchingUp {
             // Text of the past is not shown.
             return self.caught_up().into();
         }
-        let notice = (!healed.complete || self.superseded).then(|| {
+        let notice = (!filled_in.complete || self.superseded).then(|| {
             "some text may be missing: events were lost, and the session's messages are not complete".to_owned()
         });
-        Step { healed: Some(healed), notice, ..Effect::Continue.into() }
+        Step { filled_in: Some(filled_in), notice, ..Effect::Continue.into() }
     }
 
     fn waiting(&self) -> Waiting {

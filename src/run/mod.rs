@@ -48,7 +48,7 @@ use batch::Asks;
 use choices::Choices;
 use policy::{Policy, Ruling, Verdict};
 use std::time::Duration;
-use transcript::{Healed, Keep};
+use transcript::{FilledIn, Keep};
 
 /// The message about a session whose state is `failed` (protocol trap 21).
 pub const STATE_FAILED: &str = "the server says that the run failed, and not why; its log may tell";
@@ -171,7 +171,7 @@ pub struct Step<'a> {
     /// The agent's text to show now.
     pub text: &'a str,
     /// The agent's text that was held back while events were missing, to show now.
-    pub healed: Option<Healed>,
+    pub filled_in: Option<FilledIn>,
     /// A line for stderr.
     pub notice: Option<String>,
     pub effect: Effect,
@@ -179,7 +179,7 @@ pub struct Step<'a> {
 
 impl From<Effect> for Step<'_> {
     fn from(effect: Effect) -> Self {
-        Self { fresh: false, text: "", healed: None, notice: None, effect }
+        Self { fresh: false, text: "", filled_in: None, notice: None, effect }
     }
 }
 

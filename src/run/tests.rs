@@ -395,8 +395,8 @@ fn lost_text_comes_from_the_messages() {
     feed(&mut run, 9, &ours(COMPLETED));
     let texts = vec!["One and".into(), "two".into()];
     let step = run.step(Input::Messages(History { texts, known: true, ..History::default() }));
-    let healed = step.healed.unwrap();
-    assert_eq!((healed.continues, healed.pieces), (true, vec![" and".to_owned(), "two".to_owned()]));
+    let filled_in = step.filled_in.unwrap();
+    assert_eq!((filled_in.continues, filled_in.pieces), (true, vec![" and".to_owned(), "two".to_owned()]));
     assert_eq!(summary(run).text.as_deref(), Some("One and\ntwo"));
 }
 

@@ -31,7 +31,7 @@ pub struct Transcript {
     turn_is_empty: bool,
     /// What was shown: the number of whole turns with text, and the bytes of the turn after them.
     shown: (usize, usize),
-    /// Events were lost: no more text is shown until [`Transcript::heal`] gets the session's messages.
+    /// Events were lost: no more text is shown until [`Transcript::fill_in`] gets the session's messages.
     held: Option<Held>,
     begun: bool,
 }
@@ -75,7 +75,7 @@ const TURN: usize = 64;
 
 /// The text to show after a loss.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub struct Healed {
+pub struct FilledIn {
     /// The first piece continues the turn that was shown in part.
     pub continues: bool,
     /// One piece for each turn.
@@ -208,20 +208,20 @@ impl Transcript {
 
     /// Fills in the lost text from the session's messages: one string for each turn that has text. If the messages have
     /// less than the events, because they lag behind or the server is gone, the text of the events is used.
-    pub fn heal(&mut self, messages: Vec<String>) -> Healed {
+    pub fn fill_in(&mut self, messages: Vec<String>) -> FilledIn {
         let held = self.held.take().unwrap_or_default();
         let (whole, bytes) = self.shown;
         // The held turns were not shown, so they can only follow the turns that were.
         let before = whole + usize::from(bytes > 0 && !held.continues);
         let is_behind = messages.get(whole).map_or(messages.len() < whole || bytes > 0, |turn| turn.len() < bytes);
         self.begun = true;
-        let mut healed = if is_behind {
+        let mut filled_in = if is_behind {
             if held.continues {
                 self.text.truncate(self.last);
             }
             self.keep_turns(&held.turns);
             self.shown = (before + held.turns.len(), 0);
-            Healed { continues: held.continues, pieces: held.turns, complete: false }
+            FilledIn { continues: held.continues, pieces: held.turns, complete: false }
         } else {
             let mut turns = messages;
             let (known, complete) = held.known_among(&turns[turns.len().min(before)..]);
@@ -229,12 +229,12 @@ impl Transcript {
             self.text.clear();
             self.keep_turns(&turns);
             self.shown = (turns.len(), 0);
-            Healed { continues: bytes > 0, pieces: turns.into_iter().skip(whole).collect(), complete }
+            FilledIn { continues: bytes > 0, pieces: turns.into_iter().skip(whole).collect(), complete }
         };
-        if let Some(first) = healed.pieces.first_mut().filter(|_| healed.continues) {
+        if let Some(first) = filled_in.pieces.first_mut().filter(|_| filled_in.continues) {
             *first = first.get(bytes..).unwrap_or_default().to_owned();
         }
-        healed
+        filled_in
     }
 
     fn keep_turns(&mut self, turns: &[String]) {
