@@ -5,13 +5,13 @@ use crate::cli::{self, Cli, Format, PlainFormat, mistake};
 use crate::client::{Address, Client, Headers, Options, new_key};
 use crate::console::{Console, Level};
 use crate::ending::{self, Cancel, announce, command, guard, on_signal, silence_panics};
-use crate::follow::{Context, Follower, asks, session_state};
+use crate::follow::{Context, Follower, asked_calls, session_state};
 use crate::history::{self, LastRun};
 use crate::input;
 use crate::outcome::{Class, End, Exit, Failure, Fate, Reason, Report};
 use crate::output::Output;
 use crate::rehearsal::Rehearsal;
-use crate::run::batch::Asks;
+use crate::run::batch::AskedCalls;
 use crate::run::choices::Choices;
 use crate::run::transcript::Transcript;
 use crate::run::{self, Start};
@@ -179,7 +179,7 @@ impl Context<'_> {
             }
         };
         self.console.progress(&format!("session {session}"));
-        let asks = self.asks(settings)?;
+        let asked = self.asked_calls(settings)?;
         let prompt = Prompt { session, is_new_session, message, key: new_key() };
         self.watch.on_signal_say(on_signal(&settings.follow));
         let sent_at = Instant::now();
@@ -196,7 +196,7 @@ impl Context<'_> {
             sandbox: settings.message.sandbox,
             max_tokens: settings.max_tokens,
             max_tool_calls: settings.max_tool_calls,
-            ..self.options(run_id, asks, Start::Fresh, &settings.follow)
+            ..self.options(run_id, asked, Start::Fresh, &settings.follow)
         };
         Ok(Follower::new(&mut self, &settings.follow, session, options, Some(sent_at)).run(None))
     }
@@ -212,25 +212,25 @@ impl Context<'_> {
     }
 
     /// Returns the calls that the server asks about, as far as this is known before the run.
-    fn asks(&self, settings: &settings::Run) -> Result<Asks, Failure> {
+    fn asked_calls(&self, settings: &settings::Run) -> Result<AskedCalls, Failure> {
         Ok(match settings.message.approval {
-            Approval::Ask => Asks::EveryCall,
-            Approval::List(_) => Asks::SomeCalls,
+            Approval::Ask => AskedCalls::EveryCall,
+            Approval::List(_) => AskedCalls::SomeCalls,
             Approval::Servers if settings.only_pauses => {
-                let asks = asks(self.client.config()?.auto_approve_mode);
-                if asks == Asks::NoCall {
+                let asked = asked_calls(self.client.config()?.auto_approve_mode);
+                if asked == AskedCalls::NoCall {
                     self.console.error("nothing will pause: the server approves every tool call by itself");
                 }
-                asks
+                asked
             }
-            Approval::Servers => Asks::Unknown,
+            Approval::Servers => AskedCalls::Unknown,
         })
     }
 
-    pub fn options(&self, run_id: String, asks: Asks, start: Start, follow: &Follow) -> run::Options {
+    pub fn options(&self, run_id: String, asked: AskedCalls, start: Start, follow: &Follow) -> run::Options {
         run::Options {
             run_id,
-            asks,
+            asked,
             keep: self.output.keep(),
             start,
             is_first: false,
@@ -269,7 +269,7 @@ impl Context<'_> {
     fn stop_run(&mut self, session: Uuid, run: String, follow: &Follow, client: &Client, report: &mut Report) {
         report.run.run_id = Some(run.clone());
         report.cancel_tried = true;
-        let options = self.options(run, Asks::Unknown, Start::Peek, follow);
+        let options = self.options(run, AskedCalls::Unknown, Start::Peek, follow);
         let mut follower = Follower::new(self, follow, session, options, None);
         follower.cancel(client);
         report.fate = follower.machine.fate().clone();
@@ -304,7 +304,7 @@ impl Context<'_> {
         };
         let active_since = Instant::now();
         self.console.progress(&format!("resuming run {run_id} of session {session}"));
-        let options = self.options(run_id.to_string(), Asks::SomeCalls, Start::Waiting, follow);
+        let options = self.options(run_id.to_string(), AskedCalls::SomeCalls, Start::Waiting, follow);
         let options = run::Options { choices: Some(choices), ..options };
         Ok(Follower::new(&mut self, follow, session, options, Some(active_since)).run(None))
     }
@@ -349,7 +349,7 @@ impl Context<'_> {
             }
         };
         self.console.progress(&format!("attached to run {run_id}"));
-        let options = self.options(run_id.to_string(), Asks::SomeCalls, Start::Fresh, follow);
+        let options = self.options(run_id.to_string(), AskedCalls::SomeCalls, Start::Fresh, follow);
         Ok(Follower::new(&mut self, follow, session, options, active_since).run(known))
     }
 
@@ -401,7 +401,7 @@ impl Context<'_> {
             return Ok(Report::new(End::Completed));
         };
         let follow = Follow::default();
-        let options = self.options(run_id.to_string(), Asks::SomeCalls, Start::Peek, &follow);
+        let options = self.options(run_id.to_string(), AskedCalls::SomeCalls, Start::Peek, &follow);
         let mut follower = Follower::new(&mut self, &follow, session, options, None);
         match follower.stop(follower.client) {
             Cancel::Ended => {

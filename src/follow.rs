@@ -8,7 +8,7 @@ use crate::console::Console;
 use crate::history;
 use crate::outcome::{End, Failure, Reason};
 use crate::output::{Output, seconds};
-use crate::run::batch::Asks;
+use crate::run::batch::AskedCalls;
 use crate::run::policy::{Ruling, Verdict};
 use crate::run::{Effect, Input, Machine, Options, State, Step, Uptime};
 use crate::settings::Follow;
@@ -224,9 +224,9 @@ impl<'a> Follower<'a> {
     }
 
     fn ask_config(&mut self) -> Result<Input<'static>, Failure> {
-        let asks = asks(self.client.config()?.auto_approve_mode);
+        let asked = asked_calls(self.client.config()?.auto_approve_mode);
         self.stream.restart_quiet();
-        Ok(Input::Asks(asks))
+        Ok(Input::AskedCalls(asked))
     }
 
     fn take_back(&mut self, call_id: &str) {
@@ -333,11 +333,11 @@ impl<'a> Follower<'a> {
 }
 
 /// Returns the calls that a server with this policy asks about.
-pub const fn asks(mode: AutoApprove) -> Asks {
+pub const fn asked_calls(mode: AutoApprove) -> AskedCalls {
     match mode {
-        AutoApprove::None => Asks::EveryCall,
-        AutoApprove::All => Asks::NoCall,
-        AutoApprove::Custom => Asks::SomeCalls,
+        AutoApprove::None => AskedCalls::EveryCall,
+        AutoApprove::All => AskedCalls::NoCall,
+        AutoApprove::Custom => AskedCalls::SomeCalls,
     }
 }
 

@@ -9,7 +9,7 @@ use crate::ending::resume_command;
 use crate::follow::{Context, Follower};
 use crate::outcome::{End, Failure, Report, Waiting};
 use crate::output::{describe, seconds};
-use crate::run::batch::{Asks, PAUSED};
+use crate::run::batch::{AskedCalls, PAUSED};
 use crate::run::{Effect, Input, Machine, Start};
 use crate::settings::Follow;
 use serde::Serialize;
@@ -156,7 +156,7 @@ impl Context<'_> {
     /// Follows a run until it is clear whether it waits for approval.
     fn peek(&mut self, session: Uuid, run: Uuid) -> Result<End, Failure> {
         let follow = Follow::default();
-        let options = self.options(run.to_string(), Asks::SomeCalls, Start::Peek, &follow);
+        let options = self.options(run.to_string(), AskedCalls::SomeCalls, Start::Peek, &follow);
         let mut follower = Follower::new(self, &follow, session, options, Some(Instant::now()));
         match follower.follow(None)? {
             End::Failed(failure) if follower.machine.fate().is_open() => Err(failure),
@@ -243,7 +243,8 @@ impl Context<'_> {
             for (session, run) in some {
                 let pending = self.client.pending(session.id)?;
                 if pending.run_id == Some(*run) && !pending.tool_calls.is_empty() {
-                    let options = self.options(run.to_string(), Asks::SomeCalls, Start::Peek, &Follow::default());
+                    let options =
+                        self.options(run.to_string(), AskedCalls::SomeCalls, Start::Peek, &Follow::default());
                     looks.push(Look::new(&client, session, *run, Machine::new(options))?);
                 }
             }

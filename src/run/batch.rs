@@ -48,7 +48,7 @@ pub const WRITTEN: Duration = Duration::from_secs(6);
 
 /// The calls that the server asks about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Asks {
+pub enum AskedCalls {
     /// Not known: `/v1/config` can tell.
     Unknown,
     /// The run has `auto_approve: "none"`, or the server's configuration has it.
@@ -101,7 +101,7 @@ impl State {
 /// The calls of the current turn, in the order in which the server handles them.
 #[derive(Clone, Debug)]
 pub struct Batch {
-    asks: Asks,
+    asked: AskedCalls,
     calls: Vec<(ToolCall, State)>,
     /// The event ID of the proposal.
     proposal: Option<u64>,
@@ -116,9 +116,9 @@ pub struct Batch {
 }
 
 impl Batch {
-    pub const fn new(asks: Asks) -> Self {
+    pub const fn new(asked: AskedCalls) -> Self {
         Self {
-            asks,
+            asked,
             calls: Vec::new(),
             proposal: None,
             unplaced: Vec::new(),
@@ -128,8 +128,8 @@ impl Batch {
         }
     }
 
-    pub const fn set_asks(&mut self, asks: Asks) {
-        self.asks = asks;
+    pub const fn set_asked(&mut self, asked: AskedCalls) {
+        self.asked = asked;
     }
 
     /// Begins a new batch. `event_id` is that of the proposal.
@@ -204,7 +204,7 @@ impl Batch {
     /// Returns whether the server may wait for a decision.
     pub fn may_wait(&self) -> bool {
         let head = self.head().map(|head| &self.calls[head].1);
-        self.asks != Asks::NoCall && matches!(head, Some(State::Undecided(_)))
+        self.asked != AskedCalls::NoCall && matches!(head, Some(State::Undecided(_)))
     }
 
     /// Returns the position of the first call that has not finished.
@@ -252,7 +252,7 @@ impl Batch {
         if quiet >= SETTLED {
             self.looked_away = false;
         }
-        let every = self.asks == Asks::EveryCall;
+        let every = self.asked == AskedCalls::EveryCall;
         let is_sure = every && !self.looked_away;
         let enough = |needed| is_sure || quiet >= needed;
         let (call, state) = &self.calls[head];
@@ -273,10 +273,10 @@ impl Batch {
                 Next::Send { decisions: vec![(call.clone(), ruling.clone())], again: true }
             }
             State::Decided { .. } | State::Running | State::Finished => Next::Wait,
-            State::Undecided(_) if self.asks == Asks::NoCall => Next::Wait,
+            State::Undecided(_) if self.asked == AskedCalls::NoCall => Next::Wait,
             State::Undecided(_) if self.adopted && quiet >= WRITTEN => Next::Adopt,
             State::Undecided(_) if self.adopted => Next::Wait,
-            State::Undecided(_) if self.asks == Asks::Unknown => Next::Learn,
+            State::Undecided(_) if self.asked == AskedCalls::Unknown => Next::Learn,
             State::Undecided(Some(ruling)) if ruling.verdict == Verdict::Pause => {
                 if enough(PAUSED) {
                     Next::Pause
@@ -296,14 +296,14 @@ impl Batch {
     /// Returns whether an earlier call has the head's ID, and the server may ask about the head.
     fn is_twin(&self, head: usize) -> bool {
         let (call, state) = &self.calls[head];
-        let is_asked = matches!(self.asks, Asks::EveryCall | Asks::SomeCalls);
+        let is_asked = matches!(self.asked, AskedCalls::EveryCall | AskedCalls::SomeCalls);
         is_asked && *state != State::Running && self.calls[..head].iter().any(|(before, _)| before.id == call.id)
     }
 
     /// Judges or sends the head. If the server asks about every call, the calls after it too, up to the first pause.
     fn judge_or_send(&self, head: usize) -> Next {
         let mut decisions = Vec::new();
-        let reach = if self.asks == Asks::EveryCall { self.calls.len() } else { head + 1 };
+        let reach = if self.asked == AskedCalls::EveryCall { self.calls.len() } else { head + 1 };
         for (call, state) in &self.calls[head..reach] {
             match state {
                 State::Undecided(None) => return Next::Judge(call.clone()),
@@ -329,16 +329,16 @@ mod tests {
         ids.iter().map(|id| call(id)).collect()
     }
 
-    fn proposed(asks: Asks, ids: &[&str]) -> Batch {
-        let mut batch = Batch::new(asks);
+    fn proposed(asked: AskedCalls, ids: &[&str]) -> Batch {
+        let mut batch = Batch::new(asked);
         batch.propose(calls(ids), None);
         batch
     }
 
     #[test]
     fn a_batch_without_a_proposal_is_decided_only_after_the_messages_are_written() {
-        for asks in [Asks::SomeCalls, Asks::EveryCall] {
-            let mut batch = Batch::new(asks);
+        for asked in [AskedCalls::SomeCalls, AskedCalls::EveryCall] {
+            let mut batch = Batch::new(asked);
             batch.adopt(calls(&["a", "b"]), &[]);
             assert_eq!(batch.next(Duration::ZERO, true), Next::Wait);
             assert_eq!(batch.next(WRITTEN - SETTLED, true), Next::Wait);
@@ -346,14 +346,14 @@ mod tests {
             batch.adopt(calls(&["a", "b"]), &["a".into()]);
             assert_eq!(batch.next(SETTLED, true), Next::Judge(call("b")));
         }
-        let mut batch = Batch::new(Asks::NoCall);
+        let mut batch = Batch::new(AskedCalls::NoCall);
         batch.adopt(calls(&["a"]), &[]);
         assert_eq!(batch.next(WRITTEN, true), Next::Wait, "nothing is asked about");
     }
 
     #[test]
     fn a_new_pending_list_or_a_proposal_replaces_an_adopted_batch() {
-        let mut batch = Batch::new(Asks::SomeCalls);
+        let mut batch = Batch::new(AskedCalls::SomeCalls);
         batch.adopt(calls(&["a"]), &[]);
         batch.adopt(calls(&["b"]), &[]);
         assert_eq!(batch.next(SETTLED, true), Next::Wait);
@@ -372,7 +372,7 @@ mod tests {
             (0, long(MAX_NAME), true),
             (0, long(MAX_NAME + 1), false),
         ] {
-            let mut batch = Batch::new(Asks::SomeCalls);
+            let mut batch = Batch::new(AskedCalls::SomeCalls);
             (0..others).for_each(|number| batch.finished(&number.to_string()));
             batch.started(&id);
             batch.propose(calls(&[&id, "b"]), None);
@@ -383,7 +383,7 @@ mod tests {
 
     #[test]
     fn after_a_time_without_reads_sending_needs_quiet() {
-        let mut batch = proposed(Asks::EveryCall, &["a", "b"]);
+        let mut batch = proposed(AskedCalls::EveryCall, &["a", "b"]);
         batch.judged("a", Ruling::by_policy(Verdict::Accept));
         batch.look_away();
         assert_eq!(batch.next(Duration::ZERO, true), Next::Judge(call("b")), "judging goes on");
@@ -397,7 +397,7 @@ mod tests {
 
     #[test]
     fn a_cleared_batch_knows_nothing() {
-        let mut batch = proposed(Asks::SomeCalls, &["a"]);
+        let mut batch = proposed(AskedCalls::SomeCalls, &["a"]);
         assert!(!batch.is_empty());
         batch.clear();
         assert!(batch.is_empty() && batch.undecided().next().is_none());
@@ -409,7 +409,7 @@ mod tests {
 
     #[test]
     fn the_first_verdict_on_a_call_is_final() {
-        let mut batch = proposed(Asks::EveryCall, &["a", "b"]);
+        let mut batch = proposed(AskedCalls::EveryCall, &["a", "b"]);
         batch.judged("b", Ruling::by_policy(Verdict::Accept));
         assert_eq!(batch.next(Duration::ZERO, true), Next::Judge(call("a")));
         batch.judged("a", Ruling::by_policy(Verdict::Reject(None)));
@@ -423,7 +423,7 @@ mod tests {
 
     #[test]
     fn a_call_has_begun_once_it_runs_or_has_finished() {
-        let mut batch = proposed(Asks::SomeCalls, &["a", "b"]);
+        let mut batch = proposed(AskedCalls::SomeCalls, &["a", "b"]);
         assert!(batch.has_not_begun("a") && !batch.has_not_begun("z"));
         batch.sent(&[(call("a"), Ruling::by_policy(Verdict::Accept))]);
         assert!(batch.has_not_begun("a"));
@@ -436,14 +436,14 @@ mod tests {
     /// The module's table, row by row.
     #[test]
     fn each_row_of_the_table_has_its_next_step() {
-        use Asks::{EveryCall, NoCall, SomeCalls, Unknown};
+        use AskedCalls::{EveryCall, NoCall, SomeCalls, Unknown};
         let [a, b, c] = [call("a"), call("b"), call("c")];
         let send = |calls: &[&ToolCall], again| Next::Send {
             decisions: calls.iter().map(|call| ((*call).clone(), Ruling::by_policy(Verdict::Accept))).collect(),
             again,
         };
         // Marks: j accept, p pause (judged), d decided, r decided and reconnected, s started, f finished, - nothing.
-        let rows: Vec<(Asks, &str, u64, Next)> = vec![
+        let rows: Vec<(AskedCalls, &str, u64, Next)> = vec![
             (NoCall, "---", 60_000, Next::Wait),
             (NoCall, "f--", 60_000, Next::Wait),
             (Unknown, "---", 0, Next::Learn),
@@ -479,7 +479,7 @@ mod tests {
             (SomeCalls, "r--", 2000, send(&[&a], true)),
             (SomeCalls, "rs-", 2000, send(&[&a], true)),
         ];
-        for (asks, marks, quiet, expected) in rows {
+        for (asked, marks, quiet, expected) in rows {
             let mut batch = proposed(NoCall, &["a", "b", "c"]);
             for (mark, call) in marks.chars().zip([&a, &b, &c]) {
                 match mark {
@@ -491,12 +491,12 @@ mod tests {
                     _ => {}
                 }
                 if mark == 'r' {
-                    batch.set_asks(asks);
+                    batch.set_asked(asked);
                     assert_eq!(batch.next(UNHEARD, true), Next::Replay);
                 }
             }
-            batch.set_asks(asks);
-            assert_eq!(batch.next(Duration::from_millis(quiet), true), expected, "{asks:?} {marks} {quiet}");
+            batch.set_asked(asked);
+            assert_eq!(batch.next(Duration::from_millis(quiet), true), expected, "{asked:?} {marks} {quiet}");
             let pending = marks.chars().zip([&a, &b, &c]).filter(|(mark, _)| "jp-".contains(*mark));
             assert!(batch.undecided().eq(pending.map(|(_, call)| call)), "{marks}");
         }
@@ -505,7 +505,7 @@ mod tests {
     #[test]
     fn a_decision_is_sent_again_only_on_a_live_stream_and_then_taken_back() {
         for (ids, taken_back) in [(&["z", "a"][..], true), (&["a", "z"], false)] {
-            let mut batch = proposed(Asks::SomeCalls, ids);
+            let mut batch = proposed(AskedCalls::SomeCalls, ids);
             if ids[0] == "z" {
                 batch.finished("z");
             }

@@ -81,7 +81,7 @@ impl Machine {
         Self {
             phase,
             transcript: Transcript::new(options.keep),
-            batch: Batch::new(options.asks),
+            batch: Batch::new(options.asked),
             tally: Tally::default(),
             fate: Fate::Open,
             silence: Silence::default(),
@@ -158,8 +158,8 @@ impl Machine {
             Input::Quiet { silence, now } => self.quiet(silence, now),
             Input::State(state) => self.state(state),
             Input::Health(uptime) => self.health(uptime),
-            Input::Asks(asks) => {
-                self.batch.set_asks(asks);
+            Input::AskedCalls(asked) => {
+                self.batch.set_asked(asked);
                 self.disturbed();
                 self.batch_effect()
             }

@@ -44,7 +44,7 @@ pub use machine::Machine;
 
 use crate::agent::events::{Envelope, ToolCall};
 use crate::outcome::{End, Failure};
-use batch::Asks;
+use batch::AskedCalls;
 use choices::Choices;
 use policy::{Policy, Ruling, Verdict};
 use std::time::Duration;
@@ -74,7 +74,7 @@ pub enum Input<'a> {
     /// The answer to [`Effect::AskHealth`]; `None` if the server did not answer.
     Health(Option<Uptime>),
     /// The answer to [`Effect::AskConfig`].
-    Asks(Asks),
+    AskedCalls(AskedCalls),
     /// The answer to [`Effect::AskProgram`]. The stream was not read while the program ran.
     Judged {
         call_id: &'a str,
@@ -137,7 +137,7 @@ pub struct History {
 pub enum Effect {
     /// Read the stream.
     Continue,
-    /// Ask `/v1/config`, and answer with [`Input::Asks`].
+    /// Ask `/v1/config`, and answer with [`Input::AskedCalls`].
     AskConfig,
     /// Ask the policy program about this call, and answer with [`Input::Judged`].
     AskProgram(ToolCall),
@@ -198,7 +198,7 @@ pub enum Start {
 #[derive(Clone, Debug)]
 pub struct Options {
     pub run_id: String,
-    pub asks: Asks,
+    pub asked: AskedCalls,
     pub keep: Keep,
     pub start: Start,
     /// Whether the session is new: no other run came before this one.

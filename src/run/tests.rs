@@ -1,6 +1,6 @@
 //! The machine's table, row by row, and the machine against a model of the server.
 
-use super::batch::Asks;
+use super::batch::AskedCalls;
 use super::policy::{OnApproval, Policy, Verdict};
 use super::*;
 use crate::agent::events::{Arguments, Usage, decode};
@@ -26,7 +26,7 @@ fn policy(on_approval: OnApproval) -> Policy {
 fn options(start: Start) -> Options {
     Options {
         run_id: RUN.into(),
-        asks: Asks::SomeCalls,
+        asked: AskedCalls::SomeCalls,
         keep: Keep::Everything,
         start,
         is_first: false,
@@ -672,7 +672,7 @@ fn each_recorded_run_has_its_recorded_result() {
     for (stream, prefix, expected, last, turns, calls) in rows {
         let at = stream.find(prefix).unwrap();
         let run_id = stream[at..at + 36].into();
-        let mut run = Machine::new(Options { run_id, asks: Asks::NoCall, ..options(Start::Fresh) });
+        let mut run = Machine::new(Options { run_id, asked: AskedCalls::NoCall, ..options(Start::Fresh) });
         let mut parser = Parser::new();
         // The recording stops with the last line; the blank one that dispatches it is missing.
         let stream = format!("{stream}\n\n");

@@ -174,13 +174,13 @@ impl Server {
 
 /// Follows the run like [`crate::follow`], on a network with a delay of `delay` ms each way. `breaks` are the ticks at
 /// which the connection is cut. The policy answers like a policy program.
-fn follow(plans: &[Plan], asks: Asks, delay: u64, breaks: &[u64]) -> (End, Server) {
+fn follow(plans: &[Plan], asked: AskedCalls, delay: u64, breaks: &[u64]) -> (End, Server) {
     let mut server = Server::new(plans.to_vec());
-    if asks == Asks::EveryCall {
+    if asked == AskedCalls::EveryCall {
         server.entries.fill(Entry::Waiting);
     }
     let policy = Policy { program: true, ..Policy::default() };
-    let mut run = Machine::new(Options { asks, policy, ..options(Start::Fresh) });
+    let mut run = Machine::new(Options { asked, policy, ..options(Start::Fresh) });
     let (mut time, mut silent, mut last_event, mut seen) = (0, 0, 0, 0);
     for ticks in 0..100_000 {
         server.advance(time);
@@ -249,7 +249,7 @@ fn follow(plans: &[Plan], asks: Asks, delay: u64, breaks: &[u64]) -> (End, Serve
             };
         }
     }
-    panic!("it never ends: {plans:?} {asks:?} {delay}");
+    panic!("it never ends: {plans:?} {asked:?} {delay}");
 }
 
 /// All times in ms.
@@ -292,8 +292,8 @@ proptest! {
         delay in 0..100_u64,
         breaks in prop::collection::vec(0..60_u64, 0..3),
     ) {
-        let asks = if every { Asks::EveryCall } else { Asks::SomeCalls };
-        let (end, mut server) = follow(&plans, asks, delay, &breaks);
+        let asked = if every { AskedCalls::EveryCall } else { AskedCalls::SomeCalls };
+        let (end, mut server) = follow(&plans, asked, delay, &breaks);
         prop_assert!(!server.dead, "a wrong guess killed the run");
         for id in &server.ran {
             let plan = &plans[*id];

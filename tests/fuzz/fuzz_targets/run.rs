@@ -7,7 +7,7 @@ use libfuzzer_sys::fuzz_target;
 use sortie::agent::events::decode;
 use sortie::agent::sse::Parser;
 use sortie::outcome::{COMPLETED, End, Fate};
-use sortie::run::batch::Asks;
+use sortie::run::batch::AskedCalls;
 use sortie::run::policy::{OnApproval, Policy};
 use sortie::run::transcript::Keep;
 use sortie::run::{Effect, History, Input, Machine, Options, Silence, Start, State};
@@ -47,10 +47,10 @@ fn event(kind: u8, call: u8, turn: u8) -> String {
     }
 }
 
-fn options(run_id: &str, start: Start, asks: Asks) -> Options {
+fn options(run_id: &str, start: Start, asked: AskedCalls) -> Options {
     Options {
         run_id: run_id.into(),
-        asks,
+        asked,
         keep: Keep::Everything,
         start,
         policy: Policy { on_approval: OnApproval::Accept, ..Policy::default() },
@@ -81,7 +81,7 @@ fn follow(mut stream: &[u8]) {
         let id = frame.id.and_then(|id| id.parse().ok());
         let Ok(envelope) = decode(&frame) else { continue };
         let ours = envelope.run_id.as_deref().unwrap_or_default();
-        let machine = run.get_or_insert_with(|| Machine::new(options(ours, Start::Fresh, Asks::SomeCalls)));
+        let machine = run.get_or_insert_with(|| Machine::new(options(ours, Start::Fresh, AskedCalls::SomeCalls)));
         if let Effect::End(_) = machine.step(Input::Event(id, &envelope)).effect {
             break;
         }
@@ -94,8 +94,8 @@ fn follow(mut stream: &[u8]) {
 
 fn steer(start: u8, told: Vec<Told>) {
     let start_of = [Start::Fresh, Start::Waiting, Start::Peek][usize::from(start % 3)];
-    let asks = [Asks::EveryCall, Asks::SomeCalls, Asks::NoCall, Asks::Unknown][usize::from(start / 4 % 4)];
-    let mut run = Machine::new(options(RUN, start_of, asks));
+    let asked = [AskedCalls::EveryCall, AskedCalls::SomeCalls, AskedCalls::NoCall, AskedCalls::Unknown][usize::from(start / 4 % 4)];
+    let mut run = Machine::new(options(RUN, start_of, asked));
     let mut begun: HashSet<String> = HashSet::new();
     for (input, id) in told.into_iter().zip(1..) {
         let json = match &input {
@@ -146,7 +146,7 @@ fn steer(start: u8, told: Vec<Told>) {
                     }
                     run.step(Input::Sent).effect
                 }
-                Effect::AskConfig => run.step(Input::Asks(Asks::SomeCalls)).effect,
+                Effect::AskConfig => run.step(Input::AskedCalls(AskedCalls::SomeCalls)).effect,
                 _ => break,
             };
         }
