@@ -108,7 +108,7 @@ pub struct Batch {
     /// The states of calls whose proposal has left the server's ring.
     unplaced: Vec<(String, State)>,
     /// The stream was not read for a while.
-    looked_away: bool,
+    has_unread_time: bool,
     /// The batch came from the pending list, which does not tell which calls have finished.
     adopted: bool,
     /// The calls whose decision was sent twice and not taken back.
@@ -122,7 +122,7 @@ impl Batch {
             calls: Vec::new(),
             proposal: None,
             unplaced: Vec::new(),
-            looked_away: false,
+            has_unread_time: false,
             adopted: false,
             doubled: Vec::new(),
         }
@@ -181,8 +181,8 @@ impl Batch {
     }
 
     /// Notes that the stream was not read for a while.
-    pub const fn look_away(&mut self) {
-        self.looked_away = true;
+    pub const fn note_unread_time(&mut self) {
+        self.has_unread_time = true;
     }
 
     /// Forgets the calls, when the turn has ended or its events were lost.
@@ -250,10 +250,10 @@ impl Batch {
     pub fn next(&mut self, quiet: Duration, heard: bool) -> Next {
         let Some(head) = self.head() else { return Next::Wait };
         if quiet >= SETTLED {
-            self.looked_away = false;
+            self.has_unread_time = false;
         }
         let every = self.asked == AskedCalls::EveryCall;
-        let is_sure = every && !self.looked_away;
+        let is_sure = every && !self.has_unread_time;
         let enough = |needed| is_sure || quiet >= needed;
         let (call, state) = &self.calls[head];
         if self.is_twin(head) {
@@ -385,7 +385,7 @@ mod tests {
     fn after_a_time_without_reads_sending_needs_quiet() {
         let mut batch = proposed(AskedCalls::EveryCall, &["a", "b"]);
         batch.judged("a", Ruling::by_policy(Verdict::Accept));
-        batch.look_away();
+        batch.note_unread_time();
         assert_eq!(batch.next(Duration::ZERO, true), Next::Judge(call("b")), "judging goes on");
         batch.judged("b", Ruling::by_policy(Verdict::Accept));
         assert_eq!(batch.next(Duration::ZERO, true), Next::Wait);

@@ -165,7 +165,7 @@ impl Machine {
             }
             Input::Judged { call_id, verdict } => {
                 self.batch.judged(call_id, Ruling { verdict, by: By::Program });
-                self.batch.look_away();
+                self.batch.note_unread_time();
                 self.disturbed();
                 self.batch_effect()
             }
