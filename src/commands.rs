@@ -304,7 +304,7 @@ impl Context<'_> {
         };
         let active_since = Instant::now();
         self.console.progress(&format!("resuming run {run_id} of session {session}"));
-        let options = self.options(run_id.to_string(), AskedCalls::SomeCalls, Start::Waiting, follow);
+        let options = self.options(run_id.to_string(), AskedCalls::SomeCalls, Start::FromNow, follow);
         let options = run::Options { choices: Some(choices), ..options };
         Ok(Follower::new(&mut self, follow, session, options, Some(active_since)).run(None))
     }

@@ -76,7 +76,7 @@ impl Machine {
     pub fn new(mut options: Options) -> Self {
         let phase = match options.start {
             Start::Fresh => Phase::Following,
-            Start::Waiting | Start::Peek => Phase::CatchingUp,
+            Start::FromNow | Start::Peek => Phase::CatchingUp,
         };
         Self {
             phase,

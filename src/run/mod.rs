@@ -189,7 +189,7 @@ pub enum Start {
     /// Show the run from its first event to its end (`run`, `attach`).
     Fresh,
     /// Show the run from now to its end (`resume`).
-    Waiting,
+    FromNow,
     /// Show nothing, and stop once it is clear whether the run waits for approval (`pending`).
     Peek,
 }

@@ -415,7 +415,7 @@ fn a_call_with_the_id_of_an_earlier_call_is_never_decided() {
 
 #[test]
 fn events_before_a_resume_are_not_shown_but_count() {
-    let mut run = machine(Start::Waiting);
+    let mut run = machine(Start::FromNow);
     feed(&mut run, 1, &ours(STARTED));
     feed(&mut run, 2, &ours(&turn(1)));
     let told = feed(&mut run, 3, &ours(&delta("old")));
@@ -430,7 +430,7 @@ fn events_before_a_resume_are_not_shown_but_count() {
 
 #[test]
 fn catching_up_with_a_busy_run_ends_after_five_seconds() {
-    let mut run = machine(Start::Waiting);
+    let mut run = machine(Start::FromNow);
     feed(&mut run, 1, &ours(STARTED));
     feed(&mut run, 2, &proposal(&["a"]));
     feed(&mut run, 3, &ours(r#"{"ToolExecutionStarted":{"tool_call_id":"a"}}"#));
@@ -459,7 +459,7 @@ fn choices_are_checked_before_anything_is_sent() {
         (all, &[], Some(Reason::Conflict)),
     ];
     for (choices, pending, expected) in rows {
-        let mut run = Machine::new(Options { choices: Some(choices.clone()), ..options(Start::Waiting) });
+        let mut run = Machine::new(Options { choices: Some(choices.clone()), ..options(Start::FromNow) });
         feed(&mut run, 1, &ours(STARTED));
         if !pending.is_empty() {
             feed(&mut run, 2, &proposal(pending));
@@ -480,7 +480,7 @@ fn choices_are_checked_before_anything_is_sent() {
 fn approving_one_batch_does_not_approve_the_next() {
     let choices = Some(Choices { approve_all: true, ..Choices::default() });
     let policy = policy(OnApproval::Pause);
-    let mut run = Machine::new(Options { choices, policy, ..options(Start::Waiting) });
+    let mut run = Machine::new(Options { choices, policy, ..options(Start::FromNow) });
     feed(&mut run, 1, &ours(STARTED));
     feed(&mut run, 2, &proposal(&["a"]));
     assert!(matches!(quiet(&mut run, 250, 0), Effect::Send { .. }));
@@ -503,7 +503,7 @@ fn approving_one_batch_does_not_approve_the_next() {
 fn a_decision_of_another_client_is_reported() {
     let choices =
         Some(Choices { approve: ["a".to_owned()].into(), reject: ["b".to_owned()].into(), ..Choices::default() });
-    let mut run = Machine::new(Options { choices, ..options(Start::Waiting) });
+    let mut run = Machine::new(Options { choices, ..options(Start::FromNow) });
     feed(&mut run, 1, &ours(STARTED));
     feed(&mut run, 2, &proposal(&["a", "b"]));
     assert!(matches!(quiet(&mut run, 250, 0), Effect::Send { .. }));

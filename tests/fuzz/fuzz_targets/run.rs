@@ -93,7 +93,7 @@ fn follow(mut stream: &[u8]) {
 }
 
 fn steer(start: u8, told: Vec<Told>) {
-    let start_of = [Start::Fresh, Start::Waiting, Start::Peek][usize::from(start % 3)];
+    let start_of = [Start::Fresh, Start::FromNow, Start::Peek][usize::from(start % 3)];
     let asked = [AskedCalls::EveryCall, AskedCalls::SomeCalls, AskedCalls::NoCall, AskedCalls::Unknown][usize::from(start / 4 % 4)];
     let mut run = Machine::new(options(RUN, start_of, asked));
     let mut begun: HashSet<String> = HashSet::new();
