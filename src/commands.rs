@@ -8,7 +8,7 @@ use crate::ending::{self, Cancel, announce, command, guard, on_signal, silence_p
 use crate::follow::{Context, Follower, asked_calls, session_state};
 use crate::history::{self, LastRun};
 use crate::input;
-use crate::outcome::{Class, End, Exit, Failure, Fate, Reason, Report};
+use crate::outcome::{Class, End, Exit, Failure, KnownEnd, Reason, Report};
 use crate::output::Output;
 use crate::rehearsal::Rehearsal;
 use crate::run::batch::AskedCalls;
@@ -258,7 +258,7 @@ impl Context<'_> {
         let mut report = Report::new(told.map_or_else(End::Failed, |()| End::Completed));
         report.session_id = Some(session_id);
         if matches!(report.end, End::Failed(_)) {
-            report.fate = Fate::Open;
+            report.known_end = KnownEnd::Open;
             let client = self.client.with_watch(self.watch.last_calls(ending::LAST_CALLS));
             self.stop_run(session, run_id, follow, &client, &mut report);
         }
@@ -272,7 +272,7 @@ impl Context<'_> {
         let options = self.options(run, AskedCalls::Unknown, Start::Peek, follow);
         let mut follower = Follower::new(self, follow, session, options, None);
         follower.cancel(client);
-        report.fate = follower.machine.fate().clone();
+        report.known_end = follower.machine.known_end().clone();
     }
 
     /// Makes the report for a prompt without a run ID. If the prompt is in doubt, looks for its run and cancels it.
@@ -284,7 +284,7 @@ impl Context<'_> {
         if !unsent.in_doubt {
             return report;
         }
-        report.fate = Fate::Open;
+        report.known_end = KnownEnd::Open;
         if follow.cancel || class != Class::Cause {
             let client = self.client.with_watch(self.watch.last_calls(ending::LAST_CALLS));
             if let Some(run) = prompt.find_run(&client) {
@@ -360,7 +360,7 @@ impl Context<'_> {
         let history = history::read(&client, session).unwrap_or_default();
         let failure = Failure::new(Reason::RunError, run::STATE_FAILED).passing(true);
         Report {
-            fate: Fate::StateFailed { tools: !history.known || history.called_tools },
+            known_end: KnownEnd::StateFailed { tools: !history.known || history.called_tools },
             session_id: Some(session.to_string()),
             ..Report::new(failure.into())
         }
@@ -382,7 +382,7 @@ impl Context<'_> {
             Failure::new(Reason::Lost, "the server has no events of the run any more: nobody can say how it ended")
                 .into(),
         );
-        report.fate = Fate::Stopped;
+        report.known_end = KnownEnd::Stopped;
         report.session_id = Some(session.to_string());
         if run.is_none() {
             let mut transcript = Transcript::new(self.output.keep());

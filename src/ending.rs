@@ -55,7 +55,7 @@ impl Follower<'_> {
         let looked = guard(|| self.last_look());
         self.say_what_else_is_known();
         let mut report = Report {
-            fate: self.machine.fate().clone(),
+            known_end: self.machine.known_end().clone(),
             cancel_tried,
             session_id: Some(self.session.to_string()),
             left_waiting: self.machine.left_waiting().filter(|_| matches!(end, End::Failed(_))),
@@ -79,7 +79,7 @@ impl Follower<'_> {
             }
             End::Failed(failure) => failure.reason.class(),
         };
-        if !self.machine.fate().is_open() || class == Class::Refusal {
+        if !self.machine.known_end().is_open() || class == Class::Refusal {
             return (None, false);
         }
         if self.settings.cancel || class != Class::Cause {
@@ -138,7 +138,7 @@ impl Follower<'_> {
                 // The check below ends the loop.
                 let _ = watch.sleep(nap);
             }
-            if !self.machine.fate().is_open() {
+            if !self.machine.known_end().is_open() {
                 return Cancel::Ended;
             }
             if client.session(self.session).is_ok_and(|session| self.machine.has_stopped(&session_state(&session)))
@@ -150,7 +150,7 @@ impl Follower<'_> {
                 // Events that have arrived count.
                 let now = Instant::now();
                 hear_rest(&mut self.stream, &mut self.machine, now, now + LAST_READ);
-                return match (self.machine.fate().is_open(), taken_at) {
+                return match (self.machine.known_end().is_open(), taken_at) {
                     (false, _) => Cancel::Ended,
                     (true, Some(_)) => Cancel::Accepted,
                     (true, None) => Cancel::NotTaken(refusal),
@@ -184,7 +184,9 @@ impl Follower<'_> {
                 session.active_run().is_some_and(|run| run.to_string() == self.machine.run_id())
             })
         };
-        while !self.machine.fate().is_open() && is_active(&client) && client.watch().sleep(LONGEST_NAP).is_ok() {}
+        while !self.machine.known_end().is_open() && is_active(&client) && client.watch().sleep(LONGEST_NAP).is_ok()
+        {
+        }
         let history = history::read(&client, self.session).unwrap_or_else(|error| {
             self.console.error(&format!("events were lost, and the session's messages cannot be read: {error}"));
             History::default()

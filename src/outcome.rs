@@ -120,7 +120,7 @@ pub struct Failure {
     pub reason: Reason,
     /// One line: what failed, on what, why, and what to do if there is something to do.
     pub message: String,
-    /// Whether the same command may succeed later. [`Fate`] tells whether it is safe to repeat the command.
+    /// Whether the same command may succeed later. [`KnownEnd`] tells whether it is safe to repeat the command.
     pub passes: bool,
 }
 
@@ -191,9 +191,9 @@ impl From<Failure> for End {
     }
 }
 
-/// How the run ended, as far as the server itself has said so. Without such a word the fate is [`Fate::Open`].
+/// How the run ended, as far as the server itself has said so. Without such a word it is [`KnownEnd::Open`].
 ///
-/// | fate | retryable | `cancel_confirmed`, if a cancel was tried | `stop_reason` |
+/// | known end | retryable | `cancel_confirmed`, if a cancel was tried | `stop_reason` |
 /// |---|---|---|---|
 /// | `NeverRan` | if the failure passes | – | null |
 /// | `Open` | false | false | null |
@@ -208,7 +208,7 @@ impl From<Failure> for End {
 ///
 /// If a background task may go on (protocol trap 17), no row is retryable.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Fate {
+pub enum KnownEnd {
     /// The prompt was not sent, or the server refused it.
     NeverRan,
     /// The run may still be going on or wait for approval.
@@ -225,7 +225,7 @@ pub enum Fate {
     Restarted { answered: bool },
 }
 
-impl Fate {
+impl KnownEnd {
     pub const fn is_open(&self) -> bool {
         matches!(self, Self::Open)
     }
@@ -307,7 +307,7 @@ pub struct RunSummary {
 #[derive(Clone, Debug)]
 pub struct Report {
     pub end: End,
-    pub fate: Fate,
+    pub known_end: KnownEnd,
     pub cancel_tried: bool,
     pub session_id: Option<String>,
     pub run: RunSummary,
@@ -329,7 +329,7 @@ impl Report {
     pub fn new(end: End) -> Self {
         Self {
             end,
-            fate: Fate::NeverRan,
+            known_end: KnownEnd::NeverRan,
             cancel_tried: false,
             session_id: None,
             run: RunSummary::default(),
@@ -360,21 +360,21 @@ impl Report {
         }
     }
 
-    /// Returns whether the same command may succeed later and does not do the work twice: see [`Fate`].
+    /// Returns whether the same command may succeed later and does not do the work twice: see [`KnownEnd`].
     pub fn retryable(&self) -> bool {
         let passes = self.failure().is_some_and(|failure| failure.passes);
-        passes && self.fate.may_be_repeated() && self.run.background_tasks.is_empty()
+        passes && self.known_end.may_be_repeated() && self.run.background_tasks.is_empty()
     }
 
     /// Returns whether the run has stopped after the cancel, or `None` if none was tried.
     pub fn cancel_confirmed(&self) -> Option<bool> {
-        self.cancel_tried.then(|| !self.fate.is_open())
+        self.cancel_tried.then(|| !self.known_end.is_open())
     }
 
     /// Returns the failure's message for the record and the closing line.
     pub fn error(&self) -> Option<String> {
         let failure = self.failure()?;
-        let completed = self.fate.stop_reason() == Some(COMPLETED) && failure.reason != Reason::ToolError;
+        let completed = self.known_end.stop_reason() == Some(COMPLETED) && failure.reason != Reason::ToolError;
         let suffix = if completed { "; it completed all the same" } else { "" };
         Some(format!("{failure}{suffix}"))
     }
@@ -419,7 +419,7 @@ impl Serialize for Report {
         record.serialize_entry("agent_message", &run.agent_message)?;
         record.serialize_entry("text", &run.text)?;
         record.serialize_entry("turns", &run.turns)?;
-        record.serialize_entry("stop_reason", &self.fate.stop_reason())?;
+        record.serialize_entry("stop_reason", &self.known_end.stop_reason())?;
         record.serialize_entry("finish_reason", &run.finish_reason)?;
         record.serialize_entry("usage", &run.usage)?;
         record.serialize_entry("tool_calls", &run.tool_calls)?;
@@ -501,40 +501,40 @@ mod tests {
         }
     }
 
-    /// The table of [`Fate`].
+    /// The table of [`KnownEnd`].
     #[test]
-    fn the_fate_decides_retryable_cancel_confirmed_and_stop_reason() {
-        let completed = |word: &str| Fate::Completed(word.into());
-        // fate → retryable, cancel_confirmed, stop_reason
+    fn the_known_end_decides_retryable_cancel_confirmed_and_stop_reason() {
+        let completed = |word: &str| KnownEnd::Completed(word.into());
+        // known end → retryable, cancel_confirmed, stop_reason
         let rows = [
-            (Fate::NeverRan, true, true, None),
-            (Fate::Open, false, false, None),
+            (KnownEnd::NeverRan, true, true, None),
+            (KnownEnd::Open, false, false, None),
             (completed("cancelled"), true, true, Some("cancelled")),
             (completed("completed"), false, true, Some("completed")),
-            (Fate::Errored, true, true, None),
-            (Fate::StateFailed { tools: false }, true, true, None),
-            (Fate::StateFailed { tools: true }, false, true, None),
-            (Fate::Stopped, false, true, None),
-            (Fate::Restarted { answered: false }, true, true, None),
-            (Fate::Restarted { answered: true }, false, true, None),
+            (KnownEnd::Errored, true, true, None),
+            (KnownEnd::StateFailed { tools: false }, true, true, None),
+            (KnownEnd::StateFailed { tools: true }, false, true, None),
+            (KnownEnd::Stopped, false, true, None),
+            (KnownEnd::Restarted { answered: false }, true, true, None),
+            (KnownEnd::Restarted { answered: true }, false, true, None),
         ];
-        for (fate, retryable, confirmed, stop_reason) in rows {
+        for (known_end, retryable, confirmed, stop_reason) in rows {
             for passes in [true, false] {
                 for tasks in [false, true] {
                     let failure = Failure::new(Reason::Timeout, "late").passing(passes);
-                    let mut report = Report { fate: fate.clone(), ..Report::new(failure.into()) };
+                    let mut report = Report { known_end: known_end.clone(), ..Report::new(failure.into()) };
                     if tasks {
                         let task = BackgroundTask { tool_call_id: "a".into(), name: "p__t".into() };
                         report.run.background_tasks.push(task);
                     }
-                    assert!(record(&report)["cancel_confirmed"].is_null(), "{fate:?}: none was tried");
+                    assert!(record(&report)["cancel_confirmed"].is_null(), "{known_end:?}: none was tried");
                     report.cancel_tried = true;
                     let record = record(&report);
                     let told = [&record["retryable"], &record["cancel_confirmed"], &record["stop_reason"]];
                     let expected = [json!(retryable && passes && !tasks), json!(confirmed), json!(stop_reason)];
-                    assert_eq!(told, expected.each_ref(), "{fate:?} {passes} {tasks}");
+                    assert_eq!(told, expected.each_ref(), "{known_end:?} {passes} {tasks}");
                     let says_so = record["error"].as_str().unwrap().contains("it completed all the same");
-                    assert_eq!(says_so, stop_reason == Some("completed"), "{fate:?}");
+                    assert_eq!(says_so, stop_reason == Some("completed"), "{known_end:?}");
                 }
             }
         }

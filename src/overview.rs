@@ -159,7 +159,7 @@ impl Context<'_> {
         let options = self.options(run.to_string(), AskedCalls::SomeCalls, Start::Peek, &follow);
         let mut follower = Follower::new(self, &follow, session, options, Some(Instant::now()));
         match follower.follow(None)? {
-            End::Failed(failure) if follower.machine.fate().is_open() => Err(failure),
+            End::Failed(failure) if follower.machine.known_end().is_open() => Err(failure),
             end => Ok(end),
         }
     }

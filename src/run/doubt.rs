@@ -3,7 +3,7 @@
 
 use super::machine::{Doubt, Machine, Phase};
 use super::{Effect, History, STATE_FAILED, Silence, State, Uptime};
-use crate::outcome::{Failure, Fate, Reason};
+use crate::outcome::{Failure, KnownEnd, Reason};
 use std::time::Duration;
 
 /// Ask for the session's state after this long without an event, and then at this interval.
@@ -114,7 +114,7 @@ impl Machine {
             Doubt::UnknownSession if self.has_passed(UNKNOWN, since) => {
                 let message = "the server does not know the session; is it another server behind the same address? \
                                The run may be going on";
-                self.end_lost(Fate::Open, message)
+                self.end_lost(KnownEnd::Open, message)
             }
             Doubt::UnknownSession if self.asked_at.is_none_or(|asked| self.has_passed(UNKNOWN_AGAIN, asked)) => {
                 self.ask_state()
@@ -135,7 +135,7 @@ impl Machine {
     fn state_failed(&mut self) -> Effect {
         self.complete &= self.begun;
         // If events are missing, only the messages can tell whether the run called tools.
-        self.fate = Fate::StateFailed { tools: !self.complete || self.tally.calls() > 0 };
+        self.known_end = KnownEnd::StateFailed { tools: !self.complete || self.tally.calls() > 0 };
         let sandbox = if self.options.sandbox { " (--sandbox: did it start?)" } else { "" };
         let message = format!("{STATE_FAILED}{sandbox}");
         Effect::End(Failure::new(Reason::RunError, message).passing(true).into())
@@ -145,14 +145,14 @@ impl Machine {
         let is_younger = |uptime: Uptime| uptime.run.is_some_and(|run| uptime.server + UPTIME_ROUNDING < run);
         let restarted = uptime.is_some_and(is_younger);
         // Until the session's messages tell more, the run may have completed before the restart.
-        let gone = Fate::Restarted { answered: true };
+        let gone = KnownEnd::Restarted { answered: true };
         match &self.phase {
             Phase::Doubting { why: Doubt::Refused(_), .. } if restarted => {
                 self.end_lost(gone, "the server was restarted, and refuses the token that it accepted before")
             }
             Phase::Doubting { why: Doubt::Refused(failure), .. } => Effect::End(failure.clone().into()),
             _ if restarted => self.end_lost(gone, "the server was restarted, and the run is gone"),
-            _ => self.end_lost(Fate::Stopped, "the run has ended, but the server did not say how"),
+            _ => self.end_lost(KnownEnd::Stopped, "the run has ended, but the server did not say how"),
         }
     }
 
@@ -163,16 +163,16 @@ impl Machine {
             State::NoSession | State::Refused(_) => return false,
             State::Active { .. } | State::Idle => {
                 self.superseded |= *state != State::Idle;
-                self.fate = Fate::Stopped;
+                self.known_end = KnownEnd::Stopped;
             }
-            State::Failed => self.fate = Fate::StateFailed { tools: true },
+            State::Failed => self.known_end = KnownEnd::StateFailed { tools: true },
         }
         true
     }
 
-    fn end_lost(&mut self, fate: Fate, message: &str) -> Effect {
-        let passes = matches!(fate, Fate::Restarted { .. });
-        self.fate = fate;
+    fn end_lost(&mut self, known_end: KnownEnd, message: &str) -> Effect {
+        let passes = matches!(known_end, KnownEnd::Restarted { .. });
+        self.known_end = known_end;
         // The session's messages may have text that the events did not.
         self.transcript.hold();
         Effect::End(Failure::new(Reason::Lost, message).passing(passes).into())
@@ -182,9 +182,9 @@ impl Machine {
     pub(super) fn told_by_messages(&mut self, history: &History) {
         // The messages of a server that refuses the token are not readable, or not ours.
         let is_refused = matches!(self.phase, Phase::Doubting { why: Doubt::Refused(_), .. });
-        match &mut self.fate {
-            Fate::Restarted { answered } if history.known && !is_refused => *answered = history.answered,
-            Fate::StateFailed { tools } if history.known && !self.complete => {
+        match &mut self.known_end {
+            KnownEnd::Restarted { answered } if history.known && !is_refused => *answered = history.answered,
+            KnownEnd::StateFailed { tools } if history.known && !self.complete => {
                 *tools = history.called_tools || self.tally.calls() > 0;
             }
             _ => {}

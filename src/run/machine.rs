@@ -8,7 +8,7 @@ use super::tally::Tally;
 use super::transcript::Transcript;
 use super::{Effect, History, Input, Options, Silence, Start, Step};
 use crate::agent::events::{Completion, Envelope, Event, RunFailure, ToolCall};
-use crate::outcome::{COMPLETED, Decided, End, Failure, Fate, Reason, RunSummary, Waiting};
+use crate::outcome::{COMPLETED, Decided, End, Failure, KnownEnd, Reason, RunSummary, Waiting};
 use std::collections::BTreeSet;
 use std::time::Duration;
 
@@ -49,7 +49,7 @@ pub struct Machine {
     pub(super) transcript: Transcript,
     pub(super) batch: Batch,
     pub(super) tally: Tally,
-    pub(super) fate: Fate,
+    pub(super) known_end: KnownEnd,
     /// The silence and the time of the last [`Input::Quiet`].
     pub(super) silence: Silence,
     pub(super) now: Duration,
@@ -83,7 +83,7 @@ impl Machine {
             transcript: Transcript::new(options.keep),
             batch: Batch::new(options.asked),
             tally: Tally::default(),
-            fate: Fate::Open,
+            known_end: KnownEnd::Open,
             silence: Silence::default(),
             now: Duration::ZERO,
             begun: false,
@@ -103,13 +103,13 @@ impl Machine {
         &self.options.run_id
     }
 
-    pub const fn fate(&self) -> &Fate {
-        &self.fate
+    pub const fn known_end(&self) -> &KnownEnd {
+        &self.known_end
     }
 
     /// Returns whether `RunCompleted` or `RunError` has come.
     pub const fn has_terminal_event(&self) -> bool {
-        matches!(self.fate, Fate::Completed(_) | Fate::Errored)
+        matches!(self.known_end, KnownEnd::Completed(_) | KnownEnd::Errored)
     }
 
     pub const fn turn(&self) -> u64 {
@@ -119,8 +119,8 @@ impl Machine {
     /// Returns whether the session's messages can tell something that the events did not.
     pub fn needs_messages(&self) -> bool {
         self.transcript.is_held()
-            || matches!(self.fate, Fate::Restarted { .. })
-            || matches!(self.fate, Fate::StateFailed { .. }) && !self.complete
+            || matches!(self.known_end, KnownEnd::Restarted { .. })
+            || matches!(self.known_end, KnownEnd::StateFailed { .. }) && !self.complete
     }
 
     /// Returns whether the record has no `text` because the run wrote more than is kept.
@@ -130,7 +130,7 @@ impl Machine {
 
     /// Returns the pending calls of a run that has not ended.
     pub fn left_waiting(&self) -> Option<Waiting> {
-        (self.fate.is_open() && self.batch.may_wait()).then(|| self.waiting())
+        (self.known_end.is_open() && self.batch.may_wait()).then(|| self.waiting())
     }
 
     /// Returns the entries of the policy's lists that matched no call of the run; none if the run called no tool.
@@ -311,7 +311,7 @@ impl Machine {
     }
 
     fn completed(&mut self, completion: &Completion<'_>) -> End {
-        self.fate = Fate::Completed(completion.stop_reason.chars().take(MAX_STOP_REASON).collect());
+        self.known_end = KnownEnd::Completed(completion.stop_reason.chars().take(MAX_STOP_REASON).collect());
         let failed = self.tally.summary.tool_calls.failed;
         let (reason, message) = match &*completion.stop_reason {
             COMPLETED if self.options.fail_on_tool_error && failed > 0 => {
@@ -333,7 +333,7 @@ impl Machine {
     }
 
     fn failed(&mut self, failure: &RunFailure<'_>) -> End {
-        self.fate = Fate::Errored;
+        self.known_end = KnownEnd::Errored;
         let message = format!("the run failed: {}", &*failure.error);
         Failure::new(Reason::RunError, message).passing(failure.retryable).into()
     }

@@ -5,7 +5,7 @@ use super::policy::{OnApproval, Policy, Verdict};
 use super::*;
 use crate::agent::events::{Arguments, Usage, decode};
 use crate::agent::sse::Parser;
-use crate::outcome::{Fate, Reason, RunSummary, ToolCounts, Waiting};
+use crate::outcome::{KnownEnd, Reason, RunSummary, ToolCounts, Waiting};
 
 const RUN: &str = "11111111-1111-4111-8111-111111111111";
 const OTHER: &str = "22222222-2222-4222-8222-222222222222";
@@ -143,23 +143,28 @@ fn a_final_text_that_differs_from_the_streamed_text_is_reported() {
 }
 
 #[test]
-fn each_terminal_event_has_its_reason_and_its_fate() {
+fn each_terminal_event_has_its_reason_and_its_known_end() {
     let completed = |stop: &str| ours(&format!(r#"{{"RunCompleted":{{"stop_reason":"{stop}"}}}}"#));
-    let fate = |word: &str| Fate::Completed(word.into());
+    let known_end = |word: &str| KnownEnd::Completed(word.into());
     let rows = [
-        (completed("completed"), None, false, fate("completed")),
-        (completed("cancelled"), Some(Reason::Cancelled), false, fate("cancelled")),
-        (completed("max_turns"), Some(Reason::MaxTurns), false, fate("max_turns")),
-        (completed("error"), Some(Reason::RunError), false, fate("error")),
-        (completed("never heard of"), Some(Reason::RunError), false, fate("never heard of")),
-        (ours(r#"{"RunError":{"error":"no"}}"#), Some(Reason::RunError), false, Fate::Errored),
-        (ours(r#"{"RunError":{"error":"busy","retryable":true}}"#), Some(Reason::RunError), true, Fate::Errored),
+        (completed("completed"), None, false, known_end("completed")),
+        (completed("cancelled"), Some(Reason::Cancelled), false, known_end("cancelled")),
+        (completed("max_turns"), Some(Reason::MaxTurns), false, known_end("max_turns")),
+        (completed("error"), Some(Reason::RunError), false, known_end("error")),
+        (completed("never heard of"), Some(Reason::RunError), false, known_end("never heard of")),
+        (ours(r#"{"RunError":{"error":"no"}}"#), Some(Reason::RunError), false, KnownEnd::Errored),
+        (
+            ours(r#"{"RunError":{"error":"busy","retryable":true}}"#),
+            Some(Reason::RunError),
+            true,
+            KnownEnd::Errored,
+        ),
     ];
-    for (json, expected, passes, fate) in rows {
+    for (json, expected, passes, known_end) in rows {
         let mut run = machine(Start::Fresh);
         feed(&mut run, 1, &ours(STARTED));
         let effect = feed(&mut run, 2, &json).effect;
-        assert_eq!((reason(&effect), run.fate()), (expected, &fate), "{json}");
+        assert_eq!((reason(&effect), run.known_end()), (expected, &known_end), "{json}");
         match effect {
             Effect::End(End::Completed) => assert_eq!(expected, None),
             Effect::End(End::Failed(failure)) => assert_eq!(failure.passes, passes, "{json}"),
@@ -187,7 +192,7 @@ fn five_compactions_of_one_turn_in_a_row_end_the_run() {
     let Effect::End(End::Failed(failure)) = feed(&mut run, 11, &compaction).effect else { panic!("it goes on") };
     assert_eq!((failure.reason, failure.passes), (Reason::RunError, true));
     assert!(failure.message.contains("Limit 30000"), "{failure}");
-    assert_eq!(run.fate(), &Fate::Open, "it must be cancelled");
+    assert_eq!(run.known_end(), &KnownEnd::Open, "it must be cancelled");
 }
 
 // The session's state.
@@ -216,17 +221,21 @@ fn a_run_that_left_the_session_state_has_ended_once_its_events_are_replayed() {
             server: Duration::from_secs(server),
             run: run.map(Duration::from_secs),
         };
-        for (uptime, fate, passes) in [
-            (None, Fate::Stopped, false),
-            (Some(uptime(99, Some(40))), Fate::Stopped, false),
-            (Some(uptime(39, Some(40))), Fate::Stopped, false),
-            (Some(uptime(38, Some(40))), Fate::Restarted { answered: true }, true),
-            (Some(uptime(1, None)), Fate::Stopped, false),
+        for (uptime, known_end, passes) in [
+            (None, KnownEnd::Stopped, false),
+            (Some(uptime(99, Some(40))), KnownEnd::Stopped, false),
+            (Some(uptime(39, Some(40))), KnownEnd::Stopped, false),
+            (Some(uptime(38, Some(40))), KnownEnd::Restarted { answered: true }, true),
+            (Some(uptime(1, None)), KnownEnd::Stopped, false),
         ] {
             let mut run = doubting(state.clone());
             assert_eq!(quiet(&mut run, 2000, 32), Effect::AskHealth);
             let Effect::End(End::Failed(failure)) = tell(&mut run, Input::Health(uptime)) else { panic!() };
-            assert_eq!((failure.reason, failure.passes, run.fate()), (Reason::Lost, passes, &fate), "{uptime:?}");
+            assert_eq!(
+                (failure.reason, failure.passes, run.known_end()),
+                (Reason::Lost, passes, &known_end),
+                "{uptime:?}"
+            );
             assert!(run.needs_messages(), "the text comes from the messages");
         }
     }
@@ -267,7 +276,7 @@ fn a_failed_session_state_fails_the_run_after_two_seconds_without_an_event() {
         let at = |ms| Input::Quiet { silence, now: Duration::from_millis(ms) };
         assert_eq!(tell(&mut run, at(1750)), Effect::Continue);
         assert_eq!(reason(&tell(&mut run, at(2000))), Some(Reason::RunError));
-        assert_eq!(run.fate(), &Fate::StateFailed { tools });
+        assert_eq!(run.known_end(), &KnownEnd::StateFailed { tools });
         assert!(!run.needs_messages());
     }
     // The run died before its first event. Only the messages tell whether it called tools.
@@ -275,10 +284,10 @@ fn a_failed_session_state_fails_the_run_after_two_seconds_without_an_event() {
         let mut run = machine(Start::Fresh);
         tell(&mut run, Input::State(State::Failed));
         assert_eq!(reason(&quiet(&mut run, 2000, 2)), Some(Reason::RunError));
-        assert_eq!(run.fate(), &Fate::StateFailed { tools: true });
+        assert_eq!(run.known_end(), &KnownEnd::StateFailed { tools: true });
         assert!(run.needs_messages());
         tell(&mut run, Input::Messages(History { called_tools, known: true, ..History::default() }));
-        assert_eq!(run.fate(), &Fate::StateFailed { tools: called_tools });
+        assert_eq!(run.known_end(), &KnownEnd::StateFailed { tools: called_tools });
     }
 }
 
@@ -303,7 +312,7 @@ fn an_unknown_session_is_asked_for_again_for_five_seconds() {
         assert_eq!(tell(&mut run, Input::State(State::NoSession)), Effect::Continue);
     }
     let effect = quiet(&mut run, 20_000, 20);
-    assert_eq!((reason(&effect), run.fate()), (Some(Reason::Lost), &Fate::Open));
+    assert_eq!((reason(&effect), run.known_end()), (Some(Reason::Lost), &KnownEnd::Open));
     let mut run = machine(Start::Fresh);
     tell(&mut run, Input::State(State::NoSession));
     assert_eq!(tell(&mut run, active()), Effect::Continue, "it was another replica");
@@ -313,8 +322,8 @@ fn an_unknown_session_is_asked_for_again_for_five_seconds() {
 #[test]
 fn a_refused_token_is_a_restart_only_if_the_server_is_younger_than_the_run() {
     let refused = || Input::State(State::Refused(Failure::new(Reason::Auth, "401")));
-    for (server, expected, passes, fate) in
-        [(1, Reason::Lost, true, Fate::Restarted { answered: true }), (99, Reason::Auth, false, Fate::Open)]
+    for (server, expected, passes, known_end) in
+        [(1, Reason::Lost, true, KnownEnd::Restarted { answered: true }), (99, Reason::Auth, false, KnownEnd::Open)]
     {
         let mut run = machine(Start::Fresh);
         feed(&mut run, 1, &ours(STARTED));
@@ -322,9 +331,9 @@ fn a_refused_token_is_a_restart_only_if_the_server_is_younger_than_the_run() {
         let (server, age) = (Duration::from_secs(server), Some(Duration::from_secs(9)));
         let effect = tell(&mut run, Input::Health(Some(Uptime { server, run: age })));
         let Effect::End(End::Failed(failure)) = effect else { panic!("{effect:?}") };
-        assert_eq!((failure.reason, failure.passes, run.fate()), (expected, passes, &fate));
+        assert_eq!((failure.reason, failure.passes, run.known_end()), (expected, passes, &known_end));
         tell(&mut run, Input::Messages(History { answered: false, known: true, ..History::default() }));
-        assert_eq!(run.fate(), &fate, "the messages of a server that refuses us are not ours");
+        assert_eq!(run.known_end(), &known_end, "the messages of a server that refuses us are not ours");
     }
 }
 
@@ -336,7 +345,7 @@ fn the_messages_tell_whether_a_restarted_server_had_answered() {
         let (server, age) = (Duration::ZERO, Some(Duration::from_secs(9)));
         tell(&mut run, Input::Health(Some(Uptime { server, run: age })));
         tell(&mut run, Input::Messages(History { answered, known: true, ..History::default() }));
-        assert_eq!(run.fate(), &Fate::Restarted { answered });
+        assert_eq!(run.known_end(), &KnownEnd::Restarted { answered });
     }
 }
 
@@ -357,7 +366,7 @@ fn only_the_servers_own_state_confirms_a_stop() {
         (State::Refused(Failure::new(Reason::Auth, "401")), false),
     ] {
         let mut run = machine(Start::Fresh);
-        assert_eq!((run.has_stopped(&state), run.fate().is_open()), (stopped, !stopped), "{state:?}");
+        assert_eq!((run.has_stopped(&state), run.known_end().is_open()), (stopped, !stopped), "{state:?}");
     }
 }
 

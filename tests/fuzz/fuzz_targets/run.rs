@@ -6,7 +6,7 @@ use arbitrary::{Arbitrary, Unstructured};
 use libfuzzer_sys::fuzz_target;
 use sortie::agent::events::decode;
 use sortie::agent::sse::Parser;
-use sortie::outcome::{COMPLETED, End, Fate};
+use sortie::outcome::{COMPLETED, End, KnownEnd};
 use sortie::run::batch::AskedCalls;
 use sortie::run::policy::{OnApproval, Policy};
 use sortie::run::transcript::Keep;
@@ -136,7 +136,7 @@ fn steer(start: u8, told: Vec<Told>) {
         for _ in 0..8 {
             effect = match effect {
                 Effect::End(end) => {
-                    let completed = matches!(run.fate(), Fate::Completed(word) if word == COMPLETED);
+                    let completed = matches!(run.known_end(), KnownEnd::Completed(word) if word == COMPLETED);
                     assert!(end != End::Completed || completed || start_of == Start::Peek);
                     return;
                 }
