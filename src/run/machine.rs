@@ -1,4 +1,4 @@
-//! The machine's events and tool calls. [`super::doubt`] handles a run that seems to have ended without a terminal
+//! The machine's events and tool calls. [`super::unconfirmed`] handles a run that seems to have ended without a terminal
 //! event.
 
 use super::batch::{Batch, Next, SETTLED};
@@ -26,12 +26,16 @@ const CATCH_UP: Duration = Duration::from_secs(5);
 pub(super) enum Phase {
     CatchingUp,
     Following,
-    Doubting { why: Doubt, since: Duration },
+    /// The machine finds out whether the run has ended.
+    Confirming {
+        end: Unconfirmed,
+        since: Duration,
+    },
 }
 
-/// Why the run may have ended without a terminal event.
+/// A sign that the run has ended, although no terminal event has come.
 #[derive(Clone, Debug, PartialEq)]
-pub(super) enum Doubt {
+pub(super) enum Unconfirmed {
     /// The session runs no run, or another one.
     Stopped,
     /// The session's state is `failed` (protocol trap 21).
@@ -353,7 +357,7 @@ impl Machine {
     fn quiet(&mut self, silence: Silence, now: Duration) -> Effect {
         (self.silence, self.now) = (silence, now);
         match self.phase.clone() {
-            Phase::Doubting { why, since } => self.doubt_quietly(&why, since),
+            Phase::Confirming { end, since } => self.confirm_quietly(&end, since),
             Phase::CatchingUp if silence.quiet < SETTLED && now < CATCH_UP => Effect::Continue,
             Phase::CatchingUp => self.caught_up(),
             Phase::Following => self.follow_quietly(),

@@ -34,13 +34,13 @@ pub mod choices;
 pub mod policy;
 pub mod transcript;
 
-mod doubt;
 mod machine;
 mod tally;
+mod unconfirmed;
 
 pub use crate::client::Silence;
-pub use doubt::is_replayed;
 pub use machine::Machine;
+pub use unconfirmed::is_replayed;
 
 use crate::agent::events::{Envelope, ToolCall};
 use crate::outcome::{End, Failure};

@@ -198,7 +198,7 @@ fn five_compactions_of_one_turn_in_a_row_end_the_run() {
 // The session's state.
 
 /// A machine whose run has begun, after this state and the reconnect.
-fn doubting(state: State) -> Machine {
+fn confirming(state: State) -> Machine {
     let mut run = machine(Start::Fresh);
     feed(&mut run, 1, &ours(STARTED));
     assert_eq!(quiet(&mut run, 14_000, 14), Effect::Continue);
@@ -214,7 +214,7 @@ fn doubting(state: State) -> Machine {
 #[test]
 fn a_run_that_left_the_session_state_has_ended_once_its_events_are_replayed() {
     for state in [State::Idle, State::Active { run_id: OTHER.into() }] {
-        let mut run = doubting(state.clone());
+        let mut run = confirming(state.clone());
         assert_eq!(quiet(&mut run, 1750, 32), Effect::Continue);
         assert_eq!(feed(&mut run, 2, &ours(COMPLETED)).effect, Effect::End(End::Completed), "it was heard in time");
         let uptime = |server, run: Option<u64>| Uptime {
@@ -228,7 +228,7 @@ fn a_run_that_left_the_session_state_has_ended_once_its_events_are_replayed() {
             (Some(uptime(38, Some(40))), KnownEnd::Restarted { answered: true }, true),
             (Some(uptime(1, None)), KnownEnd::Stopped, false),
         ] {
-            let mut run = doubting(state.clone());
+            let mut run = confirming(state.clone());
             assert_eq!(quiet(&mut run, 2000, 32), Effect::AskHealth);
             let Effect::End(End::Failed(failure)) = tell(&mut run, Input::Health(uptime)) else { panic!() };
             assert_eq!(
@@ -243,7 +243,7 @@ fn a_run_that_left_the_session_state_has_ended_once_its_events_are_replayed() {
 
 #[test]
 fn a_replay_without_a_byte_proves_nothing_unless_the_stream_is_held_back() {
-    let mut run = doubting(State::Idle);
+    let mut run = confirming(State::Idle);
     let now = Duration::from_secs(50);
     let quiet = |held_back| Input::Quiet {
         silence: Silence { quiet: Duration::from_secs(19), idle: now, heard: false, held_back },
@@ -255,7 +255,7 @@ fn a_replay_without_a_byte_proves_nothing_unless_the_stream_is_held_back() {
 
 #[test]
 fn a_replay_is_complete_with_the_newest_event_that_a_gap_named() {
-    let mut run = doubting(State::Idle);
+    let mut run = confirming(State::Idle);
     assert_eq!(tell(&mut run, Input::Lost { newest: Some(9) }), Effect::Continue);
     assert_eq!(feed(&mut run, 8, &ours(&turn(1))).effect, Effect::Continue);
     assert_eq!(feed(&mut run, 9, &others(&turn(1))).effect, Effect::AskHealth);
@@ -340,7 +340,7 @@ fn a_refused_token_is_a_restart_only_if_the_server_is_younger_than_the_run() {
 #[test]
 fn the_messages_tell_whether_a_restarted_server_had_answered() {
     for answered in [false, true] {
-        let mut run = doubting(State::Idle);
+        let mut run = confirming(State::Idle);
         quiet(&mut run, 2000, 32);
         let (server, age) = (Duration::ZERO, Some(Duration::from_secs(9)));
         tell(&mut run, Input::Health(Some(Uptime { server, run: age })));

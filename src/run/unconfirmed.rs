@@ -1,7 +1,7 @@
 //! Finds out how a run ended when no terminal event comes. Only the server's own answer is a proof: the run has ended
 //! when the session's state no longer names the run, and the last events have been replayed.
 
-use super::machine::{Doubt, Machine, Phase};
+use super::machine::{Machine, Phase, Unconfirmed};
 use super::{Effect, History, STATE_FAILED, Silence, State, Uptime};
 use crate::outcome::{Failure, KnownEnd, Reason};
 use std::time::Duration;
@@ -60,7 +60,7 @@ impl Machine {
         self.disturbed();
         match self.phase {
             // The answer about the state was the reason to reconnect.
-            Phase::Doubting { .. } => Effect::Continue,
+            Phase::Confirming { .. } => Effect::Continue,
             Phase::CatchingUp | Phase::Following => self.ask_state(),
         }
     }
@@ -68,7 +68,7 @@ impl Machine {
     pub(super) fn state(&mut self, state: State) -> Effect {
         match state {
             State::Active { run_id } if run_id == self.options.run_id => {
-                if matches!(self.phase, Phase::Doubting { .. }) {
+                if matches!(self.phase, Phase::Confirming { .. }) {
                     self.phase = Phase::Following;
                 }
                 let is_following = self.phase == Phase::Following;
@@ -77,49 +77,53 @@ impl Machine {
             State::Active { .. } | State::Idle => {
                 self.superseded |= state != State::Idle;
                 // The last event comes again, which shows that the replay has begun.
-                self.doubt(Doubt::Stopped, Effect::Replay("the session no longer runs our run"))
+                self.confirm(Unconfirmed::Stopped, Effect::Replay("the session no longer runs our run"))
             }
-            State::Failed => self.doubt(Doubt::Failed, Effect::Reconnect("the session's state is failed")),
-            State::NoSession => self.doubt(Doubt::UnknownSession, Effect::Continue),
-            State::Refused(failure) => self.doubt(Doubt::Refused(failure), Effect::AskHealth),
+            State::Failed => self.confirm(Unconfirmed::Failed, Effect::Reconnect("the session's state is failed")),
+            State::NoSession => self.confirm(Unconfirmed::UnknownSession, Effect::Continue),
+            State::Refused(failure) => self.confirm(Unconfirmed::Refused(failure), Effect::AskHealth),
         }
     }
 
     /// Returns the longest time until the next [`super::Input::Quiet`], even while the stream is being opened.
     pub const fn patience(&self) -> Option<Duration> {
         match self.phase {
-            Phase::Doubting { why: Doubt::Failed, .. } => Some(REPLAYED),
+            Phase::Confirming { end: Unconfirmed::Failed, .. } => Some(REPLAYED),
             // A run that died before its first event shows only in the state.
             Phase::Following if !self.begun && self.asked_at.is_none() => Some(ASK_EARLY),
-            Phase::Doubting { .. } | Phase::CatchingUp | Phase::Following => None,
+            Phase::Confirming { .. } | Phase::CatchingUp | Phase::Following => None,
         }
     }
 
-    /// Enters a doubt and returns the effect, or [`Effect::Continue`] if the machine is in this doubt already.
-    fn doubt(&mut self, doubt: Doubt, effect: Effect) -> Effect {
-        if matches!(&self.phase, Phase::Doubting { why, .. } if *why == doubt) {
+    /// Begins to confirm an end and returns the effect, or [`Effect::Continue`] if the machine does so already.
+    fn confirm(&mut self, end: Unconfirmed, effect: Effect) -> Effect {
+        if matches!(&self.phase, Phase::Confirming { end: known, .. } if *known == end) {
             return Effect::Continue;
         }
-        self.phase = Phase::Doubting { why: doubt, since: self.now };
+        self.phase = Phase::Confirming { end, since: self.now };
         effect
     }
 
-    pub(super) fn doubt_quietly(&mut self, why: &Doubt, since: Duration) -> Effect {
-        match why {
-            Doubt::Stopped if is_replayed(&self.silence) => Effect::AskHealth,
+    pub(super) fn confirm_quietly(&mut self, end: &Unconfirmed, since: Duration) -> Effect {
+        match end {
+            Unconfirmed::Stopped if is_replayed(&self.silence) => Effect::AskHealth,
             // The state `failed` is the server's word. It needs no complete replay.
-            Doubt::Failed if self.silence.idle >= REPLAYED && self.has_passed(REPLAYED, since) => {
+            Unconfirmed::Failed if self.silence.idle >= REPLAYED && self.has_passed(REPLAYED, since) => {
                 self.state_failed()
             }
-            Doubt::UnknownSession if self.has_passed(UNKNOWN, since) => {
+            Unconfirmed::UnknownSession if self.has_passed(UNKNOWN, since) => {
                 let message = "the server does not know the session; is it another server behind the same address? \
                                The run may be going on";
                 self.end_lost(KnownEnd::Open, message)
             }
-            Doubt::UnknownSession if self.asked_at.is_none_or(|asked| self.has_passed(UNKNOWN_AGAIN, asked)) => {
+            Unconfirmed::UnknownSession
+                if self.asked_at.is_none_or(|asked| self.has_passed(UNKNOWN_AGAIN, asked)) =>
+            {
                 self.ask_state()
             }
-            Doubt::Stopped | Doubt::Failed | Doubt::UnknownSession | Doubt::Refused(_) => Effect::Continue,
+            Unconfirmed::Stopped | Unconfirmed::Failed | Unconfirmed::UnknownSession | Unconfirmed::Refused(_) => {
+                Effect::Continue
+            }
         }
     }
 
@@ -127,7 +131,7 @@ impl Machine {
     pub(super) fn replay_is_over(&mut self) -> Effect {
         self.replay_ends = None;
         match self.phase {
-            Phase::Doubting { why: Doubt::Stopped, .. } => Effect::AskHealth,
+            Phase::Confirming { end: Unconfirmed::Stopped, .. } => Effect::AskHealth,
             _ => Effect::Continue,
         }
     }
@@ -147,10 +151,10 @@ impl Machine {
         // Until the session's messages tell more, the run may have completed before the restart.
         let gone = KnownEnd::Restarted { answered: true };
         match &self.phase {
-            Phase::Doubting { why: Doubt::Refused(_), .. } if restarted => {
+            Phase::Confirming { end: Unconfirmed::Refused(_), .. } if restarted => {
                 self.end_lost(gone, "the server was restarted, and refuses the token that it accepted before")
             }
-            Phase::Doubting { why: Doubt::Refused(failure), .. } => Effect::End(failure.clone().into()),
+            Phase::Confirming { end: Unconfirmed::Refused(failure), .. } => Effect::End(failure.clone().into()),
             _ if restarted => self.end_lost(gone, "the server was restarted, and the run is gone"),
             _ => self.end_lost(KnownEnd::Stopped, "the run has ended, but the server did not say how"),
         }
@@ -181,7 +185,7 @@ impl Machine {
     /// Takes what only the session's messages tell about a run without a terminal event.
     pub(super) fn told_by_messages(&mut self, history: &History) {
         // The messages of a server that refuses the token are not readable, or not ours.
-        let is_refused = matches!(self.phase, Phase::Doubting { why: Doubt::Refused(_), .. });
+        let is_refused = matches!(self.phase, Phase::Confirming { end: Unconfirmed::Refused(_), .. });
         match &mut self.known_end {
             KnownEnd::Restarted { answered } if history.known && !is_refused => *answered = history.answered,
             KnownEnd::StateFailed { tools } if history.known && !self.complete => {
