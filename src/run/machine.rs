@@ -1,7 +1,7 @@
 //! The machine's events and tool calls. [`super::unconfirmed`] handles a run that seems to have ended without a terminal
 //! event.
 
-use super::batch::{Batch, Next, SETTLED};
+use super::batch::{Batch, SETTLED};
 use super::choices::Choices;
 use super::policy::{By, Ruling, Verdict, names};
 use super::tally::Tally;
@@ -22,20 +22,11 @@ const TEXT_DIFFERS: &str =
 /// The longest time to read the past of a run before decisions about it are made.
 const CATCH_UP: Duration = Duration::from_secs(5);
 
+/// The phases of the module's table. In all but the first two, the run seems to have ended without a terminal event.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) enum Phase {
     CatchingUp,
     Following,
-    /// The machine finds out whether the run has ended.
-    Confirming {
-        end: Unconfirmed,
-        since: Duration,
-    },
-}
-
-/// A sign that the run has ended, although no terminal event has come.
-#[derive(Clone, Debug, PartialEq)]
-pub(super) enum Unconfirmed {
     /// The session runs no run, or another one.
     Stopped,
     /// The session's state is `failed` (protocol trap 21).
@@ -50,6 +41,8 @@ pub(super) enum Unconfirmed {
 pub struct Machine {
     pub(super) options: Options,
     pub(super) phase: Phase,
+    /// When the run seemed to have ended: the start of the phase, if it is not one of the first two.
+    pub(super) since: Duration,
     pub(super) transcript: Transcript,
     pub(super) batch: Batch,
     pub(super) tally: Tally,
@@ -84,8 +77,9 @@ impl Machine {
         };
         Self {
             phase,
+            since: Duration::ZERO,
             transcript: Transcript::new(options.keep),
-            batch: Batch::new(options.asked),
+            batch: Batch::new(&options.run_id, options.asked),
             tally: Tally::default(),
             known_end: KnownEnd::Open,
             silence: Silence::default(),
@@ -134,7 +128,7 @@ impl Machine {
 
     /// Returns the pending calls of a run that has not ended.
     pub fn left_waiting(&self) -> Option<Waiting> {
-        (self.known_end.is_open() && self.batch.may_wait()).then(|| self.waiting())
+        (self.known_end.is_open() && self.batch.may_wait()).then(|| self.batch.waiting())
     }
 
     /// Returns the entries of the policy's lists that matched no call of the run; none if the run called no tool.
@@ -356,11 +350,11 @@ impl Machine {
 
     fn quiet(&mut self, silence: Silence, now: Duration) -> Effect {
         (self.silence, self.now) = (silence, now);
-        match self.phase.clone() {
-            Phase::Confirming { end, since } => self.confirm_quietly(&end, since),
+        match self.phase {
             Phase::CatchingUp if silence.quiet < SETTLED && now < CATCH_UP => Effect::Continue,
             Phase::CatchingUp => self.caught_up(),
             Phase::Following => self.follow_quietly(),
+            Phase::Stopped | Phase::Failed | Phase::UnknownSession | Phase::Refused(_) => self.confirm_quietly(),
         }
     }
 
@@ -390,7 +384,8 @@ impl Machine {
 
     fn follow_on(&mut self) -> Effect {
         self.phase = Phase::Following;
-        let mismatch = self.choices.as_ref().and_then(|choices| choices.mismatch(&self.waiting(), self.run_id()));
+        let mismatch =
+            self.choices.as_ref().and_then(|choices| choices.mismatch(&self.batch.waiting(), self.run_id()));
         match mismatch {
             Some(failure) => Effect::End(failure.into()),
             None => self.follow_quietly(),
@@ -403,30 +398,18 @@ impl Machine {
             return Effect::Continue;
         }
         loop {
-            return match self.batch.next(self.silence.quiet, self.silence.heard) {
-                Next::Wait => Effect::Continue,
-                Next::Learn => Effect::AskConfig,
-                Next::Judge(call) => match self.judge(&call) {
-                    Some(ruling) => {
-                        self.batch.judged(&call.id, ruling);
-                        continue;
-                    }
-                    None => Effect::AskProgram(call),
+            let effect = self.batch.next(self.silence.quiet, self.silence.heard);
+            match &effect {
+                Effect::AskProgram(call) => match self.judge(call) {
+                    Some(ruling) => self.batch.judged(&call.id, ruling),
+                    None => return effect,
                 },
-                Next::Send { decisions, again } => {
-                    self.sending.clone_from(&decisions);
-                    Effect::Send { decisions, again }
+                Effect::Send { decisions, .. } => {
+                    self.sending.clone_from(decisions);
+                    return effect;
                 }
-                Next::Replay => Effect::Replay("a decision shows no effect"),
-                Next::Adopt => Effect::AskPending,
-                Next::Pause => Effect::End(End::Paused(self.waiting())),
-                Next::Fail(call) => {
-                    let id = call.id;
-                    let message =
-                        format!("two tool calls of one turn have the id {id}; the second one cannot be decided");
-                    Effect::End(Failure::new(Reason::Protocol, message).into())
-                }
-            };
+                _ => return effect,
+            }
         }
     }
 
@@ -484,11 +467,5 @@ impl Machine {
             "some text may be missing: events were lost, and the session's messages are not complete".to_owned()
         });
         Step { filled_in: Some(filled_in), notice, ..Effect::Continue.into() }
-    }
-
-    fn waiting(&self) -> Waiting {
-        let run: String = self.run_id().chars().take(8).collect();
-        let batch = self.batch.proposal().map(|proposal| format!("{run}.{proposal}"));
-        Waiting { batch, calls: self.batch.undecided().cloned().collect() }
     }
 }

@@ -12,7 +12,7 @@
 //! | following | quiet | same | see to the batch; else ask for the session's state when it is time |
 //! | following | quiet, over a budget | same | end: `max_tokens` or `max_tool_calls` |
 //! | any | reconnected | same | ask for the session's state, unless it was the reason to reconnect |
-//! | any | state: our run is active | following | – (if the proposal was lost: ask for the pending calls) |
+//! | all but catching up | state: our run is active | following | – (if the proposal was lost: ask for the pending calls) |
 //! | any | state: idle, or another run | stopped | reconnect: all events of our run are published by now (trap 8) |
 //! | any | state: failed | failed | reconnect, for the events before the failure |
 //! | any | state: no such session | unknown session | – |

@@ -1,7 +1,7 @@
 //! Finds out how a run ended when no terminal event comes. Only the server's own answer is a proof: the run has ended
 //! when the session's state no longer names the run, and the last events have been replayed.
 
-use super::machine::{Machine, Phase, Unconfirmed};
+use super::machine::{Machine, Phase};
 use super::{Effect, History, STATE_FAILED, Silence, State, Uptime};
 use crate::outcome::{Failure, KnownEnd, Reason};
 use std::time::Duration;
@@ -59,71 +59,67 @@ impl Machine {
     pub(super) fn reconnected(&mut self) -> Effect {
         self.disturbed();
         match self.phase {
-            // The answer about the state was the reason to reconnect.
-            Phase::Confirming { .. } => Effect::Continue,
             Phase::CatchingUp | Phase::Following => self.ask_state(),
+            // The answer about the state was the reason to reconnect.
+            Phase::Stopped | Phase::Failed | Phase::UnknownSession | Phase::Refused(_) => Effect::Continue,
         }
     }
 
     pub(super) fn state(&mut self, state: State) -> Effect {
         match state {
             State::Active { run_id } if run_id == self.options.run_id => {
-                if matches!(self.phase, Phase::Confirming { .. }) {
-                    self.phase = Phase::Following;
+                if self.phase == Phase::CatchingUp {
+                    return Effect::Continue;
                 }
-                let is_following = self.phase == Phase::Following;
-                if is_following && self.may_lack_proposal() { Effect::AskPending } else { Effect::Continue }
+                self.phase = Phase::Following;
+                if self.may_lack_proposal() { Effect::AskPending } else { Effect::Continue }
             }
             State::Active { .. } | State::Idle => {
                 self.superseded |= state != State::Idle;
                 // The last event comes again, which shows that the replay has begun.
-                self.confirm(Unconfirmed::Stopped, Effect::Replay("the session no longer runs our run"))
+                self.enter(Phase::Stopped, Effect::Replay("the session no longer runs our run"))
             }
-            State::Failed => self.confirm(Unconfirmed::Failed, Effect::Reconnect("the session's state is failed")),
-            State::NoSession => self.confirm(Unconfirmed::UnknownSession, Effect::Continue),
-            State::Refused(failure) => self.confirm(Unconfirmed::Refused(failure), Effect::AskHealth),
+            State::Failed => self.enter(Phase::Failed, Effect::Reconnect("the session's state is failed")),
+            State::NoSession => self.enter(Phase::UnknownSession, Effect::Continue),
+            State::Refused(failure) => self.enter(Phase::Refused(failure), Effect::AskHealth),
         }
     }
 
     /// Returns the longest time until the next [`super::Input::Quiet`], even while the stream is being opened.
     pub const fn patience(&self) -> Option<Duration> {
         match self.phase {
-            Phase::Confirming { end: Unconfirmed::Failed, .. } => Some(REPLAYED),
+            Phase::Failed => Some(REPLAYED),
             // A run that died before its first event shows only in the state.
             Phase::Following if !self.begun && self.asked_at.is_none() => Some(ASK_EARLY),
-            Phase::Confirming { .. } | Phase::CatchingUp | Phase::Following => None,
+            _ => None,
         }
     }
 
-    /// Begins to confirm an end and returns the effect, or [`Effect::Continue`] if the machine does so already.
-    fn confirm(&mut self, end: Unconfirmed, effect: Effect) -> Effect {
-        if matches!(&self.phase, Phase::Confirming { end: known, .. } if *known == end) {
+    /// Enters a phase and returns the effect, or [`Effect::Continue`] if the machine is in this phase already.
+    fn enter(&mut self, phase: Phase, effect: Effect) -> Effect {
+        if self.phase == phase {
             return Effect::Continue;
         }
-        self.phase = Phase::Confirming { end, since: self.now };
+        (self.phase, self.since) = (phase, self.now);
         effect
     }
 
-    pub(super) fn confirm_quietly(&mut self, end: &Unconfirmed, since: Duration) -> Effect {
-        match end {
-            Unconfirmed::Stopped if is_replayed(&self.silence) => Effect::AskHealth,
+    pub(super) fn confirm_quietly(&mut self) -> Effect {
+        match self.phase {
+            Phase::Stopped if is_replayed(&self.silence) => Effect::AskHealth,
             // The state `failed` is the server's word. It needs no complete replay.
-            Unconfirmed::Failed if self.silence.idle >= REPLAYED && self.has_passed(REPLAYED, since) => {
+            Phase::Failed if self.silence.idle >= REPLAYED && self.has_passed(REPLAYED, self.since) => {
                 self.state_failed()
             }
-            Unconfirmed::UnknownSession if self.has_passed(UNKNOWN, since) => {
+            Phase::UnknownSession if self.has_passed(UNKNOWN, self.since) => {
                 let message = "the server does not know the session; is it another server behind the same address? \
                                The run may be going on";
                 self.end_lost(KnownEnd::Open, message)
             }
-            Unconfirmed::UnknownSession
-                if self.asked_at.is_none_or(|asked| self.has_passed(UNKNOWN_AGAIN, asked)) =>
-            {
+            Phase::UnknownSession if self.asked_at.is_none_or(|asked| self.has_passed(UNKNOWN_AGAIN, asked)) => {
                 self.ask_state()
             }
-            Unconfirmed::Stopped | Unconfirmed::Failed | Unconfirmed::UnknownSession | Unconfirmed::Refused(_) => {
-                Effect::Continue
-            }
+            _ => Effect::Continue,
         }
     }
 
@@ -131,7 +127,7 @@ impl Machine {
     pub(super) fn replay_is_over(&mut self) -> Effect {
         self.replay_ends = None;
         match self.phase {
-            Phase::Confirming { end: Unconfirmed::Stopped, .. } => Effect::AskHealth,
+            Phase::Stopped => Effect::AskHealth,
             _ => Effect::Continue,
         }
     }
@@ -151,10 +147,10 @@ impl Machine {
         // Until the session's messages tell more, the run may have completed before the restart.
         let gone = KnownEnd::Restarted { answered: true };
         match &self.phase {
-            Phase::Confirming { end: Unconfirmed::Refused(_), .. } if restarted => {
+            Phase::Refused(_) if restarted => {
                 self.end_lost(gone, "the server was restarted, and refuses the token that it accepted before")
             }
-            Phase::Confirming { end: Unconfirmed::Refused(failure), .. } => Effect::End(failure.clone().into()),
+            Phase::Refused(failure) => Effect::End(failure.clone().into()),
             _ if restarted => self.end_lost(gone, "the server was restarted, and the run is gone"),
             _ => self.end_lost(KnownEnd::Stopped, "the run has ended, but the server did not say how"),
         }
@@ -185,7 +181,7 @@ impl Machine {
     /// Takes what only the session's messages tell about a run without a terminal event.
     pub(super) fn told_by_messages(&mut self, history: &History) {
         // The messages of a server that refuses the token are not readable, or not ours.
-        let is_refused = matches!(self.phase, Phase::Confirming { end: Unconfirmed::Refused(_), .. });
+        let is_refused = matches!(self.phase, Phase::Refused(_));
         match &mut self.known_end {
             KnownEnd::Restarted { answered } if history.known && !is_refused => *answered = history.answered,
             KnownEnd::StateFailed { tools } if history.known && !self.complete => {
