@@ -117,7 +117,7 @@ fn prepare(cli: &Cli, watch: &Watch, console: &Console, output: &mut Output) -> 
     let client = &Client::new(options.clone(), watch.clone(), console.clone());
     let server_flags = settings::server_flags(&cli.common);
     let context = Context { client, watch, console, output, server_flags };
-    let session_id = settings.command.session().map(|session| session.to_string());
+    let session_id = settings.command.session();
     let server = Some(client.url().to_owned());
     let done = match (settings.command, message) {
         (Command::Run(settings), Some(message)) => context.run(&settings, &message),
@@ -162,7 +162,7 @@ fn inputs(settings: &Settings, watch: &Watch, console: &Console) -> anyhow::Resu
 #[derive(serde::Serialize)]
 struct Detached<'a> {
     r#type: &'static str,
-    session_id: &'a str,
+    session_id: Uuid,
     run_id: &'a str,
 }
 
@@ -246,17 +246,16 @@ impl Context<'_> {
     /// Prints the session's ID. If that fails, nobody could find the run, so the run is cancelled. The same happens
     /// after a signal that came too late to stop the prompt.
     fn detach(&mut self, session: Uuid, run_id: String, format: PlainFormat, follow: &Follow) -> Report {
-        let session_id = session.to_string();
         let line = match format {
-            PlainFormat::Text => session_id.clone(),
+            PlainFormat::Text => session.to_string(),
             PlainFormat::Json => {
-                let detached = Detached { r#type: "detached", session_id: &session_id, run_id: &run_id };
+                let detached = Detached { r#type: "detached", session_id: session, run_id: &run_id };
                 serde_json::to_string(&detached).unwrap_or_default()
             }
         };
         let told = self.watch.check().and_then(|()| self.output.deliver(&line));
         let mut report = Report::new(told.map_or_else(End::Failed, |()| End::Completed));
-        report.session_id = Some(session_id);
+        report.session_id = Some(session);
         if matches!(report.end, End::Failed(_)) {
             report.known_end = KnownEnd::Open;
             let client = self.client.with_watch(self.watch.last_calls(ending::LAST_CALLS));
@@ -280,7 +279,7 @@ impl Context<'_> {
         let session = prompt.session;
         let class = unsent.failure.reason.class();
         let mut report = Report::new(unsent.failure.into());
-        report.session_id = Some(session.to_string());
+        report.session_id = Some(session);
         if !unsent.in_doubt {
             return report;
         }
@@ -361,7 +360,7 @@ impl Context<'_> {
         let failure = Failure::new(Reason::RunError, run::STATE_FAILED).passing(true);
         Report {
             known_end: KnownEnd::StateFailed { tools: !history.known || history.called_tools },
-            session_id: Some(session.to_string()),
+            session_id: Some(session),
             ..Report::new(failure.into())
         }
     }
@@ -383,7 +382,7 @@ impl Context<'_> {
                 .into(),
         );
         report.known_end = KnownEnd::Stopped;
-        report.session_id = Some(session.to_string());
+        report.session_id = Some(session);
         if run.is_none() {
             let mut transcript = Transcript::new(self.output.keep());
             self.output.fill_in(transcript.fill_in(history::read(self.client, session)?.texts))?;

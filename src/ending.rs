@@ -57,7 +57,7 @@ impl Follower<'_> {
         let mut report = Report {
             known_end: self.machine.known_end().clone(),
             cancel_tried,
-            session_id: Some(self.session.to_string()),
+            session_id: Some(self.session),
             left_waiting: self.machine.left_waiting().filter(|_| matches!(end, End::Failed(_))),
             resume_hint,
             run: self.machine.summary(),

@@ -238,8 +238,7 @@ impl<'a> Follower<'a> {
     }
 
     fn ask_program(&mut self, call: &ToolCall) -> Result<Verdict, Failure> {
-        let (session_id, run_id) = (&self.session.to_string(), self.machine.run_id());
-        let question = Question { session_id, run_id, tool_call: call };
+        let question = Question { session_id: self.session, run_id: self.machine.run_id(), tool_call: call };
         let program = self.settings.program.as_deref().unwrap_or_default();
         let verdict = approver::ask(program, &question, approver::PATIENCE, self.watch, self.console)?;
         self.stream.restart_quiet();

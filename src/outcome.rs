@@ -6,6 +6,7 @@ use serde::ser::{SerializeMap, Serializer};
 use std::fmt;
 use std::process::ExitCode;
 use std::time::{Duration, SystemTime};
+use uuid::Uuid;
 
 /// The exit code of the process. There is no other one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -309,7 +310,7 @@ pub struct Report {
     pub end: End,
     pub known_end: KnownEnd,
     pub cancel_tried: bool,
-    pub session_id: Option<String>,
+    pub session_id: Option<Uuid>,
     pub run: RunSummary,
     /// Calls that wait for approval although the command did not end with a pause.
     pub left_waiting: Option<Waiting>,

@@ -150,7 +150,7 @@ impl Context<'_> {
             return Ok(Report::new(End::Completed));
         }
         let resume_hint = Some(resume_command(session, &self.server_only(), waiting));
-        Ok(Report { resume_hint, session_id: Some(session.to_string()), ..Report::new(end) })
+        Ok(Report { resume_hint, session_id: Some(session), ..Report::new(end) })
     }
 
     /// Follows a run until it is clear whether it waits for approval.

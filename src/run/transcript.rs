@@ -247,13 +247,8 @@ impl Transcript {
 
     /// Returns the last turn's text: empty if the turn had none, `None` if there was no turn or its text is not kept.
     pub fn last_turn(&self) -> Option<&str> {
-        if self.keep == Keep::Nothing || !self.begun || self.turn_is_cut {
-            None
-        } else if self.turn_is_empty {
-            Some("")
-        } else {
-            Some(&self.text[self.last..])
-        }
+        let is_kept = self.keep != Keep::Nothing && self.begun && !self.turn_is_cut;
+        is_kept.then(|| if self.turn_is_empty { "" } else { &self.text[self.last..] })
     }
 
     /// Returns the text of all turns, with a newline between two turns, or `None` if there was no turn or not all
