@@ -141,8 +141,10 @@ impl Follower<'_> {
             if !self.machine.known_end().is_open() {
                 return Cancel::Ended;
             }
-            if client.session(self.session).is_ok_and(|session| self.machine.has_stopped(&session_state(&session)))
-            {
+            if let Ok(session) = client.session(self.session) {
+                self.machine.step(Input::StateAfterCancel(session_state(&session)));
+            }
+            if !self.machine.known_end().is_open() {
                 self.find_terminal_event(client);
                 return Cancel::Ended;
             }

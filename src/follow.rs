@@ -148,13 +148,9 @@ impl<'a> Follower<'a> {
     }
 
     fn check_idle(&self, idle: Duration) -> Result<(), Failure> {
-        match self.settings.idle_timeout.filter(|limit| idle >= *limit) {
-            Some(limit) => {
-                let message = format!("no event for {} (--idle-timeout)", humantime::format_duration(limit));
-                Err(Failure::new(Reason::IdleTimeout, message))
-            }
-            None => Ok(()),
-        }
+        let Some(limit) = self.settings.idle_timeout.filter(|limit| idle >= *limit) else { return Ok(()) };
+        let message = format!("no event for {} (--idle-timeout)", humantime::format_duration(limit));
+        Err(Failure::new(Reason::IdleTimeout, message))
     }
 
     fn look(&mut self, silence: Silence) -> Effect {

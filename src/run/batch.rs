@@ -262,10 +262,10 @@ impl Batch {
             State::Undecided(_) if self.adopted && quiet >= WRITTEN => Effect::AskPending,
             State::Undecided(_) if self.adopted => Effect::Continue,
             State::Undecided(_) if self.asked == AskedCalls::Unknown => Effect::AskConfig,
-            State::Undecided(Some(ruling)) if ruling.verdict == Verdict::Pause => match enough(PAUSED) {
-                true => Effect::End(End::Paused(self.waiting())),
-                false => Effect::Continue,
-            },
+            State::Undecided(Some(ruling)) if ruling.verdict == Verdict::Pause && enough(PAUSED) => {
+                Effect::End(End::Paused(self.waiting()))
+            }
+            State::Undecided(Some(ruling)) if ruling.verdict == Verdict::Pause => Effect::Continue,
             State::Undecided(_) if every || enough(SETTLED) => match self.judge_or_send(head) {
                 // Only sending must wait; judging goes on.
                 Effect::Send { .. } if !enough(SETTLED) => Effect::Continue,

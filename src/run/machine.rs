@@ -155,6 +155,7 @@ impl Machine {
             Input::Reconnected => self.reconnected(),
             Input::Quiet { silence, now } => self.quiet(silence, now),
             Input::State(state) => self.state(state),
+            Input::StateAfterCancel(state) => self.state_after_cancel(&state),
             Input::Health(uptime) => self.health(uptime),
             Input::AskedCalls(asked) => {
                 self.batch.set_asked(asked);

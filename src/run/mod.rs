@@ -17,6 +17,7 @@
 //! | any | state: failed | failed | reconnect, for the events before the failure |
 //! | any | state: no such session | unknown session | – |
 //! | any | state: the token is refused | refused | ask for the server's health |
+//! | any | after a cancel, state: idle, failed, or another run | same | – (the run is known to have ended) |
 //! | stopped | the replay is complete or held back | same | ask for the server's health |
 //! | stopped | health: the server is younger than the run | – | end: `lost`, restarted (trap 12) |
 //! | stopped | health: any other answer | – | end: `lost` (trap 7) |
@@ -71,6 +72,8 @@ pub enum Input<'a> {
     },
     /// The answer to [`Effect::AskState`].
     State(State),
+    /// The session's state after the server was asked to cancel the run.
+    StateAfterCancel(State),
     /// The answer to [`Effect::AskHealth`]; `None` if the server did not answer.
     Health(Option<Uptime>),
     /// The answer to [`Effect::AskConfig`].

@@ -366,7 +366,8 @@ fn only_the_servers_own_state_confirms_a_stop() {
         (State::Refused(Failure::new(Reason::Auth, "401")), false),
     ] {
         let mut run = machine(Start::Fresh);
-        assert_eq!((run.has_stopped(&state), run.known_end().is_open()), (stopped, !stopped), "{state:?}");
+        assert_eq!(tell(&mut run, Input::StateAfterCancel(state.clone())), Effect::Continue);
+        assert_eq!(run.known_end().is_open(), !stopped, "{state:?}");
     }
 }
 

@@ -156,18 +156,18 @@ impl Machine {
         }
     }
 
-    /// During a cancel: returns whether this state proves that the run has stopped.
-    pub fn has_stopped(&mut self, state: &State) -> bool {
+    /// After a cancel, the state alone shows that the run has stopped.
+    pub(super) fn state_after_cancel(&mut self, state: &State) -> Effect {
         match state {
-            State::Active { run_id } if *run_id == self.options.run_id => return false,
-            State::NoSession | State::Refused(_) => return false,
+            State::Active { run_id } if *run_id == self.options.run_id => {}
+            State::NoSession | State::Refused(_) => {}
             State::Active { .. } | State::Idle => {
                 self.superseded |= *state != State::Idle;
                 self.known_end = KnownEnd::Stopped;
             }
             State::Failed => self.known_end = KnownEnd::StateFailed { tools: true },
         }
-        true
+        Effect::Continue
     }
 
     fn end_lost(&mut self, known_end: KnownEnd, message: &str) -> Effect {
