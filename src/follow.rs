@@ -198,7 +198,10 @@ impl<'a> Follower<'a> {
                 return self.take(Input::Judged { call_id: &call.id, verdict });
             }
             Effect::AskConfig => self.ask_config()?,
-            Effect::Send { decisions, again } => self.send(&decisions, again)?,
+            Effect::Send { decisions, again } => {
+                let answer = self.send(&decisions, again)?;
+                return self.take(answer);
+            }
             Effect::AskState => Input::State(self.ask_state()?),
             Effect::AskHealth => Input::Health(self.ask_health()),
             Effect::AskPending => self.ask_pending()?,
@@ -242,7 +245,7 @@ impl<'a> Follower<'a> {
         Ok(verdict)
     }
 
-    fn send(&mut self, decisions: &[(ToolCall, Ruling)], again: bool) -> Result<Input<'static>, Failure> {
+    fn send<'d>(&mut self, decisions: &'d [(ToolCall, Ruling)], again: bool) -> Result<Input<'d>, Failure> {
         let mut bodies = BTreeMap::new();
         for (call, ruling) in decisions {
             let Some(decision) = Decision::of(&ruling.verdict) else { continue };
@@ -259,7 +262,7 @@ impl<'a> Follower<'a> {
         let sent = self.client.decide(self.session, self.machine.run_id(), bodies);
         self.stream.restart_quiet();
         match sent {
-            Ok(()) => Ok(Input::Sent),
+            Ok(()) => Ok(Input::Sent(decisions)),
             // The run has ended, or another one is active. The stream and the session's state will tell.
             Err(error) if error.is(&Refusal::NotRunning) || error.is(&Refusal::OtherRun) => {
                 self.console.progress(&format!("the server refused the decision: {error}"));

@@ -62,8 +62,6 @@ pub struct Machine {
     pub(super) replay_ends: Option<u64>,
     /// The decisions of `resume`, while the batch that they are about is pending.
     choices: Option<Choices>,
-    /// The decisions that are being sent.
-    sending: Vec<(ToolCall, Ruling)>,
     /// The entries of the policy's lists that no call of the run has matched.
     unmatched: BTreeSet<String>,
     over_budget: Option<Failure>,
@@ -90,7 +88,6 @@ impl Machine {
             asked_at: None,
             replay_ends: None,
             choices: options.choices.take(),
-            sending: Vec::new(),
             unmatched: options.policy.listed().cloned().collect(),
             over_budget: None,
             options,
@@ -168,7 +165,7 @@ impl Machine {
                 self.disturbed();
                 self.batch_effect()
             }
-            Input::Sent => self.sent(),
+            Input::Sent(decisions) => self.sent(decisions),
             Input::Refused => self.ask_state(),
             Input::Pending { calls, finished } => self.pending(calls, &finished),
         }
@@ -400,17 +397,9 @@ impl Machine {
         }
         loop {
             let effect = self.batch.next(self.silence.quiet, self.silence.heard);
-            match &effect {
-                Effect::AskProgram(call) => match self.judge(call) {
-                    Some(ruling) => self.batch.judged(&call.id, ruling),
-                    None => return effect,
-                },
-                Effect::Send { decisions, .. } => {
-                    self.sending.clone_from(decisions);
-                    return effect;
-                }
-                _ => return effect,
-            }
+            let Effect::AskProgram(call) = &effect else { return effect };
+            let Some(ruling) = self.judge(call) else { return effect };
+            self.batch.judged(&call.id, ruling);
         }
     }
 
@@ -425,21 +414,20 @@ impl Machine {
         }
     }
 
-    fn sent(&mut self) -> Effect {
+    fn sent(&mut self, sent: &[(ToolCall, Ruling)]) -> Effect {
         self.disturbed();
-        let sent = std::mem::take(&mut self.sending);
-        self.batch.sent(&sent);
+        self.batch.sent(sent);
+        let decisions = &mut self.tally.summary.decisions;
         for (call, ruling) in sent {
-            let (verdict, reason) = match ruling.verdict {
+            let (verdict, reason) = match &ruling.verdict {
                 Verdict::Accept => ("accept", None),
-                Verdict::Reject(reason) => ("reject", reason),
+                Verdict::Reject(reason) => ("reject", reason.clone()),
                 Verdict::Pause => continue,
             };
-            let decisions = &mut self.tally.summary.decisions;
             let is_known = decisions.iter().any(|decided| decided.tool_call_id == call.id);
             if decisions.len() < MAX_DECISIONS && !is_known {
-                let by = ruling.by.word();
-                decisions.push(Decided { tool_call_id: call.id, name: call.name, verdict, by, reason });
+                let (tool_call_id, name, by) = (call.id.clone(), call.name.clone(), ruling.by.word());
+                decisions.push(Decided { tool_call_id, name, verdict, by, reason });
             }
         }
         Effect::Continue

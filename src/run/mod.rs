@@ -83,8 +83,8 @@ pub enum Input<'a> {
         call_id: &'a str,
         verdict: Verdict,
     },
-    /// The server took the decisions of [`Effect::Send`].
-    Sent,
+    /// The server took these decisions of [`Effect::Send`].
+    Sent(&'a [(ToolCall, Ruling)]),
     /// The server refused the decisions of [`Effect::Send`]: the run has ended, or the session runs another one.
     Refused,
     /// The answer to [`Effect::AskPending`]: the pending calls of our run, and the IDs of the calls that have a

@@ -493,8 +493,8 @@ fn approving_one_batch_does_not_approve_the_next() {
     let mut run = Machine::new(Options { choices, policy, ..options(Start::FromNow) });
     feed(&mut run, 1, &ours(STARTED));
     feed(&mut run, 2, &proposal(&["a"]));
-    assert!(matches!(quiet(&mut run, 250, 0), Effect::Send { .. }));
-    tell(&mut run, Input::Sent);
+    let Effect::Send { decisions, .. } = quiet(&mut run, 250, 0) else { panic!("nothing is sent") };
+    tell(&mut run, Input::Sent(&decisions));
     feed(&mut run, 3, &ours(r#"{"ToolExecutionStarted":{"tool_call_id":"a"}}"#));
     feed(&mut run, 4, &ours(r#"{"ToolExecutionCompleted":{"tool_call_id":"a"}}"#));
     feed(&mut run, 5, &proposal(&["b"]));
@@ -516,8 +516,8 @@ fn a_decision_of_another_client_is_reported() {
     let mut run = Machine::new(Options { choices, ..options(Start::FromNow) });
     feed(&mut run, 1, &ours(STARTED));
     feed(&mut run, 2, &proposal(&["a", "b"]));
-    assert!(matches!(quiet(&mut run, 250, 0), Effect::Send { .. }));
-    tell(&mut run, Input::Sent);
+    let Effect::Send { decisions, .. } = quiet(&mut run, 250, 0) else { panic!("nothing is sent") };
+    tell(&mut run, Input::Sent(&decisions));
     let rejected = feed(&mut run, 3, &ours(r#"{"ToolRejected":{"tool_call_id":"a"}}"#));
     assert!(rejected.notice.unwrap().contains("rejected elsewhere"));
     let ran = feed(&mut run, 4, &ours(r#"{"ToolExecutionStarted":{"tool_call_id":"b"}}"#));

@@ -239,7 +239,7 @@ fn follow(plans: &[Plan], asked: AskedCalls, delay: u64, breaks: &[u64]) -> (End
                     server.inbox.push_back((time + delay, taken));
                     time += 2 * delay;
                     silent = 0;
-                    tell(&mut run, Input::Sent)
+                    tell(&mut run, Input::Sent(&decisions))
                 }
                 Effect::TakeBack(_) => {
                     time += 2 * delay;

@@ -144,7 +144,7 @@ fn steer(start: u8, told: Vec<Told>) {
                     for (call, _) in decisions.iter().filter(|_| start_of == Start::Fresh) {
                         assert!(!begun.contains(&call.id), "{} has begun", call.id);
                     }
-                    run.step(Input::Sent).effect
+                    run.step(Input::Sent(&decisions)).effect
                 }
                 Effect::AskConfig => run.step(Input::AskedCalls(AskedCalls::SomeCalls)).effect,
                 _ => break,
