@@ -58,7 +58,7 @@ impl Follower<'_> {
             known_end: self.machine.known_end().clone(),
             cancel_tried,
             session_id: Some(self.session),
-            left_waiting: self.machine.left_waiting().filter(|_| matches!(end, End::Failed(_))),
+            left_waiting: self.machine.left_waiting(),
             resume_hint,
             run: self.machine.summary(),
             ..Report::new(end)

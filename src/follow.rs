@@ -248,7 +248,7 @@ impl<'a> Follower<'a> {
     fn send<'d>(&mut self, decisions: &'d [(ToolCall, Ruling)], again: bool) -> Result<Input<'d>, Failure> {
         let mut bodies = BTreeMap::new();
         for (call, ruling) in decisions {
-            let Some(decision) = Decision::of(&ruling.verdict) else { continue };
+            let Some(decision) = ruling.verdict.decision() else { continue };
             let word = if decision == Decision::Accept { "accept" } else { "reject" };
             let again = if again {
                 " again: the server dropped this decision, and may apply it to a later call with the same ID"

@@ -13,6 +13,21 @@ pub enum Verdict {
     Pause,
 }
 
+impl Verdict {
+    /// Returns the decision to send, or `None` for a pause. The reason of a rejection becomes the call's result, since
+    /// the server ignores the content of a plain rejection (protocol trap 9).
+    pub fn decision(&self) -> Option<Decision> {
+        match self {
+            Self::Accept => Some(Decision::Accept),
+            Self::Reject(None) => Some(Decision::Reject),
+            Self::Reject(Some(reason)) => {
+                Some(Decision::CustomResult { content: format!("Tool call rejected: {reason}") })
+            }
+            Self::Pause => None,
+        }
+    }
+}
+
 /// Who decided a call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum By {
@@ -31,21 +46,6 @@ impl By {
             Self::Flag => "flag",
             Self::Policy => "policy",
             Self::Program => "program",
-        }
-    }
-}
-
-impl Decision {
-    /// Returns the decision to send for a verdict, or `None` for a pause. The reason of a rejection becomes the call's
-    /// result, since the server ignores the content of a plain rejection (protocol trap 9).
-    pub fn of(verdict: &Verdict) -> Option<Self> {
-        match verdict {
-            Verdict::Accept => Some(Self::Accept),
-            Verdict::Reject(None) => Some(Self::Reject),
-            Verdict::Reject(Some(reason)) => {
-                Some(Self::CustomResult { content: format!("Tool call rejected: {reason}") })
-            }
-            Verdict::Pause => None,
         }
     }
 }
