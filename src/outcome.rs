@@ -8,8 +8,9 @@ use std::process::ExitCode;
 use std::time::{Duration, SystemTime};
 use uuid::Uuid;
 
-/// The exit code of the process. There is no other one.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// The exit code of the process. There is no other one. The record's `outcome` is the name in snake case.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Exit {
     /// 0: the server said that the run completed, or the command has done its work.
     Completed,
@@ -20,15 +21,6 @@ pub enum Exit {
 }
 
 impl Exit {
-    /// Returns the record's `outcome`.
-    const fn name(self) -> &'static str {
-        match self {
-            Self::Completed => "completed",
-            Self::Failed => "failed",
-            Self::Paused => "paused",
-        }
-    }
-
     pub const fn code(self) -> u8 {
         match self {
             Self::Completed => 0,
@@ -410,7 +402,7 @@ impl Serialize for Report {
             self.failure().is_some_and(|failure| matches!(failure.reason, Reason::Timeout | Reason::IdleTimeout));
         let mut record = serializer.serialize_map(None)?;
         record.serialize_entry("type", "result")?;
-        record.serialize_entry("outcome", exit.name())?;
+        record.serialize_entry("outcome", &exit)?;
         record.serialize_entry("exit_code", &exit.code())?;
         record.serialize_entry("reason", &self.reason())?;
         record.serialize_entry("retryable", &self.retryable())?;
