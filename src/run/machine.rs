@@ -1,5 +1,5 @@
-//! The machine's events and tool calls. [`super::unconfirmed`] handles a run that seems to have ended without a terminal
-//! event.
+//! What each input does. [`Machine::dispatch`] says it for each event, and [`super::unconfirmed`] for a run that seems
+//! to have ended without a terminal event.
 
 use super::batch::{Batch, SETTLED};
 use super::choices::Choices;

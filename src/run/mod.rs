@@ -29,6 +29,10 @@
 //!
 //! A replay is complete when at least one byte has come and 2 s of quiet after it. If a gap named the newest event, the
 //! replay is complete with that event.
+//!
+//! One match in [`machine`] says what each event does. It changes the text in [`transcript`], the tool calls in
+//! [`batch`] and the counts in [`tally`]. [`policy`] and [`choices`] decide the calls. [`unconfirmed`] has the last
+//! four phases.
 
 pub mod batch;
 pub mod choices;

@@ -33,6 +33,7 @@ pub struct Transcript {
     shown: (usize, usize),
     /// Events were lost: no more text is shown until [`Transcript::fill_in`] gets the session's messages.
     held: Option<Held>,
+    /// A turn has begun, or the messages were read.
     begun: bool,
 }
 
