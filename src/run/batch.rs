@@ -325,6 +325,16 @@ mod tests {
         Effect::Replay("a decision shows no effect")
     }
 
+    fn send(calls: &[&ToolCall], again: bool) -> Effect {
+        let accepted = |call: &&ToolCall| ((*call).clone(), Ruling::by_policy(Verdict::Accept));
+        Effect::Send { decisions: calls.iter().map(accepted).collect(), again }
+    }
+
+    fn pause(calls: &[&ToolCall]) -> Effect {
+        let calls = calls.iter().copied().cloned().collect();
+        Effect::End(End::Paused(Waiting { batch: None, calls }))
+    }
+
     fn proposed(asked: AskedCalls, ids: &[&str]) -> Batch {
         let mut batch = new(asked);
         batch.propose(calls(ids), None);
@@ -434,14 +444,6 @@ mod tests {
     fn each_row_of_the_table_has_its_next_step() {
         use AskedCalls::{EveryCall, NoCall, SomeCalls, Unknown};
         let [a, b, c] = [call("a"), call("b"), call("c")];
-        let send = |calls: &[&ToolCall], again| Effect::Send {
-            decisions: calls.iter().map(|call| ((*call).clone(), Ruling::by_policy(Verdict::Accept))).collect(),
-            again,
-        };
-        let pause = |calls: &[&ToolCall]| {
-            let calls = calls.iter().copied().cloned().collect();
-            Effect::End(End::Paused(Waiting { batch: None, calls }))
-        };
         // Marks: j accept, p pause (judged), d decided, r decided and reconnected, s started, f finished, - nothing.
         let rows: Vec<(AskedCalls, &str, u64, Effect)> = vec![
             (NoCall, "---", 60_000, Effect::Continue),

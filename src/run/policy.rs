@@ -104,8 +104,8 @@ impl Policy {
         self.allow.iter().chain(&self.deny)
     }
 
-    /// Returns the verdict on a call of this tool, or `None` if the policy program must decide. The tool's name may have
-    /// the server's prefix.
+    /// Returns the verdict on a call of this tool, or `None` if the policy program must decide. The tool's name may
+    /// have the server's prefix.
     pub fn judge(&self, tool: &str) -> Option<Verdict> {
         let name = bare_name(tool);
         let listed = |list: &BTreeSet<String>| list.iter().any(|listed| names(listed, tool));
