@@ -3,7 +3,7 @@
 
 use crate::agent::events::ToolCall;
 use crate::console::Console;
-use crate::outcome::{Exit, Failure};
+use crate::outcome::Failure;
 use crate::run::policy::Verdict;
 use crate::watchdog::{Watch, poll_for};
 use rustix::event::{PollFd, PollFlags};
@@ -14,6 +14,7 @@ use std::os::fd::AsFd;
 use std::os::unix::process::CommandExt;
 use std::process::{Child, ChildStdin, ChildStdout, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
+use uuid::Uuid;
 
 /// The time that the program has for one call.
 pub const PATIENCE: Duration = Duration::from_secs(60);
@@ -29,7 +30,7 @@ const LOOK: Duration = Duration::from_millis(20);
 /// What the program gets on stdin, as JSON.
 #[derive(Debug, Serialize)]
 pub struct Question<'a> {
-    pub session_id: &'a str,
+    pub session_id: Uuid,
     pub run_id: &'a str,
     pub tool_call: &'a ToolCall,
 }
@@ -58,25 +59,22 @@ pub fn ask(
         Ok(started) => started,
         Err(error) => return pause(&format!("cannot be started ({error})")),
     };
-    let status = match wait(&mut child, &mut talk, patience, watch) {
-        Ok(Some(status)) => status,
-        Ok(None) => return pause(&format!("was not done within {} s", patience.as_secs())),
-        Err(cause) => return Err(cause),
+    let Some(status) = wait(&mut child, &mut talk, patience, watch)? else {
+        return pause(&format!("was not done within {} s", patience.as_secs()));
     };
-    let code = status.code().and_then(|code| u8::try_from(code).ok());
-    if code == Some(Exit::Completed.code()) {
-        Ok(Verdict::Accept)
-    } else if code == Some(Exit::Failed.code()) {
-        talk.hear_out();
-        let reason = String::from_utf8_lossy(&talk.said).trim().to_owned();
-        if !reason.is_empty() {
+    match status.code() {
+        Some(0) => Ok(Verdict::Accept),
+        Some(1) => {
+            talk.hear_out();
+            let reason = String::from_utf8_lossy(&talk.said).trim().to_owned();
+            if reason.is_empty() {
+                return Ok(Verdict::Reject(None));
+            }
             console.progress(&format!("--approve-with: the program rejects call {call}: {reason}"));
+            Ok(Verdict::Reject(Some(reason)))
         }
-        Ok(Verdict::Reject(Some(reason).filter(|reason| !reason.is_empty())))
-    } else if code == Some(Exit::Paused.code()) {
-        Ok(Verdict::Pause)
-    } else {
-        pause(&format!("ended with {status}, which is no verdict"))
+        Some(10) => Ok(Verdict::Pause),
+        _ => pause(&format!("ended with {status}, which is no verdict")),
     }
 }
 
@@ -101,16 +99,13 @@ fn start(command: &str, question: Vec<u8>) -> io::Result<(Child, Talk)> {
         .spawn()?;
     let (stdin, stdout) = (child.stdin.take(), child.stdout.take());
     // The program's ends of the pipes stay blocking.
-    let unblocked = stdin.as_ref().map_or(Ok(()), unblock);
-    if let Err(error) = unblocked.and_then(|()| stdout.as_ref().map_or(Ok(()), unblock)) {
-        end(&mut child);
-        return Err(error);
+    for pipe in [stdin.as_ref().map(AsFd::as_fd), stdout.as_ref().map(AsFd::as_fd)].into_iter().flatten() {
+        if let Err(error) = rustix::io::ioctl_fionbio(pipe, true) {
+            end(&mut child);
+            return Err(error.into());
+        }
     }
     Ok((child, Talk { question, asked: 0, stdin, stdout, said: Vec::new() }))
-}
-
-fn unblock(descriptor: &impl AsFd) -> io::Result<()> {
-    rustix::io::ioctl_fionbio(descriptor, true).map_err(Into::into)
 }
 
 impl Talk {
@@ -211,7 +206,7 @@ mod tests {
     #[test]
     fn a_slow_program_is_killed_with_its_children_and_the_call_pauses() {
         let tool_call = &ToolCall { id: "a".into(), name: "p__a".into(), arguments: Arguments::default() };
-        let question = Question { session_id: "s", run_id: "r", tool_call };
+        let question = Question { session_id: Uuid::nil(), run_id: "r", tool_call };
         let watch = Watch::without_signals().unwrap();
         // The children would hold the pipe open for a day.
         let command = "sleep 86400 & sleep 86400; exit 0";

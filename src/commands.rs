@@ -4,14 +4,14 @@ use crate::agent::calls::{NewMessage, NewSession, SessionState};
 use crate::cli::{self, Cli, Format, PlainFormat, mistake};
 use crate::client::{Address, Client, Headers, Options, new_key};
 use crate::console::{Console, Level};
-use crate::ending::{self, Cancel, announce, announce_later_signal, command, guard, on_signal, silence_panics};
-use crate::follow::{Context, Follower, asks, session_state};
+use crate::ending::{self, Cancel, announce, command, guard, on_signal, silence_panics};
+use crate::follow::{Context, Follower, asked_calls, session_state};
 use crate::history::{self, LastRun};
 use crate::input;
-use crate::outcome::{Class, End, Exit, Failure, Fate, Reason, Report};
+use crate::outcome::{Class, End, Exit, Failure, KnownEnd, Reason, Report};
 use crate::output::Output;
 use crate::rehearsal::Rehearsal;
-use crate::run::batch::Asks;
+use crate::run::batch::AskedCalls;
 use crate::run::choices::Choices;
 use crate::run::transcript::Transcript;
 use crate::run::{self, Start};
@@ -117,7 +117,7 @@ fn prepare(cli: &Cli, watch: &Watch, console: &Console, output: &mut Output) -> 
     let client = &Client::new(options.clone(), watch.clone(), console.clone());
     let server_flags = settings::server_flags(&cli.common);
     let context = Context { client, watch, console, output, server_flags };
-    let session_id = settings.command.session().map(|session| session.to_string());
+    let session_id = settings.command.session();
     let server = Some(client.url().to_owned());
     let done = match (settings.command, message) {
         (Command::Run(settings), Some(message)) => context.run(&settings, &message),
@@ -162,7 +162,7 @@ fn inputs(settings: &Settings, watch: &Watch, console: &Console) -> anyhow::Resu
 #[derive(serde::Serialize)]
 struct Detached<'a> {
     r#type: &'static str,
-    session_id: &'a str,
+    session_id: Uuid,
     run_id: &'a str,
 }
 
@@ -179,11 +179,11 @@ impl Context<'_> {
             }
         };
         self.console.progress(&format!("session {session}"));
-        let asks = self.asks(settings)?;
+        let asked = self.asked_calls(settings)?;
         let prompt = Prompt { session, is_new_session, message, key: new_key() };
         self.watch.on_signal_say(on_signal(&settings.follow));
         let sent_at = Instant::now();
-        let run_id = match prompt.send(self.client, self.watch) {
+        let run_id = match prompt.send(self.client) {
             Ok(run_id) => run_id.to_string(),
             Err(unsent) => return Ok(self.unsent(&prompt, &settings.follow, unsent)),
         };
@@ -196,7 +196,7 @@ impl Context<'_> {
             sandbox: settings.message.sandbox,
             max_tokens: settings.max_tokens,
             max_tool_calls: settings.max_tool_calls,
-            ..self.options(run_id, asks, Start::Fresh, &settings.follow)
+            ..self.options(run_id, asked, Start::Fresh, &settings.follow)
         };
         Ok(Follower::new(&mut self, &settings.follow, session, options, Some(sent_at)).run(None))
     }
@@ -212,25 +212,25 @@ impl Context<'_> {
     }
 
     /// Returns the calls that the server asks about, as far as this is known before the run.
-    fn asks(&self, settings: &settings::Run) -> Result<Asks, Failure> {
+    fn asked_calls(&self, settings: &settings::Run) -> Result<AskedCalls, Failure> {
         Ok(match settings.message.approval {
-            Approval::Ask => Asks::EveryCall,
-            Approval::List(_) => Asks::SomeCalls,
+            Approval::Ask => AskedCalls::EveryCall,
+            Approval::List(_) => AskedCalls::SomeCalls,
             Approval::Servers if settings.only_pauses => {
-                let asks = asks(self.client.config()?.auto_approve_mode);
-                if asks == Asks::NoCall {
+                let asked = asked_calls(self.client.config()?.auto_approve_mode);
+                if asked == AskedCalls::NoCall {
                     self.console.error("nothing will pause: the server approves every tool call by itself");
                 }
-                asks
+                asked
             }
-            Approval::Servers => Asks::Unknown,
+            Approval::Servers => AskedCalls::Unknown,
         })
     }
 
-    pub fn options(&self, run_id: String, asks: Asks, start: Start, follow: &Follow) -> run::Options {
+    pub fn options(&self, run_id: String, asked: AskedCalls, start: Start, follow: &Follow) -> run::Options {
         run::Options {
             run_id,
-            asks,
+            asked,
             keep: self.output.keep(),
             start,
             is_first: false,
@@ -246,36 +246,32 @@ impl Context<'_> {
     /// Prints the session's ID. If that fails, nobody could find the run, so the run is cancelled. The same happens
     /// after a signal that came too late to stop the prompt.
     fn detach(&mut self, session: Uuid, run_id: String, format: PlainFormat, follow: &Follow) -> Report {
-        let session_id = session.to_string();
         let line = match format {
-            PlainFormat::Text => session_id.clone(),
+            PlainFormat::Text => session.to_string(),
             PlainFormat::Json => {
-                let detached = Detached { r#type: "detached", session_id: &session_id, run_id: &run_id };
+                let detached = Detached { r#type: "detached", session_id: session, run_id: &run_id };
                 serde_json::to_string(&detached).unwrap_or_default()
             }
         };
         let told = self.watch.check().and_then(|()| self.output.deliver(&line));
         let mut report = Report::new(told.map_or_else(End::Failed, |()| End::Completed));
-        report.session_id = Some(session_id);
+        report.session_id = Some(session);
         if matches!(report.end, End::Failed(_)) {
-            report.fate = Fate::Open;
-            let watch = self.watch.last_calls(ending::LAST_CALLS);
-            self.stop_run(session, run_id, follow, &watch, &mut report);
+            report.known_end = KnownEnd::Open;
+            let client = self.client.with_watch(self.watch.last_calls(ending::LAST_CALLS));
+            self.stop_run(session, run_id, follow, &client, &mut report);
         }
         report
     }
 
     /// Cancels a run that was not followed.
-    fn stop_run(&mut self, session: Uuid, run: String, follow: &Follow, watch: &Watch, report: &mut Report) {
-        let client = self.client.with_watch(watch.clone());
+    fn stop_run(&mut self, session: Uuid, run: String, follow: &Follow, client: &Client, report: &mut Report) {
         report.run.run_id = Some(run.clone());
         report.cancel_tried = true;
-        let options = self.options(run, Asks::Unknown, Start::Peek, follow);
+        let options = self.options(run, AskedCalls::Unknown, Start::Peek, follow);
         let mut follower = Follower::new(self, follow, session, options, None);
-        let cancel = follower.stop(&client, watch);
-        report.fate = follower.fate().clone();
-        announce(self.console, &cancel);
-        announce_later_signal(self.console, watch, session, follow, &cancel);
+        follower.cancel(client);
+        report.known_end = follower.machine.known_end().clone();
     }
 
     /// Makes the report for a prompt without a run ID. If the prompt is in doubt, looks for its run and cancels it.
@@ -283,16 +279,15 @@ impl Context<'_> {
         let session = prompt.session;
         let class = unsent.failure.reason.class();
         let mut report = Report::new(unsent.failure.into());
-        report.session_id = Some(session.to_string());
+        report.session_id = Some(session);
         if !unsent.in_doubt {
             return report;
         }
-        report.fate = Fate::Open;
+        report.known_end = KnownEnd::Open;
         if follow.cancel || class != Class::Cause {
-            let watch = self.watch.last_calls(ending::LAST_CALLS);
-            let client = self.client.with_watch(watch.clone());
-            if let Some(run) = prompt.find_run(&client, &watch) {
-                self.stop_run(session, run.to_string(), follow, &watch, &mut report);
+            let client = self.client.with_watch(self.watch.last_calls(ending::LAST_CALLS));
+            if let Some(run) = prompt.find_run(&client) {
+                self.stop_run(session, run.to_string(), follow, &client, &mut report);
                 return report;
             }
         }
@@ -308,7 +303,7 @@ impl Context<'_> {
         };
         let active_since = Instant::now();
         self.console.progress(&format!("resuming run {run_id} of session {session}"));
-        let options = self.options(run_id.to_string(), Asks::SomeCalls, Start::Waiting, follow);
+        let options = self.options(run_id.to_string(), AskedCalls::SomeCalls, Start::FromNow, follow);
         let options = run::Options { choices: Some(choices), ..options };
         Ok(Follower::new(&mut self, follow, session, options, Some(active_since)).run(None))
     }
@@ -326,7 +321,7 @@ impl Context<'_> {
     /// and the messages end with a tool call without a result (protocol trap 23).
     pub fn swallowed_pause(&self, session: Uuid) -> Option<Failure> {
         let history = history::read(self.client, session).ok()?;
-        let no_events = || history::last_run(self.client, session).is_ok_and(|last| last.is_none());
+        let no_events = || history::find_run(self.client, session, None).is_ok_and(|last| last.is_none());
         (history.ends_with_open_call && no_events()).then(|| {
             let message = format!(
                 "the server was restarted while tool calls of session {session} were pending: the run is gone; on the \
@@ -342,11 +337,7 @@ impl Context<'_> {
         let (run_id, known, active_since) = match active {
             Some(run_id) => (run_id, None, Some(Instant::now())),
             None => {
-                let last = match run {
-                    Some(run) => history::run_with_id(self.client, session, run)?,
-                    None => history::last_run(self.client, session)?,
-                };
-                let Some(LastRun { id, ended }) = last else {
+                let Some(LastRun { id, ended }) = history::find_run(self.client, session, run)? else {
                     return self.attach_to_messages(session, run, &found);
                 };
                 // The failed run died before its first event; these events belong to an older run (protocol trap 21).
@@ -357,7 +348,7 @@ impl Context<'_> {
             }
         };
         self.console.progress(&format!("attached to run {run_id}"));
-        let options = self.options(run_id.to_string(), Asks::SomeCalls, Start::Fresh, follow);
+        let options = self.options(run_id.to_string(), AskedCalls::SomeCalls, Start::Fresh, follow);
         Ok(Follower::new(&mut self, follow, session, options, active_since).run(known))
     }
 
@@ -368,8 +359,8 @@ impl Context<'_> {
         let history = history::read(&client, session).unwrap_or_default();
         let failure = Failure::new(Reason::RunError, run::STATE_FAILED).passing(true);
         Report {
-            fate: Fate::StateFailed { tools: !history.known || history.called_tools },
-            session_id: Some(session.to_string()),
+            known_end: KnownEnd::StateFailed { tools: !history.known || history.called_tools },
+            session_id: Some(session),
             ..Report::new(failure.into())
         }
     }
@@ -390,11 +381,11 @@ impl Context<'_> {
             Failure::new(Reason::Lost, "the server has no events of the run any more: nobody can say how it ended")
                 .into(),
         );
-        report.fate = Fate::Stopped;
-        report.session_id = Some(session.to_string());
+        report.known_end = KnownEnd::Stopped;
+        report.session_id = Some(session);
         if run.is_none() {
             let mut transcript = Transcript::new(self.output.keep());
-            self.output.healed(transcript.heal(history::read(self.client, session)?.texts))?;
+            self.output.fill_in(transcript.fill_in(history::read(self.client, session)?.texts))?;
             report.run.agent_message = transcript.last_turn().map(str::to_owned);
             report.run.text = transcript.into_all();
         }
@@ -409,10 +400,9 @@ impl Context<'_> {
             return Ok(Report::new(End::Completed));
         };
         let follow = Follow::default();
-        let options = self.options(run_id.to_string(), Asks::SomeCalls, Start::Peek, &follow);
+        let options = self.options(run_id.to_string(), AskedCalls::SomeCalls, Start::Peek, &follow);
         let mut follower = Follower::new(&mut self, &follow, session, options, None);
-        let (client, watch) = (follower.client, follower.watch);
-        match follower.stop(client, watch) {
+        match follower.stop(follower.client) {
             Cancel::Ended => {
                 self.console.progress(&format!("run {run_id} has stopped"));
                 Ok(Report::new(End::Completed))

@@ -10,7 +10,7 @@ use crate::outcome::{Class, End, Failure, Reason, Report, Waiting};
 use crate::run::transcript::MAX_TEXT;
 use crate::run::{History, Input, Machine, State};
 use crate::settings::Follow;
-use crate::watchdog::{OnSignal, Watch};
+use crate::watchdog::OnSignal;
 use std::collections::BTreeMap;
 use std::panic::{self, AssertUnwindSafe};
 use std::time::{Duration, Instant};
@@ -52,18 +52,18 @@ impl Follower<'_> {
         };
         let (resume_hint, cancel_tried) = self.leave(&end);
         self.watch.on_signal_say(OnSignal::NothingToCancel);
-        let healed = guard(|| self.last_look());
+        let looked = guard(|| self.last_look());
         self.say_what_else_is_known();
         let mut report = Report {
-            fate: self.machine.fate().clone(),
+            known_end: self.machine.known_end().clone(),
             cancel_tried,
-            session_id: Some(self.session.to_string()),
-            left_waiting: self.machine.left_waiting().filter(|_| matches!(end, End::Failed(_))),
+            session_id: Some(self.session),
+            left_waiting: self.machine.left_waiting(),
             resume_hint,
             run: self.machine.summary(),
             ..Report::new(end)
         };
-        if let Err(failure) = healed {
+        if let Err(failure) = looked {
             report.fail(failure);
         }
         report
@@ -79,16 +79,11 @@ impl Follower<'_> {
             }
             End::Failed(failure) => failure.reason.class(),
         };
-        if !self.machine.fate().is_open() || class == Class::Refusal {
+        if !self.machine.known_end().is_open() || class == Class::Refusal {
             return (None, false);
         }
         if self.settings.cancel || class != Class::Cause {
-            let watch = self.watch.last_calls(LAST_CALLS);
-            let client = self.client.with_watch(watch.clone());
-            let cancel = guard(|| Ok(self.stop(&client, &watch)));
-            let cancel = cancel.unwrap_or_else(|failure| Cancel::NotTaken(failure.message));
-            announce(self.console, &cancel);
-            announce_later_signal(self.console, &watch, self.session, self.settings, &cancel);
+            self.cancel(&self.client.with_watch(self.watch.last_calls(LAST_CALLS)));
             return (None, true);
         }
         let command = command("attach", self.session, self.settings, &[]);
@@ -96,17 +91,30 @@ impl Follower<'_> {
         (Some(command), false)
     }
 
-    /// Asks the server to cancel the run, and waits until the run has ended or `watch` ends.
+    /// Cancels the run, and says whether it has stopped. If a second signal ended the wait for its end, prints the
+    /// command that repeats the cancel.
+    pub fn cancel(&mut self, client: &Client) {
+        let cancel = guard(|| Ok(self.stop(client)));
+        let cancel = cancel.unwrap_or_else(|failure| Cancel::NotTaken(failure.message));
+        announce(self.console, &cancel);
+        if !matches!(cancel, Cancel::Ended) && client.watch().later_signal().is_some() {
+            let command = command("cancel", self.session, self.settings, &[]);
+            self.console.error(&format!("to cancel the run: {command}"));
+        }
+    }
+
+    /// Asks the server to cancel the run, and waits until the run has ended or the client's watch ends.
     ///
     /// | cancel | answer | then |
     /// |---|---|---|
     /// | not accepted yet | cancel: accepted | send an empty decision (trap 5) |
     /// | not accepted yet | cancel: refused by the server | ask for the state, and cancel again |
-    /// | any | none, or not the server's own | the client tries again until `watch` ends |
+    /// | any | none, or not the server's own | the client tries again until its watch ends |
     /// | any | the terminal event | ended, even while a sandbox is torn down (trap 20) |
     /// | any | state: our run is active | wait, at most 250 ms |
     /// | any | state: idle, failed, or another run | ended; look for the terminal event |
-    pub fn stop(&mut self, client: &Client, watch: &Watch) -> Cancel {
+    pub fn stop(&mut self, client: &Client) -> Cancel {
+        let watch = client.watch();
         let run = self.machine.run_id().to_owned();
         let (mut refusal, mut taken_at, mut woken): (_, Option<Instant>, _) = (String::new(), None, false);
         let mut nap = FIRST_NAP;
@@ -130,10 +138,13 @@ impl Follower<'_> {
                 // The check below ends the loop.
                 let _ = watch.sleep(nap);
             }
-            if !self.machine.fate().is_open() {
+            if !self.machine.known_end().is_open() {
                 return Cancel::Ended;
             }
-            if client.session(self.session).is_ok_and(|state| self.machine.has_stopped(&session_state(state))) {
+            if let Ok(state) = client.session(self.session) {
+                self.machine.step(Input::StateAfterCancel(session_state(state)));
+            }
+            if !self.machine.known_end().is_open() {
                 self.find_terminal_event(client);
                 return Cancel::Ended;
             }
@@ -141,7 +152,7 @@ impl Follower<'_> {
                 // Events that have arrived count.
                 let now = Instant::now();
                 hear_rest(&mut self.stream, &mut self.machine, now, now + LAST_READ);
-                return match (self.machine.fate().is_open(), taken_at) {
+                return match (self.machine.known_end().is_open(), taken_at) {
                     (false, _) => Cancel::Ended,
                     (true, Some(_)) => Cancel::Accepted,
                     (true, None) => Cancel::NotTaken(refusal),
@@ -168,15 +179,16 @@ impl Follower<'_> {
             return Ok(());
         }
         let time = if self.watch.cause().is_some() { LAST_GLANCE } else { LAST_LOOK };
-        let watch = self.watch.last_calls(time);
-        let client = self.client.with_watch(watch.clone());
+        let client = self.client.with_watch(self.watch.last_calls(time));
         // The server writes the messages after the run's last event (protocol trap 8).
         let is_active = |client: &Client| {
             client
                 .session(self.session)
                 .is_ok_and(|state| state.active_run().is_some_and(|run| run.to_string() == self.machine.run_id()))
         };
-        while !self.machine.fate().is_open() && is_active(&client) && watch.sleep(LONGEST_NAP).is_ok() {}
+        while !self.machine.known_end().is_open() && is_active(&client) && client.watch().sleep(LONGEST_NAP).is_ok()
+        {
+        }
         let history = history::read(&client, self.session).unwrap_or_else(|error| {
             self.console.error(&format!("events were lost, and the session's messages cannot be read: {error}"));
             History::default()
@@ -246,13 +258,6 @@ pub fn announce(console: &Console, cancel: &Cancel) {
     }
 }
 
-/// Prints the command that repeats a cancel, if a second signal ended the wait for it.
-pub fn announce_later_signal(console: &Console, watch: &Watch, session: Uuid, follow: &Follow, cancel: &Cancel) {
-    if !matches!(cancel, Cancel::Ended) && watch.later_signal().is_some() {
-        console.error(&format!("to cancel the run: {}", command("cancel", session, follow, &[])));
-    }
-}
-
 /// Returns the command that approves these calls and no other batch.
 pub fn resume_command(session: Uuid, follow: &Follow, waiting: &Waiting) -> String {
     let mut flags = Vec::new();
@@ -265,18 +270,16 @@ pub fn resume_command(session: Uuid, follow: &Follow, waiting: &Waiting) -> Stri
             flags.extend(["--approve".to_owned(), call.id.clone()]);
         }
     }
-    let flags: Vec<_> = flags.iter().map(String::as_str).collect();
     command("resume", session, follow, &flags)
 }
 
 /// Returns a command line about this session, quoted for a shell.
-pub fn command(name: &str, session: Uuid, follow: &Follow, flags: &[&str]) -> String {
-    let mut words = vec!["sortie".to_owned(), name.to_owned(), session.to_string()];
-    words.extend(flags.iter().map(ToString::to_string));
+pub fn command(name: &str, session: Uuid, follow: &Follow, flags: &[String]) -> String {
     // `sortie cancel` has no policy flags.
     let policy = if name == "cancel" { &[][..] } else { &follow.policy_flags };
-    words.extend(policy.iter().chain(&follow.server_flags).cloned());
-    words.iter().map(|word| quoted(word)).collect::<Vec<_>>().join(" ")
+    let options = flags.iter().chain(policy).chain(&follow.server_flags).map(String::as_str);
+    let session = session.to_string();
+    ["sortie", name, &session].into_iter().chain(options).map(quoted).collect::<Vec<_>>().join(" ")
 }
 
 /// Quotes a word for a POSIX shell (XCU 2.2.2).

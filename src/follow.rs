@@ -6,11 +6,11 @@ use crate::approver::{self, Question};
 use crate::client::{CallError, Client, EventStream, Refusal, Silence, StreamItem, Word};
 use crate::console::Console;
 use crate::history;
-use crate::outcome::{End, Failure, Fate, Reason};
+use crate::outcome::{End, Failure, Reason};
 use crate::output::{Output, seconds};
-use crate::run::batch::Asks;
+use crate::run::batch::AskedCalls;
 use crate::run::policy::{Ruling, Verdict};
-use crate::run::{Effect, Input, Machine, Options, Quiet, State, Step, Uptime};
+use crate::run::{Effect, Input, Machine, Options, State, Step, Uptime};
 use crate::settings::Follow;
 use crate::watchdog::Watch;
 use std::collections::BTreeMap;
@@ -78,34 +78,25 @@ impl<'a> Follower<'a> {
         }
     }
 
-    pub const fn fate(&self) -> &Fate {
-        self.machine.fate()
-    }
-
     /// Follows the run to its end. `known` is the session's state, if the server was asked for it.
     ///
     /// # Errors
     /// A failure that ends the command before the run. All events that had arrived have been processed.
     pub fn follow(&mut self, known: Option<State>) -> Result<End, Failure> {
-        let mut effect = match known {
-            Some(state) => self.machine.step(Input::State(state)).effect,
-            None => Effect::Continue,
-        };
+        let known = known.map(|state| self.machine.step(Input::State(state)).effect);
+        let mut effect = known.unwrap_or(Effect::Continue);
         loop {
-            let done = self.perform(effect).and_then(|end| match end {
-                Some(end) => Ok(Err(end)),
-                None => self.hear(self.wake_at()).map(Ok),
-            });
-            match done {
-                Ok(Ok(next)) => effect = next,
-                Ok(Err(end)) => return Ok(end),
+            effect = match self.perform(effect) {
+                Ok(Effect::End(end)) => return Ok(end),
+                Ok(next) => next,
                 Err(failure) => return self.hear_what_has_arrived(failure),
-            }
+            };
         }
     }
 
-    /// Waits for the next event or silence, at most until `until`, and returns the machine's effect.
-    pub(crate) fn hear(&mut self, until: Option<Instant>) -> Result<Effect, Failure> {
+    /// Waits for the next event or silence, and returns the machine's effect.
+    fn hear(&mut self) -> Result<Effect, Failure> {
+        let until = self.wake_at();
         let Self { stream, machine, output, console, .. } = self;
         match stream.next(until) {
             Ok(StreamItem::Event { id, frame }) => match decode(&frame) {
@@ -126,14 +117,14 @@ impl<'a> Follower<'a> {
             },
             Ok(StreamItem::Lost { newest }) => Ok(machine.step(Input::Lost { newest }).effect),
             Ok(StreamItem::Reconnected) => Ok(machine.step(Input::Reconnected).effect),
-            Ok(StreamItem::Read(silence)) => self.read(&silence),
-            Ok(StreamItem::Quiet(silence)) => self.quiet(&silence),
+            Ok(StreamItem::Read(silence)) => self.read(silence),
+            Ok(StreamItem::Quiet(silence)) => self.quiet(silence),
             Err(error) => Ok(self.machine.step(Input::State(refused(error)?)).effect),
         }
     }
 
     /// Runs after all events of one read.
-    fn read(&mut self, silence: &Silence) -> Result<Effect, Failure> {
+    fn read(&mut self, silence: Silence) -> Result<Effect, Failure> {
         self.output.flush()?;
         if let Some(cause) = self.watch.cause()
             && self.cause_seen.get_or_insert_with(Instant::now).elapsed() >= LAST_READ
@@ -149,7 +140,7 @@ impl<'a> Follower<'a> {
     }
 
     /// Runs after a read that found nothing. All events that had arrived count, so the deadline is checked only now.
-    fn quiet(&mut self, silence: &Silence) -> Result<Effect, Failure> {
+    fn quiet(&mut self, silence: Silence) -> Result<Effect, Failure> {
         self.output.flush()?;
         self.watch.check()?;
         self.check_idle(silence.idle)?;
@@ -157,27 +148,16 @@ impl<'a> Follower<'a> {
     }
 
     fn check_idle(&self, idle: Duration) -> Result<(), Failure> {
-        match self.settings.idle_timeout.filter(|limit| idle >= *limit) {
-            Some(limit) => {
-                let message = format!("no event for {} (--idle-timeout)", humantime::format_duration(limit));
-                Err(Failure::new(Reason::IdleTimeout, message))
-            }
-            None => Ok(()),
-        }
+        let Some(limit) = self.settings.idle_timeout.filter(|limit| idle >= *limit) else { return Ok(()) };
+        let message = format!("no event for {} (--idle-timeout)", humantime::format_duration(limit));
+        Err(Failure::new(Reason::IdleTimeout, message))
     }
 
-    fn look(&mut self, silence: &Silence) -> Effect {
+    fn look(&mut self, silence: Silence) -> Effect {
         self.looked = Instant::now();
         self.heartbeat(silence.idle);
         self.output.renew_status();
-        let quiet = Quiet {
-            quiet: silence.quiet,
-            idle: silence.idle,
-            heard: silence.heard,
-            held_back: silence.held_back,
-            now: self.began.elapsed(),
-        };
-        self.machine.step(Input::Quiet(quiet)).effect
+        self.machine.step(Input::Quiet { silence, now: self.began.elapsed() }).effect
     }
 
     fn heartbeat(&self, idle: Duration) {
@@ -196,53 +176,45 @@ impl<'a> Follower<'a> {
         [idle, machine].into_iter().flatten().min()
     }
 
-    /// Performs effects until the machine wants to read the stream, or returns the end.
-    pub(crate) fn perform(&mut self, mut effect: Effect) -> Result<Option<End>, Failure> {
-        loop {
-            let input = match effect {
-                Effect::Continue => return Ok(None),
-                Effect::End(end) => return Ok(Some(end)),
-                Effect::Reconnect(why) => {
-                    self.stream.reconnect(why);
-                    return Ok(None);
-                }
-                Effect::Replay(why) => {
-                    self.stream.replay(why);
-                    return Ok(None);
-                }
-                Effect::TakeBack(call_id) => {
-                    let rejection = BTreeMap::from([(call_id.as_str(), Decision::Reject)]);
-                    if let Err(error) = self.client.decide(self.session, self.machine.run_id(), rejection) {
-                        log::warn!("a decision may stay on the server for a later call {call_id}: {error}");
-                    }
-                    self.stream.restart_quiet();
-                    return Ok(None);
-                }
-                Effect::AskConfig => self.ask_config()?,
-                Effect::AskProgram(call) => {
-                    let verdict = self.ask_program(&call)?;
-                    self.stream.restart_quiet();
-                    self.stream.restart_idle();
-                    effect = self.machine.step(Input::Judged { call_id: &call.id, verdict }).effect;
-                    continue;
-                }
-                Effect::Send { decisions, again } => self.send(&decisions, again)?,
-                Effect::AskState => Input::State(self.ask_state()?),
-                Effect::AskHealth => Input::Health(self.ask_health()),
-                Effect::AskPending => self.ask_pending()?,
-                Effect::AskMessages => {
-                    Input::Messages(history::read(self.client, self.session).unwrap_or_default())
-                }
-            };
-            effect = self.take(input)?;
-        }
+    /// Performs an effect and returns the next one.
+    fn perform(&mut self, effect: Effect) -> Result<Effect, Failure> {
+        let input = match effect {
+            Effect::Continue => return self.hear(),
+            Effect::End(_) => return Ok(effect),
+            Effect::Reconnect(why) => {
+                self.stream.reconnect(why);
+                return self.hear();
+            }
+            Effect::Replay(why) => {
+                self.stream.replay(why);
+                return self.hear();
+            }
+            Effect::TakeBack(call_id) => {
+                self.take_back(&call_id);
+                return self.hear();
+            }
+            Effect::AskProgram(call) => {
+                let verdict = self.ask_program(&call)?;
+                return self.take(Input::Judged { call_id: &call.id, verdict });
+            }
+            Effect::AskConfig => self.ask_config()?,
+            Effect::Send { decisions, again } => {
+                let answer = self.send(&decisions, again)?;
+                return self.take(answer);
+            }
+            Effect::AskState => Input::State(self.ask_state()?),
+            Effect::AskHealth => Input::Health(self.ask_health()),
+            Effect::AskPending => self.ask_pending()?,
+            Effect::AskMessages => Input::Messages(history::read(self.client, self.session).unwrap_or_default()),
+        };
+        self.take(input)
     }
 
     /// Gives the machine an answer and shows the text and notice that it returns.
     pub(crate) fn take(&mut self, input: Input<'_>) -> Result<Effect, Failure> {
-        let Step { healed, notice, effect, .. } = self.machine.step(input);
-        if let Some(healed) = healed {
-            self.output.healed(healed)?;
+        let Step { filled_in, notice, effect, .. } = self.machine.step(input);
+        if let Some(filled_in) = filled_in {
+            self.output.fill_in(filled_in)?;
         }
         if let Some(notice) = notice {
             self.console.error(&notice);
@@ -251,22 +223,32 @@ impl<'a> Follower<'a> {
     }
 
     fn ask_config(&mut self) -> Result<Input<'static>, Failure> {
-        let asks = asks(self.client.config()?.auto_approve_mode);
+        let asked = asked_calls(self.client.config()?.auto_approve_mode);
         self.stream.restart_quiet();
-        Ok(Input::Asks(asks))
+        Ok(Input::AskedCalls(asked))
+    }
+
+    fn take_back(&mut self, call_id: &str) {
+        let rejection = BTreeMap::from([(call_id, Decision::Reject)]);
+        if let Err(error) = self.client.decide(self.session, self.machine.run_id(), rejection) {
+            log::warn!("a decision may stay on the server for a later call {call_id}: {error}");
+        }
+        self.stream.restart_quiet();
     }
 
     fn ask_program(&mut self, call: &ToolCall) -> Result<Verdict, Failure> {
-        let (session_id, run_id) = (&self.session.to_string(), self.machine.run_id());
-        let question = Question { session_id, run_id, tool_call: call };
+        let question = Question { session_id: self.session, run_id: self.machine.run_id(), tool_call: call };
         let program = self.settings.program.as_deref().unwrap_or_default();
-        approver::ask(program, &question, approver::PATIENCE, self.watch, self.console)
+        let verdict = approver::ask(program, &question, approver::PATIENCE, self.watch, self.console)?;
+        self.stream.restart_quiet();
+        self.stream.restart_idle();
+        Ok(verdict)
     }
 
-    fn send(&mut self, decisions: &[(ToolCall, Ruling)], again: bool) -> Result<Input<'static>, Failure> {
+    fn send<'d>(&mut self, decisions: &'d [(ToolCall, Ruling)], again: bool) -> Result<Input<'d>, Failure> {
         let mut bodies = BTreeMap::new();
         for (call, ruling) in decisions {
-            let Some(decision) = Decision::of(&ruling.verdict) else { continue };
+            let Some(decision) = ruling.verdict.decision() else { continue };
             let word = if decision == Decision::Accept { "accept" } else { "reject" };
             let again = if again {
                 " again: the server dropped this decision, and may apply it to a later call with the same ID"
@@ -280,7 +262,7 @@ impl<'a> Follower<'a> {
         let sent = self.client.decide(self.session, self.machine.run_id(), bodies);
         self.stream.restart_quiet();
         match sent {
-            Ok(()) => Ok(Input::Sent),
+            Ok(()) => Ok(Input::Sent(decisions)),
             // The run has ended, or another one is active. The stream and the session's state will tell.
             Err(error) if error.is(&Refusal::RunNotActive) => {
                 self.console.progress(&format!("the server refused the decision: {error}"));
@@ -349,11 +331,11 @@ impl<'a> Follower<'a> {
 }
 
 /// Returns the calls that a server with this policy asks about.
-pub const fn asks(mode: AutoApprove) -> Asks {
+pub const fn asked_calls(mode: AutoApprove) -> AskedCalls {
     match mode {
-        AutoApprove::None => Asks::EveryCall,
-        AutoApprove::All => Asks::NoCall,
-        AutoApprove::Custom => Asks::SomeCalls,
+        AutoApprove::None => AskedCalls::EveryCall,
+        AutoApprove::All => AskedCalls::NoCall,
+        AutoApprove::Custom => AskedCalls::SomeCalls,
     }
 }
 

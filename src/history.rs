@@ -4,16 +4,13 @@ use crate::agent::calls::{Message, SessionState, end_with_answer, end_with_open_
 use crate::agent::events::{Event, decode};
 use crate::client::{CallError, Client, EventStream, StreamItem, Word};
 use crate::outcome::COMPLETED;
-use crate::run::History;
-use std::time::Duration;
+use crate::run::{History, is_replayed};
 use uuid::Uuid;
 
 /// The messages on a page. The page gets smaller if the answer is over its bound.
 const PAGE: usize = 1000;
 /// The most memory for messages, in bytes.
 const MAX_MESSAGES: usize = 8 * 1024 * 1024;
-/// A replay is complete after this much quiet.
-const REPLAYED: Duration = Duration::from_secs(2);
 
 /// Returns what the messages after the last prompt tell. They are complete only some time after the run has ended.
 pub fn read(client: &Client, session: Uuid) -> Result<History, CallError> {
@@ -79,31 +76,17 @@ pub struct LastRun {
     pub ended: Option<bool>,
 }
 
-/// Returns the run of the session's newest event. It reads until the replay is complete or held back.
-pub fn last_run(client: &Client, session: Uuid) -> Result<Option<LastRun>, CallError> {
-    find_run(client, session, |_| true, false)
-}
-
-/// Returns the run with this ID, if the ring has events of it.
-pub fn run_with_id(client: &Client, session: Uuid, run: Uuid) -> Result<Option<LastRun>, CallError> {
-    find_run(client, session, |id| id == run, true)
-}
-
 /// Returns whether the session's active run has sent its terminal event: its sandbox is being torn down (protocol
 /// trap 20).
 pub fn active_run_has_ended(client: &Client, session: Uuid) -> bool {
     let active = client.session(session).ok().and_then(SessionState::active_run);
-    let run = active.and_then(|run| run_with_id(client, session, run).ok().flatten());
+    let run = active.and_then(|run| find_run(client, session, Some(run)).ok().flatten());
     run.is_some_and(|run| run.ended.is_some())
 }
 
-/// With `one`, the search ends with the terminal event of a wanted run.
-fn find_run(
-    client: &Client,
-    session: Uuid,
-    is_wanted: impl Fn(Uuid) -> bool,
-    one: bool,
-) -> Result<Option<LastRun>, CallError> {
+/// Returns the run with this ID, if the ring has events of it, or else the run of the session's newest event. It reads
+/// until the wanted run's terminal event, or until the replay is complete or held back.
+pub fn find_run(client: &Client, session: Uuid, wanted: Option<Uuid>) -> Result<Option<LastRun>, CallError> {
     let mut stream = EventStream::new(client, session, 0);
     let (mut last, mut replay_ends): (Option<LastRun>, Option<u64>) = (None, None);
     loop {
@@ -111,18 +94,19 @@ fn find_run(
             StreamItem::Event { id, frame } => {
                 let Ok(envelope) = decode(&frame) else { continue };
                 let run = envelope.run_id.as_deref().and_then(|id| Uuid::parse_str(id).ok());
-                if let Some(id) = run.filter(|run| is_wanted(*run)) {
+                if let Some(id) = run.filter(|run| wanted.is_none_or(|wanted| wanted == *run)) {
                     last = Some(LastRun { id, ended: ended(&envelope.event) });
                 }
                 let is_last = replay_ends.is_some_and(|newest| id >= Some(newest));
-                if is_last || one && last.as_ref().is_some_and(|run| run.ended.is_some()) {
+                let is_found = wanted.is_some() && last.as_ref().is_some_and(|run| run.ended.is_some());
+                if is_last || is_found {
                     return Ok(last);
                 }
             }
             StreamItem::Lost { newest } => replay_ends = newest.or(replay_ends),
             StreamItem::Quiet(silence) => {
                 client.check()?;
-                if silence.held_back || silence.heard && silence.quiet >= REPLAYED {
+                if is_replayed(&silence) {
                     return Ok(last);
                 }
             }

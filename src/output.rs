@@ -9,7 +9,7 @@ use crate::descriptor::Pipe;
 use crate::outcome::{End, Exit, Failure, Reason, Report, Waiting};
 use crate::recording::Recording;
 use crate::result_file::ResultFile;
-use crate::run::transcript::{Healed, Keep, MAX_TEXT};
+use crate::run::transcript::{FilledIn, Keep, MAX_TEXT};
 use crate::watchdog::Watch;
 use memchr::memchr;
 use serde::Serialize;
@@ -199,11 +199,11 @@ impl Output {
     }
 
     /// Writes text that was held back while events were missing.
-    pub fn healed(&mut self, healed: Healed) -> Result<(), Failure> {
-        if healed.continues {
+    pub fn fill_in(&mut self, filled_in: FilledIn) -> Result<(), Failure> {
+        if filled_in.continues {
             self.turn_begun = false;
         }
-        for text in healed.pieces {
+        for text in filled_in.pieces {
             self.text(&text)?;
             self.turn_begun = true;
         }
@@ -268,7 +268,7 @@ impl Output {
         let kept = self.write_result_file(&report);
         fail_with(&mut report, kept);
         if matches!(self.format, Format::Json | Format::StreamJson)
-            && let Err(failure) = self.line(&report.record()).and_then(|()| self.flush())
+            && let Err(failure) = self.line(&report).and_then(|()| self.flush())
         {
             report.fail(failure);
             let kept = self.write_result_file(&report);
@@ -305,7 +305,7 @@ impl Output {
 
     fn write_result_file(&self, report: &Report) -> Result<(), Failure> {
         let Some(file) = &self.result_file else { return Ok(()) };
-        file.write(&report.record()).map_err(|error| Failure::new(Reason::Output, format!("{error:#}")))
+        file.write(report).map_err(|error| Failure::new(Reason::Output, format!("{error:#}")))
     }
 
     fn warn(&self, report: &Report) {

@@ -3,14 +3,14 @@
 use crate::agent::calls::{AutoApprove, ListedSession, SessionState};
 use crate::agent::events::{ToolCall, decode};
 use crate::cli::{ListState, PlainFormat};
-use crate::client::{Client, EventStream, Options, Refusal, StreamItem};
+use crate::client::{Client, EventStream, Options, Refusal, Silence, StreamItem};
 use crate::console::visible;
 use crate::ending::resume_command;
 use crate::follow::{Context, Follower};
 use crate::outcome::{End, Failure, Report, Waiting};
 use crate::output::{describe, seconds};
-use crate::run::batch::{Asks, PAUSED};
-use crate::run::{Effect, Input, Machine, Quiet, Start};
+use crate::run::batch::{AskedCalls, PAUSED};
+use crate::run::{Effect, Input, Machine, Start};
 use crate::settings::Follow;
 use serde::Serialize;
 use std::collections::HashSet;
@@ -150,16 +150,16 @@ impl Context<'_> {
             return Ok(Report::new(End::Completed));
         }
         let resume_hint = Some(resume_command(session, &self.server_only(), waiting));
-        Ok(Report { resume_hint, session_id: Some(session.to_string()), ..Report::new(end) })
+        Ok(Report { resume_hint, session_id: Some(session), ..Report::new(end) })
     }
 
     /// Follows a run until it is clear whether it waits for approval.
     fn peek(&mut self, session: Uuid, run: Uuid) -> Result<End, Failure> {
         let follow = Follow::default();
-        let options = self.options(run.to_string(), Asks::SomeCalls, Start::Peek, &follow);
+        let options = self.options(run.to_string(), AskedCalls::SomeCalls, Start::Peek, &follow);
         let mut follower = Follower::new(self, &follow, session, options, Some(Instant::now()));
         match follower.follow(None)? {
-            End::Failed(failure) if follower.fate().is_open() => Err(failure),
+            End::Failed(failure) if follower.machine.known_end().is_open() => Err(failure),
             end => Ok(end),
         }
     }
@@ -243,7 +243,8 @@ impl Context<'_> {
             for (session, run) in some {
                 let pending = self.client.pending(session.id)?;
                 if pending.run_id == Some(*run) && !pending.tool_calls.is_empty() {
-                    let options = self.options(run.to_string(), Asks::SomeCalls, Start::Peek, &Follow::default());
+                    let options =
+                        self.options(run.to_string(), AskedCalls::SomeCalls, Start::Peek, &Follow::default());
                     looks.push(Look::new(&client, session, *run, Machine::new(options))?);
                 }
             }
@@ -311,8 +312,8 @@ impl<'c> Look<'c> {
     }
 
     fn waits(mut self) -> Option<WaitingSession> {
-        let quiet = Quiet { quiet: PAUSED, idle: PAUSED, heard: true, held_back: false, now: PAUSED };
-        match self.machine.step(Input::Quiet(quiet)).effect {
+        let silence = Silence { quiet: PAUSED, idle: PAUSED, heard: true, held_back: false };
+        match self.machine.step(Input::Quiet { silence, now: PAUSED }).effect {
             Effect::End(End::Paused(waiting)) if self.settled => {
                 Some(WaitingSession { session: self.session, run: self.run, waiting })
             }

@@ -3,7 +3,7 @@
 //! The record is written to a temporary file in the same folder, which is then renamed, so that a reader never finds
 //! half a record. If that is impossible (a bind mount, a read-only or sticky folder), the file is written in place.
 
-use crate::outcome::Record;
+use crate::outcome::Report;
 use crate::watchdog::Watch;
 use anyhow::{Context, Error, Result, bail, ensure};
 use rustix::fs::OFlags;
@@ -99,7 +99,7 @@ impl ResultFile {
     ///
     /// # Errors
     /// The record could not be written. The old content is unchanged, unless the file was written in place.
-    pub fn write(&self, record: &Record<'_>) -> Result<()> {
+    pub fn write(&self, record: &Report) -> Result<()> {
         self.replace(record)
             .or_else(|failed| match failed {
                 Refused::Replacing(error) => {
@@ -110,7 +110,7 @@ impl ResultFile {
             .with_context(|| format!("cannot write the result to {}", self.name.display()))
     }
 
-    fn replace(&self, record: &Record<'_>) -> Result<(), Refused> {
+    fn replace(&self, record: &Report) -> Result<(), Refused> {
         let temporary = self.make_temporary().map_err(Refused::Replacing)?;
         fill(temporary.as_file(), record).map_err(Refused::Writing)?;
         match temporary.persist(&self.path) {
@@ -129,7 +129,7 @@ enum Refused {
     Writing(Error),
 }
 
-fn fill(file: &File, record: &Record<'_>) -> Result<()> {
+fn fill(file: &File, record: &Report) -> Result<()> {
     // The record may be large, so it is written in pieces.
     let mut json = BufWriter::new(file);
     serde_json::to_writer(&mut json, record)?;

@@ -13,7 +13,6 @@
 use crate::agent::calls::{NewMessage, SessionState};
 use crate::client::{CallError, Client, Refusal};
 use crate::outcome::Failure;
-use crate::watchdog::Watch;
 use std::time::{Duration, Instant};
 use uuid::Uuid;
 
@@ -46,8 +45,8 @@ pub struct Unsent {
 
 impl Prompt<'_> {
     /// Sends the prompt and returns the ID of the run.
-    pub fn send(&self, client: &Client, watch: &Watch) -> Result<Uuid, Unsent> {
-        let (mut busy_since, mut in_doubt, mut patience) = (None, false, None);
+    pub fn send(&self, client: &Client) -> Result<Uuid, Unsent> {
+        let (mut busy, mut in_doubt) = (None, false);
         loop {
             let error = match client.send(self.session, self.message, &self.key) {
                 Ok(run) => return Ok(run),
@@ -59,12 +58,11 @@ impl Prompt<'_> {
             if !is_busy {
                 return Err(unsent(error));
             }
-            let since: &mut Instant = busy_since.get_or_insert_with(Instant::now);
-            let patience = *patience.get_or_insert_with(|| self.patience(client, in_doubt));
+            let (since, patience) = *busy.get_or_insert_with(|| (Instant::now(), self.patience(client, in_doubt)));
             if since.elapsed() >= if in_doubt { patience.max(LOST_ANSWER) } else { patience } {
                 return Err(unsent(error));
             }
-            watch.sleep(BUSY).map_err(|failure| Unsent { failure, in_doubt })?;
+            client.watch().sleep(BUSY).map_err(|failure| Unsent { failure, in_doubt })?;
         }
     }
 
@@ -78,7 +76,7 @@ impl Prompt<'_> {
     }
 
     /// Looks for the run of a prompt that is in doubt. A proxy may deliver the prompt a moment after we have given up.
-    pub fn find_run(&self, client: &Client, watch: &Watch) -> Option<Uuid> {
+    pub fn find_run(&self, client: &Client) -> Option<Uuid> {
         let began = Instant::now();
         loop {
             match client.session(self.session).map(SessionState::active_run) {
@@ -88,7 +86,7 @@ impl Prompt<'_> {
                 }
                 Ok(Some(run)) => return Some(run),
                 _ if began.elapsed() > LATE => return None,
-                _ => watch.sleep(BUSY).ok()?,
+                _ => client.watch().sleep(BUSY).ok()?,
             }
         }
     }

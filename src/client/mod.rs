@@ -135,6 +135,10 @@ impl Client {
         is_new
     }
 
+    pub const fn watch(&self) -> &Watch {
+        &self.watch
+    }
+
     /// Fails after the deadline or a signal.
     pub fn check(&self) -> Result<(), CallError> {
         self.watch.cause().map_or(Ok(()), |cause| Err(CallError::stopped(cause)))

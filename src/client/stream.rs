@@ -45,7 +45,7 @@ pub enum StreamItem<'a> {
 }
 
 /// How quiet the stream is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Silence {
     /// How long reads have blocked since the last byte of an event, the last call and the last reconnect. Comments do
     /// not count. Time with unread bytes does not count either, unlike with a clock.

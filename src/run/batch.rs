@@ -30,8 +30,10 @@
 //! asking. So when a call that was decided twice starts, and no call follows it in the batch, a rejection replaces
 //! the decision that the server keeps.
 
+use super::Effect;
 use super::policy::{Ruling, Verdict};
 use crate::agent::events::{MAX_LIST, MAX_NAME, ToolCall};
+use crate::outcome::{End, Failure, Reason, Waiting};
 use std::time::Duration;
 
 /// After this much quiet, the server waits for a decision: a call that it approves by itself starts sooner.
@@ -48,7 +50,7 @@ pub const WRITTEN: Duration = Duration::from_secs(6);
 
 /// The calls that the server asks about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Asks {
+pub enum AskedCalls {
     /// Not known: `/v1/config` can tell.
     Unknown,
     /// The run has `auto_approve: "none"`, or the server's configuration has it.
@@ -56,27 +58,6 @@ pub enum Asks {
     /// The server decides the other calls by itself and does not say which ones these are.
     SomeCalls,
     NoCall,
-}
-
-/// The next step for the batch.
-#[derive(Clone, Debug, PartialEq)]
-pub enum Next {
-    /// Do nothing now.
-    Wait,
-    /// Ask `/v1/config` which calls the server asks about.
-    Learn,
-    /// Let the policy judge this call.
-    Judge(ToolCall),
-    /// Send these decisions. With `again`, the server has dropped them once.
-    Send { decisions: Vec<(ToolCall, Ruling)>, again: bool },
-    /// Reconnect from before the last event. When this event comes again, the stream is known to be alive.
-    Replay,
-    /// Ask for the pending calls and the messages: see [`Batch::adopt`].
-    Adopt,
-    /// These calls wait for approval.
-    Pause(Vec<ToolCall>),
-    /// Nobody can decide this call.
-    Fail(ToolCall),
 }
 
 #[derive(Clone, Debug, PartialEq)]
@@ -92,17 +73,25 @@ enum State {
     Finished,
 }
 
+impl State {
+    const fn has_begun(&self) -> bool {
+        matches!(self, Self::Running | Self::Finished)
+    }
+}
+
 /// The calls of the current turn, in the order in which the server handles them.
 #[derive(Clone, Debug)]
 pub struct Batch {
-    asks: Asks,
+    /// The first 8 digits of the run's ID.
+    run: String,
+    asked: AskedCalls,
     calls: Vec<(ToolCall, State)>,
     /// The event ID of the proposal.
     proposal: Option<u64>,
     /// The states of calls whose proposal has left the server's ring.
     unplaced: Vec<(String, State)>,
     /// The stream was not read for a while.
-    looked_away: bool,
+    has_unread_time: bool,
     /// The batch came from the pending list, which does not tell which calls have finished.
     adopted: bool,
     /// The calls whose decision was sent twice and not taken back.
@@ -110,20 +99,21 @@ pub struct Batch {
 }
 
 impl Batch {
-    pub const fn new(asks: Asks) -> Self {
+    pub fn new(run_id: &str, asked: AskedCalls) -> Self {
         Self {
-            asks,
+            run: run_id.chars().take(8).collect(),
+            asked,
             calls: Vec::new(),
             proposal: None,
             unplaced: Vec::new(),
-            looked_away: false,
+            has_unread_time: false,
             adopted: false,
             doubled: Vec::new(),
         }
     }
 
-    pub const fn set_asks(&mut self, asks: Asks) {
-        self.asks = asks;
+    pub const fn set_asked(&mut self, asked: AskedCalls) {
+        self.asked = asked;
     }
 
     /// Begins a new batch. `event_id` is that of the proposal.
@@ -164,16 +154,19 @@ impl Batch {
             if self.unplaced.len() < MAX_LIST && id.len() <= MAX_NAME {
                 self.unplaced.push((id.to_owned(), state));
             }
-        } else if let Some((_, at)) =
-            self.calls.iter_mut().find(|(call, at)| call.id == id && *at != State::Finished)
-        {
+        } else if let Some(at) = self.state_of(id, |at| *at != State::Finished) {
             *at = state;
         }
     }
 
+    /// Returns the state of the first call with this ID whose state fits.
+    fn state_of(&mut self, id: &str, fits: impl Fn(&State) -> bool) -> Option<&mut State> {
+        self.calls.iter_mut().find(|(call, state)| call.id == id && fits(state)).map(|(_, state)| state)
+    }
+
     /// Notes that the stream was not read for a while.
-    pub const fn look_away(&mut self) {
-        self.looked_away = true;
+    pub const fn note_unread_time(&mut self) {
+        self.has_unread_time = true;
     }
 
     /// Forgets the calls, when the turn has ended or its events were lost.
@@ -187,48 +180,44 @@ impl Batch {
         self.calls.is_empty()
     }
 
-    /// Returns the event ID of the proposal.
-    pub const fn proposal(&self) -> Option<u64> {
-        self.proposal
-    }
-
     /// Returns whether the server may wait for a decision.
     pub fn may_wait(&self) -> bool {
-        let head = self.calls.iter().find(|(_, state)| *state != State::Finished);
-        self.asks != Asks::NoCall && matches!(head, Some((_, State::Undecided(_))))
+        let head = self.head().map(|head| &self.calls[head].1);
+        self.asked != AskedCalls::NoCall && matches!(head, Some(State::Undecided(_)))
+    }
+
+    /// Returns the position of the first call that has not finished.
+    fn head(&self) -> Option<usize> {
+        self.calls.iter().position(|(_, state)| *state != State::Finished)
     }
 
     /// Returns whether the call is in the batch and has neither started nor finished.
     pub fn has_not_begun(&self, id: &str) -> bool {
-        let begun = |state: &State| matches!(state, State::Running | State::Finished);
-        self.calls.iter().any(|(call, state)| call.id == id && !begun(state))
+        self.calls.iter().any(|(call, state)| call.id == id && !state.has_begun())
     }
 
-    pub fn is_undecided(&self, id: &str) -> bool {
-        self.undecided().any(|call| call.id == id)
-    }
-
-    /// Takes the answer to [`Next::Judge`].
+    /// Takes the ruling on a call.
     pub fn judged(&mut self, id: &str, ruling: Ruling) {
-        let unjudged = |(call, state): &&mut (ToolCall, State)| call.id == id && *state == State::Undecided(None);
-        if let Some((_, state)) = self.calls.iter_mut().find(unjudged) {
+        if let Some(state) = self.state_of(id, |state| *state == State::Undecided(None)) {
             *state = State::Undecided(Some(ruling));
         }
     }
 
-    /// Notes that the server took the decisions of [`Next::Send`].
+    /// Notes that the server took these decisions.
     pub fn sent(&mut self, decisions: &[(ToolCall, Ruling)]) {
-        for (sent, ruling) in decisions {
-            let waiting = |(call, state): &&mut (ToolCall, State)| {
-                call.id == sent.id && !matches!(state, State::Running | State::Finished)
-            };
-            if let Some((_, state)) = self.calls.iter_mut().find(waiting) {
+        for (call, ruling) in decisions {
+            if let Some(state) = self.state_of(&call.id, |state| !state.has_begun()) {
                 *state = State::Decided { ruling: ruling.clone(), reconnected: false };
             }
         }
     }
 
-    /// Returns the calls without a decision, in order.
+    /// Returns the batch's name and the calls without a decision, in order.
+    pub fn waiting(&self) -> Waiting {
+        let batch = self.proposal.map(|proposal| format!("{}.{proposal}", self.run));
+        Waiting { batch, calls: self.undecided().cloned().collect() }
+    }
+
     pub fn undecided(&self) -> impl Iterator<Item = &ToolCall> {
         self.calls.iter().filter(|(_, state)| matches!(state, State::Undecided(_))).map(|(call, _)| call)
     }
@@ -241,81 +230,78 @@ impl Batch {
         was_doubled.map(|at| self.doubled.swap_remove(at)).is_some() && is_last
     }
 
-    /// Returns the next step, as in the module's table. [`super::Quiet`] explains `quiet` and `heard`.
-    pub fn next(&mut self, quiet: Duration, heard: bool) -> Next {
-        let Some(head) = self.calls.iter().position(|(_, state)| *state != State::Finished) else {
-            return Next::Wait;
-        };
+    /// Returns the next step, as in the module's table. To judge a call is [`Effect::AskProgram`], although the machine
+    /// may know the verdict. [`Silence`](super::Silence) explains `quiet` and `heard`.
+    pub fn next(&mut self, quiet: Duration, heard: bool) -> Effect {
+        let Some(head) = self.head() else { return Effect::Continue };
         if quiet >= SETTLED {
-            self.looked_away = false;
+            self.has_unread_time = false;
         }
-        let every = self.asks == Asks::EveryCall;
-        let enough = |needed| every && !self.looked_away || quiet >= needed;
+        let every = self.asked == AskedCalls::EveryCall;
+        let is_sure = every && !self.has_unread_time;
+        let enough = |needed| is_sure || quiet >= needed;
+        let (call, state) = &self.calls[head];
         if self.is_twin(head) {
             // The server would apply the decision to the earlier, finished call, which kills the run (trap 2).
-            return if enough(PAUSED) { Next::Fail(self.calls[head].0.clone()) } else { Next::Wait };
+            return if enough(PAUSED) { second_with_id(&call.id) } else { Effect::Continue };
         }
-        match &self.calls[head].1 {
-            State::Running | State::Finished => Next::Wait,
-            State::Decided { ruling, reconnected } => {
-                let (ruling, reconnected) = (ruling.clone(), *reconnected);
-                self.decided(head, ruling, reconnected, if reconnected && !heard { Duration::ZERO } else { quiet })
+        match state {
+            State::Decided { ruling, reconnected: false } if quiet >= UNHEARD => {
+                self.calls[head].1 = State::Decided { ruling: ruling.clone(), reconnected: true };
+                Effect::Replay("a decision shows no effect")
             }
-            State::Undecided(_) if self.asks == Asks::NoCall => Next::Wait,
-            State::Undecided(_) if self.adopted && quiet >= WRITTEN => Next::Adopt,
-            State::Undecided(_) if self.adopted => Next::Wait,
-            State::Undecided(_) if self.asks == Asks::Unknown => Next::Learn,
-            State::Undecided(Some(ruling)) if ruling.verdict == Verdict::Pause => {
-                if enough(PAUSED) {
-                    Next::Pause(self.undecided().cloned().collect())
-                } else {
-                    Next::Wait
-                }
+            // Without a byte since the reconnect, the stream may be dead, and its quiet proves nothing.
+            State::Decided { ruling, reconnected: true }
+                if heard && quiet >= if every { STUCK } else { PAUSED } =>
+            {
+                self.doubled.push(call.id.clone());
+                Effect::Send { decisions: vec![(call.clone(), ruling.clone())], again: true }
             }
-            State::Undecided(_) if enough(SETTLED) => self.judge_or_send(head),
-            // Only sending must wait; judging goes on.
-            State::Undecided(_) if every => match self.judge_or_send(head) {
-                judge @ Next::Judge(_) => judge,
-                _ => Next::Wait,
+            State::Decided { .. } | State::Running | State::Finished => Effect::Continue,
+            State::Undecided(_) if self.asked == AskedCalls::NoCall => Effect::Continue,
+            State::Undecided(_) if self.adopted && quiet >= WRITTEN => Effect::AskPending,
+            State::Undecided(_) if self.adopted => Effect::Continue,
+            State::Undecided(_) if self.asked == AskedCalls::Unknown => Effect::AskConfig,
+            State::Undecided(Some(ruling)) if ruling.verdict == Verdict::Pause && enough(PAUSED) => {
+                Effect::End(End::Paused(self.waiting()))
+            }
+            State::Undecided(Some(ruling)) if ruling.verdict == Verdict::Pause => Effect::Continue,
+            State::Undecided(_) if every || enough(SETTLED) => match self.judge_or_send(head) {
+                // Only sending must wait; judging goes on.
+                Effect::Send { .. } if !enough(SETTLED) => Effect::Continue,
+                next => next,
             },
-            State::Undecided(_) => Next::Wait,
+            State::Undecided(_) => Effect::Continue,
         }
     }
 
     /// Returns whether an earlier call has the head's ID, and the server may ask about the head.
     fn is_twin(&self, head: usize) -> bool {
         let (call, state) = &self.calls[head];
-        let is_asked = matches!(self.asks, Asks::EveryCall | Asks::SomeCalls);
+        let is_asked = matches!(self.asked, AskedCalls::EveryCall | AskedCalls::SomeCalls);
         is_asked && *state != State::Running && self.calls[..head].iter().any(|(before, _)| before.id == call.id)
     }
 
-    fn decided(&mut self, head: usize, ruling: Ruling, reconnected: bool, quiet: Duration) -> Next {
-        let dropped_after = if self.asks == Asks::EveryCall { STUCK } else { PAUSED };
-        if !reconnected && quiet >= UNHEARD {
-            self.calls[head].1 = State::Decided { ruling, reconnected: true };
-            return Next::Replay;
-        }
-        if reconnected && quiet >= dropped_after {
-            self.doubled.push(self.calls[head].0.id.clone());
-            return Next::Send { decisions: vec![(self.calls[head].0.clone(), ruling)], again: true };
-        }
-        Next::Wait
-    }
-
     /// Judges or sends the head. If the server asks about every call, the calls after it too, up to the first pause.
-    fn judge_or_send(&self, head: usize) -> Next {
+    fn judge_or_send(&self, head: usize) -> Effect {
         let mut decisions = Vec::new();
-        let reach = if self.asks == Asks::EveryCall { self.calls.len() } else { head + 1 };
+        let reach = if self.asked == AskedCalls::EveryCall { self.calls.len() } else { head + 1 };
         for (call, state) in &self.calls[head..reach] {
             match state {
-                State::Undecided(None) => return Next::Judge(call.clone()),
+                State::Undecided(None) => return Effect::AskProgram(call.clone()),
                 State::Undecided(Some(ruling)) if ruling.verdict == Verdict::Pause => break,
                 State::Undecided(Some(ruling)) => decisions.push((call.clone(), ruling.clone())),
                 State::Decided { .. } | State::Running | State::Finished => {}
             }
         }
-        Next::Send { decisions, again: false }
+        Effect::Send { decisions, again: false }
     }
+}
+
+/// Returns the end for a call with the ID of an earlier call of its batch.
+fn second_with_id(id: &str) -> Effect {
+    let message = format!("two tool calls of one turn have the id {id}; the second one cannot be decided");
+    Effect::End(Failure::new(Reason::Protocol, message).into())
 }
 
 #[cfg(test)]
@@ -331,37 +317,55 @@ mod tests {
         ids.iter().map(|id| call(id)).collect()
     }
 
-    fn proposed(asks: Asks, ids: &[&str]) -> Batch {
-        let mut batch = Batch::new(asks);
+    fn new(asked: AskedCalls) -> Batch {
+        Batch::new("11111111-1111-4111-8111-111111111111", asked)
+    }
+
+    fn replay() -> Effect {
+        Effect::Replay("a decision shows no effect")
+    }
+
+    fn send(calls: &[&ToolCall], again: bool) -> Effect {
+        let accepted = |call: &&ToolCall| ((*call).clone(), Ruling::by_policy(Verdict::Accept));
+        Effect::Send { decisions: calls.iter().map(accepted).collect(), again }
+    }
+
+    fn pause(calls: &[&ToolCall]) -> Effect {
+        let calls = calls.iter().copied().cloned().collect();
+        Effect::End(End::Paused(Waiting { batch: None, calls }))
+    }
+
+    fn proposed(asked: AskedCalls, ids: &[&str]) -> Batch {
+        let mut batch = new(asked);
         batch.propose(calls(ids), None);
         batch
     }
 
     #[test]
     fn a_batch_without_a_proposal_is_decided_only_after_the_messages_are_written() {
-        for asks in [Asks::SomeCalls, Asks::EveryCall] {
-            let mut batch = Batch::new(asks);
+        for asked in [AskedCalls::SomeCalls, AskedCalls::EveryCall] {
+            let mut batch = new(asked);
             batch.adopt(calls(&["a", "b"]), &[]);
-            assert_eq!(batch.next(Duration::ZERO, true), Next::Wait);
-            assert_eq!(batch.next(WRITTEN - SETTLED, true), Next::Wait);
-            assert_eq!(batch.next(WRITTEN, true), Next::Adopt);
+            assert_eq!(batch.next(Duration::ZERO, true), Effect::Continue);
+            assert_eq!(batch.next(WRITTEN - SETTLED, true), Effect::Continue);
+            assert_eq!(batch.next(WRITTEN, true), Effect::AskPending);
             batch.adopt(calls(&["a", "b"]), &["a".into()]);
-            assert_eq!(batch.next(SETTLED, true), Next::Judge(call("b")));
+            assert_eq!(batch.next(SETTLED, true), Effect::AskProgram(call("b")));
         }
-        let mut batch = Batch::new(Asks::NoCall);
+        let mut batch = new(AskedCalls::NoCall);
         batch.adopt(calls(&["a"]), &[]);
-        assert_eq!(batch.next(WRITTEN, true), Next::Wait, "nothing is asked about");
+        assert_eq!(batch.next(WRITTEN, true), Effect::Continue, "nothing is asked about");
     }
 
     #[test]
     fn a_new_pending_list_or_a_proposal_replaces_an_adopted_batch() {
-        let mut batch = Batch::new(Asks::SomeCalls);
+        let mut batch = new(AskedCalls::SomeCalls);
         batch.adopt(calls(&["a"]), &[]);
         batch.adopt(calls(&["b"]), &[]);
-        assert_eq!(batch.next(SETTLED, true), Next::Wait);
-        assert_eq!(batch.next(WRITTEN, true), Next::Adopt);
+        assert_eq!(batch.next(SETTLED, true), Effect::Continue);
+        assert_eq!(batch.next(WRITTEN, true), Effect::AskPending);
         batch.propose(calls(&["c"]), None);
-        assert_eq!(batch.next(SETTLED, true), Next::Judge(call("c")));
+        assert_eq!(batch.next(SETTLED, true), Effect::AskProgram(call("c")));
     }
 
     #[test]
@@ -374,58 +378,58 @@ mod tests {
             (0, long(MAX_NAME), true),
             (0, long(MAX_NAME + 1), false),
         ] {
-            let mut batch = Batch::new(Asks::SomeCalls);
+            let mut batch = new(AskedCalls::SomeCalls);
             (0..others).for_each(|number| batch.finished(&number.to_string()));
             batch.started(&id);
             batch.propose(calls(&[&id, "b"]), None);
             let next = batch.next(SETTLED, true);
-            assert_eq!(next == Next::Wait, counts, "{others} others, {} bytes: {next:?}", id.len());
+            assert_eq!(next == Effect::Continue, counts, "{others} others, {} bytes: {next:?}", id.len());
         }
     }
 
     #[test]
     fn after_a_time_without_reads_sending_needs_quiet() {
-        let mut batch = proposed(Asks::EveryCall, &["a", "b"]);
+        let mut batch = proposed(AskedCalls::EveryCall, &["a", "b"]);
         batch.judged("a", Ruling::by_policy(Verdict::Accept));
-        batch.look_away();
-        assert_eq!(batch.next(Duration::ZERO, true), Next::Judge(call("b")), "judging goes on");
+        batch.note_unread_time();
+        assert_eq!(batch.next(Duration::ZERO, true), Effect::AskProgram(call("b")), "judging goes on");
         batch.judged("b", Ruling::by_policy(Verdict::Accept));
-        assert_eq!(batch.next(Duration::ZERO, true), Next::Wait);
+        assert_eq!(batch.next(Duration::ZERO, true), Effect::Continue);
         let decisions =
             vec![(call("a"), Ruling::by_policy(Verdict::Accept)), (call("b"), Ruling::by_policy(Verdict::Accept))];
-        assert_eq!(batch.next(SETTLED, true), Next::Send { decisions, again: false });
-        assert_ne!(batch.next(Duration::ZERO, true), Next::Wait, "and then no more");
+        assert_eq!(batch.next(SETTLED, true), Effect::Send { decisions, again: false });
+        assert_ne!(batch.next(Duration::ZERO, true), Effect::Continue, "and then no more");
     }
 
     #[test]
     fn a_cleared_batch_knows_nothing() {
-        let mut batch = proposed(Asks::SomeCalls, &["a"]);
+        let mut batch = proposed(AskedCalls::SomeCalls, &["a"]);
         assert!(!batch.is_empty());
         batch.clear();
         assert!(batch.is_empty() && batch.undecided().next().is_none());
         batch.finished("a");
         batch.clear();
         batch.propose(calls(&["a"]), None);
-        assert_eq!(batch.next(SETTLED, true), Next::Judge(call("a")));
+        assert_eq!(batch.next(SETTLED, true), Effect::AskProgram(call("a")));
     }
 
     #[test]
     fn the_first_verdict_on_a_call_is_final() {
-        let mut batch = proposed(Asks::EveryCall, &["a", "b"]);
+        let mut batch = proposed(AskedCalls::EveryCall, &["a", "b"]);
         batch.judged("b", Ruling::by_policy(Verdict::Accept));
-        assert_eq!(batch.next(Duration::ZERO, true), Next::Judge(call("a")));
+        assert_eq!(batch.next(Duration::ZERO, true), Effect::AskProgram(call("a")));
         batch.judged("a", Ruling::by_policy(Verdict::Reject(None)));
         batch.judged("a", Ruling::by_policy(Verdict::Accept));
         let decisions = vec![
             (call("a"), Ruling::by_policy(Verdict::Reject(None))),
             (call("b"), Ruling::by_policy(Verdict::Accept)),
         ];
-        assert_eq!(batch.next(Duration::ZERO, true), Next::Send { decisions, again: false });
+        assert_eq!(batch.next(Duration::ZERO, true), Effect::Send { decisions, again: false });
     }
 
     #[test]
     fn a_call_has_begun_once_it_runs_or_has_finished() {
-        let mut batch = proposed(Asks::SomeCalls, &["a", "b"]);
+        let mut batch = proposed(AskedCalls::SomeCalls, &["a", "b"]);
         assert!(batch.has_not_begun("a") && !batch.has_not_begun("z"));
         batch.sent(&[(call("a"), Ruling::by_policy(Verdict::Accept))]);
         assert!(batch.has_not_begun("a"));
@@ -438,51 +442,46 @@ mod tests {
     /// The module's table, row by row.
     #[test]
     fn each_row_of_the_table_has_its_next_step() {
-        use Asks::{EveryCall, NoCall, SomeCalls, Unknown};
+        use AskedCalls::{EveryCall, NoCall, SomeCalls, Unknown};
         let [a, b, c] = [call("a"), call("b"), call("c")];
-        let send = |calls: &[&ToolCall], again| Next::Send {
-            decisions: calls.iter().map(|call| ((*call).clone(), Ruling::by_policy(Verdict::Accept))).collect(),
-            again,
-        };
-        let pause = |calls: &[&ToolCall]| Next::Pause(calls.iter().copied().cloned().collect());
         // Marks: j accept, p pause (judged), d decided, r decided and reconnected, s started, f finished, - nothing.
-        let rows: Vec<(Asks, &str, u64, Next)> = vec![
-            (NoCall, "---", 60_000, Next::Wait),
-            (NoCall, "f--", 60_000, Next::Wait),
-            (Unknown, "---", 0, Next::Learn),
-            (Unknown, "s--", 60_000, Next::Wait),
-            (EveryCall, "---", 0, Next::Judge(a.clone())),
-            (EveryCall, "j--", 0, Next::Judge(b.clone())),
-            (EveryCall, "jj-", 0, Next::Judge(c.clone())),
+        let rows: Vec<(AskedCalls, &str, u64, Effect)> = vec![
+            (NoCall, "---", 60_000, Effect::Continue),
+            (NoCall, "f--", 60_000, Effect::Continue),
+            (Unknown, "---", 0, Effect::AskConfig),
+            (Unknown, "s--", 60_000, Effect::Continue),
+            (EveryCall, "---", 0, Effect::AskProgram(a.clone())),
+            (EveryCall, "j--", 0, Effect::AskProgram(b.clone())),
+            (EveryCall, "jj-", 0, Effect::AskProgram(c.clone())),
             (EveryCall, "jjj", 0, send(&[&a, &b, &c], false)),
             (EveryCall, "jp-", 0, send(&[&a], false)),
-            (EveryCall, "dp-", 2000, Next::Wait),
-            (EveryCall, "sp-", 2000, Next::Wait),
+            (EveryCall, "dp-", 2000, Effect::Continue),
+            (EveryCall, "sp-", 2000, Effect::Continue),
             (EveryCall, "fp-", 0, pause(&[&b, &c])),
             (EveryCall, "p--", 0, pause(&[&a, &b, &c])),
-            (EveryCall, "ddd", 2750, Next::Wait),
-            (EveryCall, "ddd", 3000, Next::Replay),
-            (EveryCall, "rdd", 9_750, Next::Wait),
+            (EveryCall, "ddd", 2750, Effect::Continue),
+            (EveryCall, "ddd", 3000, replay()),
+            (EveryCall, "rdd", 9_750, Effect::Continue),
             (EveryCall, "rdd", 10_000, send(&[&a], true)),
-            (SomeCalls, "---", 0, Next::Wait),
-            (SomeCalls, "---", 250, Next::Judge(a.clone())),
-            (SomeCalls, "j--", 0, Next::Wait),
+            (SomeCalls, "---", 0, Effect::Continue),
+            (SomeCalls, "---", 250, Effect::AskProgram(a.clone())),
+            (SomeCalls, "j--", 0, Effect::Continue),
             (SomeCalls, "j--", 250, send(&[&a], false)),
             (SomeCalls, "jj-", 250, send(&[&a], false)),
-            (SomeCalls, "p--", 1750, Next::Wait),
+            (SomeCalls, "p--", 1750, Effect::Continue),
             (SomeCalls, "p--", 2000, pause(&[&a, &b, &c])),
             (SomeCalls, "pd-", 2000, pause(&[&a, &c])),
-            (SomeCalls, "s--", 60_000, Next::Wait),
-            (SomeCalls, "fs-", 60_000, Next::Wait),
-            (SomeCalls, "ff-", 250, Next::Judge(c.clone())),
-            (SomeCalls, "fff", 60_000, Next::Wait),
-            (SomeCalls, "d--", 250, Next::Wait),
-            (SomeCalls, "d--", 3000, Next::Replay),
-            (SomeCalls, "r--", 1750, Next::Wait),
+            (SomeCalls, "s--", 60_000, Effect::Continue),
+            (SomeCalls, "fs-", 60_000, Effect::Continue),
+            (SomeCalls, "ff-", 250, Effect::AskProgram(c.clone())),
+            (SomeCalls, "fff", 60_000, Effect::Continue),
+            (SomeCalls, "d--", 250, Effect::Continue),
+            (SomeCalls, "d--", 3000, replay()),
+            (SomeCalls, "r--", 1750, Effect::Continue),
             (SomeCalls, "r--", 2000, send(&[&a], true)),
             (SomeCalls, "rs-", 2000, send(&[&a], true)),
         ];
-        for (asks, marks, quiet, expected) in rows {
+        for (asked, marks, quiet, expected) in rows {
             let mut batch = proposed(NoCall, &["a", "b", "c"]);
             for (mark, call) in marks.chars().zip([&a, &b, &c]) {
                 match mark {
@@ -494,26 +493,26 @@ mod tests {
                     _ => {}
                 }
                 if mark == 'r' {
-                    batch.set_asks(asks);
-                    assert_eq!(batch.next(UNHEARD, true), Next::Replay);
+                    batch.set_asked(asked);
+                    assert_eq!(batch.next(UNHEARD, true), replay());
                 }
             }
-            batch.set_asks(asks);
-            assert_eq!(batch.next(Duration::from_millis(quiet), true), expected, "{asks:?} {marks} {quiet}");
+            batch.set_asked(asked);
+            assert_eq!(batch.next(Duration::from_millis(quiet), true), expected, "{asked:?} {marks} {quiet}");
         }
     }
 
     #[test]
     fn a_decision_is_sent_again_only_on_a_live_stream_and_then_taken_back() {
         for (ids, taken_back) in [(&["z", "a"][..], true), (&["a", "z"], false)] {
-            let mut batch = proposed(Asks::SomeCalls, ids);
+            let mut batch = proposed(AskedCalls::SomeCalls, ids);
             if ids[0] == "z" {
                 batch.finished("z");
             }
             batch.sent(&[(call("a"), Ruling::by_policy(Verdict::Accept))]);
-            assert_eq!(batch.next(UNHEARD, true), Next::Replay);
-            assert_eq!(batch.next(STUCK, false), Next::Wait, "nothing has come since");
-            assert!(matches!(batch.next(PAUSED, true), Next::Send { again: true, .. }));
+            assert_eq!(batch.next(UNHEARD, true), replay());
+            assert_eq!(batch.next(STUCK, false), Effect::Continue, "nothing has come since");
+            assert!(matches!(batch.next(PAUSED, true), Effect::Send { again: true, .. }));
             batch.started("a");
             assert_eq!(batch.take_back("a"), taken_back, "not where a later call of the batch may be asked about");
             assert!(!batch.take_back("a"), "once");

@@ -1,6 +1,7 @@
 //! The decisions of `resume` about the calls that are pending now.
 
 use super::policy::Verdict;
+use crate::outcome::{Failure, Reason, Waiting};
 use std::collections::BTreeSet;
 
 /// The choices, by call ID. They apply to the pending batch only, never to a later one.
@@ -33,12 +34,30 @@ impl Choices {
         }
     }
 
-    pub fn named(&self) -> impl Iterator<Item = &str> {
+    fn named(&self) -> impl Iterator<Item = &str> {
         self.approve.iter().chain(&self.reject).map(String::as_str)
     }
 
-    pub fn any(&self) -> bool {
-        self.verdict("").is_some()
+    /// Returns a failure if the choices do not match the pending calls of this run.
+    pub fn mismatch(&self, pending: &Waiting, run_id: &str) -> Option<Failure> {
+        let calls: Vec<_> = pending.calls.iter().map(|call| format!("{} {}", call.id, call.name)).collect();
+        let listed = if calls.is_empty() { "nothing".into() } else { calls.join(", ") };
+        if let Some(batch) = &self.batch
+            && pending.batch.as_ref() != Some(batch)
+        {
+            let now = pending.batch.as_ref().map(|now| format!("batch {now}"));
+            let now = now.unwrap_or_else(|| "a batch whose proposal is lost".into());
+            let message = format!("batch {batch} is not pending; pending now: {now}: {listed}; nothing was sent");
+            return Some(Failure::new(Reason::Conflict, message));
+        }
+        let decides = self.verdict("").is_some();
+        if decides && pending.calls.is_empty() {
+            let message = format!("no tool call is pending in run {run_id}; nothing was sent");
+            return Some(Failure::new(Reason::Conflict, message));
+        }
+        let unknown = self.named().find(|id| !pending.calls.iter().any(|call| call.id == *id))?;
+        let message = format!("no call {unknown} is pending; pending now: {listed}; nothing was sent");
+        Some(Failure::new(Reason::Usage, message))
     }
 }
 

@@ -1,14 +1,14 @@
-//! The machine's events and tool calls. [`super::doubt`] handles a run that seems to have ended without a terminal
-//! event.
+//! What each input does. [`Machine::dispatch`] says it for each event, and [`super::unconfirmed`] for a run that seems
+//! to have ended without a terminal event.
 
-use super::batch::{Batch, Next, SETTLED};
+use super::batch::{Batch, SETTLED};
 use super::choices::Choices;
-use super::policy::{By, Judgement, Ruling, Verdict, names};
+use super::policy::{By, Ruling, Verdict, names};
 use super::tally::Tally;
 use super::transcript::Transcript;
-use super::{Effect, History, Input, Options, Quiet, Start, Step};
-use crate::agent::events::{Completion, Envelope, Event, RunFailure, Tool, ToolCall};
-use crate::outcome::{COMPLETED, Decided, End, Failure, Fate, Reason, RunSummary, Waiting};
+use super::{Effect, History, Input, Options, Silence, Start, Step};
+use crate::agent::events::{Completion, Envelope, Event, RunFailure, ToolCall};
+use crate::outcome::{COMPLETED, Decided, End, Failure, KnownEnd, Reason, RunSummary, Waiting};
 use std::collections::BTreeSet;
 use std::time::Duration;
 
@@ -16,25 +16,23 @@ use std::time::Duration;
 const MAX_STOP_REASON: usize = 100;
 /// The most decisions that the record lists.
 const MAX_DECISIONS: usize = 1000;
+/// The notice about a turn whose final text differs from its deltas.
+const TEXT_DIFFERS: &str =
+    "the server's final text for this turn differs from what it streamed; the record has the final text";
 /// The longest time to read the past of a run before decisions about it are made.
 const CATCH_UP: Duration = Duration::from_secs(5);
 
+/// The phases of the module's table. In all but the first two, the run seems to have ended without a terminal event.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) enum Phase {
     CatchingUp,
     Following,
-    Doubting(Doubt),
-}
-
-/// Why the run may have ended without a terminal event.
-#[derive(Clone, Debug, PartialEq)]
-pub(super) enum Doubt {
     /// The session runs no run, or another one.
     Stopped,
     /// The session's state is `failed` (protocol trap 21).
-    Failed { since: Duration },
+    Failed,
     /// The server does not know the session.
-    UnknownSession { since: Duration },
+    UnknownSession,
     /// The server refuses a token that it accepted before.
     Refused(Failure),
 }
@@ -43,11 +41,15 @@ pub(super) enum Doubt {
 pub struct Machine {
     pub(super) options: Options,
     pub(super) phase: Phase,
+    /// When the run seemed to have ended: the start of the phase, if it is not one of the first two.
+    pub(super) since: Duration,
     pub(super) transcript: Transcript,
     pub(super) batch: Batch,
     pub(super) tally: Tally,
-    pub(super) fate: Fate,
-    pub(super) quiet: Quiet,
+    pub(super) known_end: KnownEnd,
+    /// The silence and the time of the last [`Input::Quiet`].
+    pub(super) silence: Silence,
+    pub(super) now: Duration,
     /// An event of our run has come.
     pub(super) begun: bool,
     /// No event of our run is missing so far.
@@ -56,14 +58,10 @@ pub struct Machine {
     pub(super) superseded: bool,
     /// When the session's state was last asked for.
     pub(super) asked_at: Option<Duration>,
-    pub(super) last_id: Option<u64>,
     /// The newest event that a gap named: the replay is complete with this event.
     pub(super) replay_ends: Option<u64>,
     /// The decisions of `resume`, while the batch that they are about is pending.
     choices: Option<Choices>,
-    /// The decisions that are being sent.
-    sending: Vec<(ToolCall, Ruling)>,
-    decisions: Vec<Decided>,
     /// The entries of the policy's lists that no call of the run has matched.
     unmatched: BTreeSet<String>,
     over_budget: Option<Failure>,
@@ -73,24 +71,23 @@ impl Machine {
     pub fn new(mut options: Options) -> Self {
         let phase = match options.start {
             Start::Fresh => Phase::Following,
-            Start::Waiting | Start::Peek => Phase::CatchingUp,
+            Start::FromNow | Start::Peek => Phase::CatchingUp,
         };
         Self {
             phase,
+            since: Duration::ZERO,
             transcript: Transcript::new(options.keep),
-            batch: Batch::new(options.asks),
+            batch: Batch::new(&options.run_id, options.asked),
             tally: Tally::default(),
-            fate: Fate::Open,
-            quiet: Quiet::default(),
+            known_end: KnownEnd::Open,
+            silence: Silence::default(),
+            now: Duration::ZERO,
             begun: false,
             complete: true,
             superseded: false,
             asked_at: None,
-            last_id: None,
             replay_ends: None,
             choices: options.choices.take(),
-            sending: Vec::new(),
-            decisions: Vec::new(),
             unmatched: options.policy.listed().cloned().collect(),
             over_budget: None,
             options,
@@ -101,24 +98,24 @@ impl Machine {
         &self.options.run_id
     }
 
-    pub const fn fate(&self) -> &Fate {
-        &self.fate
+    pub const fn known_end(&self) -> &KnownEnd {
+        &self.known_end
     }
 
     /// Returns whether `RunCompleted` or `RunError` has come.
     pub const fn has_terminal_event(&self) -> bool {
-        matches!(self.fate, Fate::Completed(_) | Fate::Errored)
+        matches!(self.known_end, KnownEnd::Completed(_) | KnownEnd::Errored)
     }
 
     pub const fn turn(&self) -> u64 {
-        self.tally.turns
+        self.tally.summary.turns
     }
 
     /// Returns whether the session's messages can tell something that the events did not.
     pub fn needs_messages(&self) -> bool {
         self.transcript.is_held()
-            || matches!(self.fate, Fate::Restarted { .. })
-            || matches!(self.fate, Fate::StateFailed { .. }) && !self.complete
+            || matches!(self.known_end, KnownEnd::Restarted { .. })
+            || matches!(self.known_end, KnownEnd::StateFailed { .. }) && !self.complete
     }
 
     /// Returns whether the record has no `text` because the run wrote more than is kept.
@@ -128,12 +125,12 @@ impl Machine {
 
     /// Returns the pending calls of a run that has not ended.
     pub fn left_waiting(&self) -> Option<Waiting> {
-        (self.fate.is_open() && self.batch.may_wait()).then(|| self.waiting())
+        (self.known_end.is_open() && self.batch.may_wait()).then(|| self.batch.waiting())
     }
 
     /// Returns the entries of the policy's lists that matched no call of the run; none if the run called no tool.
     pub fn unmatched(&self) -> impl Iterator<Item = &String> {
-        self.unmatched.iter().filter(|_| self.tally.tool_calls.proposed > 0)
+        self.unmatched.iter().filter(|_| self.tally.calls() > 0)
     }
 
     pub fn summary(self) -> RunSummary {
@@ -142,13 +139,7 @@ impl Machine {
             agent_message: self.transcript.last_turn().map(str::to_owned),
             text_is_cut: self.transcript.is_cut(),
             text: self.transcript.into_all(),
-            turns: self.tally.turns,
-            finish_reason: self.tally.finish_reason,
-            usage: self.tally.usage,
-            tool_calls: self.tally.tool_calls,
-            decisions: self.decisions,
-            background_tasks: self.tally.tasks,
-            last_event_id: self.last_id,
+            ..self.tally.summary
         }
     }
 
@@ -159,21 +150,22 @@ impl Machine {
             Input::Messages(history) => return self.messages(history),
             Input::Lost { newest } => self.lost_events(newest),
             Input::Reconnected => self.reconnected(),
-            Input::Quiet(quiet) => self.quiet(quiet),
+            Input::Quiet { silence, now } => self.quiet(silence, now),
             Input::State(state) => self.state(state),
+            Input::StateAfterCancel(state) => self.state_after_cancel(&state),
             Input::Health(uptime) => self.health(uptime),
-            Input::Asks(asks) => {
-                self.batch.set_asks(asks);
+            Input::AskedCalls(asked) => {
+                self.batch.set_asked(asked);
                 self.disturbed();
                 self.batch_effect()
             }
             Input::Judged { call_id, verdict } => {
                 self.batch.judged(call_id, Ruling { verdict, by: By::Program });
-                self.batch.look_away();
+                self.batch.note_unread_time();
                 self.disturbed();
                 self.batch_effect()
             }
-            Input::Sent => self.sent(),
+            Input::Sent(decisions) => self.sent(decisions),
             Input::Refused => self.ask_state(),
             Input::Pending { calls, finished } => self.pending(calls, &finished),
         }
@@ -181,82 +173,71 @@ impl Machine {
     }
 
     /// Starts the quiet anew: after a request, or a time without reads, the earlier quiet proves nothing.
-    const fn disturbed(&mut self) {
-        self.quiet.quiet = Duration::ZERO;
+    pub(super) const fn disturbed(&mut self) {
+        self.silence.quiet = Duration::ZERO;
     }
 
     fn event<'a>(&mut self, id: Option<u64>, envelope: &'a Envelope<'a>) -> Step<'a> {
         self.disturbed();
-        self.last_id = id.or(self.last_id);
-        let replay_is_over = self.replay_ends.is_some_and(|newest| self.last_id >= Some(newest));
-        if envelope.run_id.as_deref() != Some(self.run_id()) {
+        let last_id = id.or(self.tally.summary.last_event_id);
+        self.tally.summary.last_event_id = last_id;
+        let mut step = if envelope.run_id.as_deref() == Some(self.run_id()) {
+            self.our_event(id, &envelope.event)
+        } else {
             self.superseded |= envelope.run_id.is_some() && (self.begun || self.options.is_first);
-            return if replay_is_over { self.replay_is_over().into() } else { Effect::Continue.into() };
-        }
-        if !self.begun {
-            self.begun = true;
-            if envelope.event != Event::RunStarted {
-                self.complete = false;
-                self.transcript.hold();
-            }
-        }
-        let fresh = self.phase != Phase::CatchingUp && self.options.start != Start::Peek;
-        let notice = if fresh { self.watch_choices(&envelope.event) } else { None };
-        let mut step = self.dispatch(id, &envelope.event);
-        step.fresh = fresh;
-        step.notice = step.notice.or(notice);
-        if !fresh {
-            step.text = "";
-        }
-        if replay_is_over && step.effect == Effect::Continue {
+            Effect::Continue.into()
+        };
+        if step.effect == Effect::Continue && self.replay_ends.is_some_and(|newest| last_id >= Some(newest)) {
             step.effect = self.replay_is_over();
         }
         step
     }
 
+    fn our_event<'a>(&mut self, id: Option<u64>, event: &'a Event<'a>) -> Step<'a> {
+        if !self.begun {
+            self.begun = true;
+            if *event != Event::RunStarted {
+                self.complete = false;
+                self.transcript.hold();
+            }
+        }
+        let fresh = self.phase != Phase::CatchingUp && self.options.start != Start::Peek;
+        let step = self.dispatch(id, event);
+        Step { fresh, text: if fresh { step.text } else { "" }, ..step }
+    }
+
     fn dispatch<'a>(&mut self, id: Option<u64>, event: &'a Event<'a>) -> Step<'a> {
-        self.tally.note(event);
-        let mut effect = Effect::Continue;
+        self.tally.count(event, &self.batch);
+        let mut step = Step::from(Effect::Continue);
         match event {
-            Event::TextDelta(delta) => {
-                let text = self.transcript.delta(&delta.delta);
-                return Step { text, ..Effect::Continue.into() };
-            }
-            Event::TextComplete(whole) => return self.text_complete(&whole.text),
-            Event::TurnStarted(turn) => {
-                self.tally.turn_started(turn.turn);
+            Event::TextDelta(delta) => step.text = self.transcript.delta(&delta.delta),
+            Event::TextComplete(whole) => match self.transcript.complete(&whole.text) {
+                Some(rest) => step.text = rest,
+                None => step.notice = Some(TEXT_DIFFERS.into()),
+            },
+            Event::TurnStarted(_) => {
                 self.transcript.turn();
-                self.batch.clear();
+                self.end_batch();
             }
-            Event::TurnCompleted(turn) => {
-                self.tally.turn_completed(turn.finish_reason.as_deref());
-                self.batch.clear();
-            }
-            Event::ToolCallsProposed(proposal) => effect = self.proposed(id, &proposal.tool_calls),
+            Event::TurnCompleted(_) => self.end_batch(),
+            Event::ToolCallsProposed(proposal) => step.effect = self.proposed(id, &proposal.tool_calls),
             Event::ToolExecutionStarted(tool) => {
-                self.tally.started();
+                step.notice = self.decided_elsewhere(&tool.tool_call_id, true);
                 self.batch.started(&tool.tool_call_id);
                 if self.batch.take_back(&tool.tool_call_id) {
-                    effect = Effect::TakeBack(tool.tool_call_id.to_string());
+                    step.effect = Effect::TakeBack(tool.tool_call_id.to_string());
                 }
             }
             // The event of the call's start may have left the server's ring.
             Event::ToolExecutionProgress(tool) => self.batch.started(&tool.tool_call_id),
-            Event::ToolExecutionCompleted(tool) => {
-                self.tally.finished(tool, !self.batch.has_not_begun(&tool.tool_call_id));
+            Event::ToolExecutionCompleted(tool) | Event::ToolRejected(tool) => {
+                step.notice = self.decided_elsewhere(&tool.tool_call_id, false);
                 self.batch.finished(&tool.tool_call_id);
             }
-            Event::ToolRejected(tool) => {
-                self.tally.rejected();
-                self.batch.finished(&tool.tool_call_id);
-            }
-            Event::UsageReport(report) => {
-                self.tally.used(report.usage);
-                self.check_tokens();
-            }
-            Event::RunCompleted(completion) => effect = Effect::End(self.completed(completion)),
-            Event::RunError(failure) => effect = Effect::End(self.failed(failure)),
-            Event::CompactionStarted(compaction) => effect = self.compaction(&compaction.reason),
+            Event::UsageReport(_) => self.check_tokens(),
+            Event::CompactionStarted(compaction) => step.effect = self.compaction(&compaction.reason),
+            Event::RunCompleted(completion) => step.effect = Effect::End(self.completed(completion)),
+            Event::RunError(failure) => step.effect = Effect::End(self.failed(failure)),
             Event::RunStarted
             | Event::ThinkingDelta
             | Event::WaitingForToolApproval
@@ -264,30 +245,14 @@ impl Machine {
             | Event::CompactionCompleted(_)
             | Event::Unknown => {}
         }
-        effect.into()
-    }
-
-    fn text_complete<'a>(&mut self, whole: &'a str) -> Step<'a> {
-        match self.transcript.complete(whole) {
-            Some(text) => Step { text, ..Effect::Continue.into() },
-            None => Step {
-                notice: Some(
-                    "the server's final text for this turn differs from what it streamed; the record has the final \
-                     text"
-                        .into(),
-                ),
-                ..Effect::Continue.into()
-            },
-        }
+        step
     }
 
     fn proposed(&mut self, id: Option<u64>, calls: &[ToolCall]) -> Effect {
-        self.tally.proposed(calls.len() as u64);
-        if !self.unmatched.is_empty() {
-            self.unmatched.retain(|listed| !calls.iter().any(|call| names(listed, &call.name)));
-        }
+        self.end_choices();
+        self.unmatched.retain(|listed| !calls.iter().any(|call| names(listed, &call.name)));
         self.batch.propose(calls.to_vec(), id);
-        let used = self.tally.tool_calls.proposed;
+        let used = self.tally.calls();
         if let Some(limit) = self.options.max_tool_calls.filter(|limit| used > *limit) {
             let message = format!("the run proposed {used} tool calls, and --max-tool-calls allows {limit}");
             self.over_budget.get_or_insert(Failure::new(Reason::MaxToolCalls, message));
@@ -303,10 +268,38 @@ impl Machine {
         }
     }
 
+    /// Forgets the calls of the turn that has ended.
+    fn end_batch(&mut self) {
+        self.batch.clear();
+        self.end_choices();
+    }
+
+    /// Forgets the choices, because their batch has ended. While the past is read, the batches are older ones.
+    fn end_choices(&mut self) {
+        if self.phase != Phase::CatchingUp {
+            self.choices = None;
+        }
+    }
+
+    /// Returns a line if another client or the server decided a call that the choices are about. `ran`: the call has
+    /// started; or else it has ended.
+    fn decided_elsewhere(&self, id: &str, ran: bool) -> Option<String> {
+        let choices = self.choices.as_ref().filter(|_| self.phase != Phase::CatchingUp)?;
+        let how = match (choices.verdict(id)?, ran) {
+            (Verdict::Reject(_), true) => {
+                return Some(format!("call {id} was to be rejected, but the server ran it by itself"));
+            }
+            (Verdict::Accept, true) if self.batch.undecided().any(|call| call.id == id) => "approved",
+            (Verdict::Accept, false) if self.batch.has_not_begun(id) => "rejected",
+            _ => return None,
+        };
+        Some(format!("call {id} was {how} elsewhere; this command's decision had no effect"))
+    }
+
     /// The server takes a provider's error about a limit for a full context and compacts without end (protocol trap
     /// 15).
     fn compaction(&mut self, reason: &str) -> Effect {
-        if !self.tally.compaction() {
+        if !self.tally.compacts_endlessly() {
             return Effect::Continue;
         }
         let message = format!("the server compacts the same turn again and again: {reason}");
@@ -314,9 +307,8 @@ impl Machine {
     }
 
     fn completed(&mut self, completion: &Completion<'_>) -> End {
-        self.tally.completed(completion);
-        self.fate = Fate::Completed(completion.stop_reason.chars().take(MAX_STOP_REASON).collect());
-        let failed = self.tally.tool_calls.failed;
+        self.known_end = KnownEnd::Completed(completion.stop_reason.chars().take(MAX_STOP_REASON).collect());
+        let failed = self.tally.summary.tool_calls.failed;
         let (reason, message) = match &*completion.stop_reason {
             COMPLETED if self.options.fail_on_tool_error && failed > 0 => {
                 let calls = if failed == 1 { "tool call" } else { "tool calls" };
@@ -327,7 +319,9 @@ impl Machine {
             }
             COMPLETED => return End::Completed,
             "cancelled" => (Reason::Cancelled, "the run was cancelled on the server".into()),
-            "max_turns" => (Reason::MaxTurns, format!("the run reached its limit of {} turns", self.tally.turns)),
+            "max_turns" => {
+                (Reason::MaxTurns, format!("the run reached its limit of {} turns", self.tally.summary.turns))
+            }
             "error" => (Reason::RunError, "the run ended with an error".into()),
             other => (Reason::RunError, format!("the run ended with an unknown stop reason: {other}")),
         };
@@ -335,7 +329,7 @@ impl Machine {
     }
 
     fn failed(&mut self, failure: &RunFailure<'_>) -> End {
-        self.fate = Fate::Errored;
+        self.known_end = KnownEnd::Errored;
         let message = format!("the run failed: {}", &*failure.error);
         Failure::new(Reason::RunError, message).passing(failure.retryable).into()
     }
@@ -352,13 +346,13 @@ impl Machine {
         Effect::Continue
     }
 
-    fn quiet(&mut self, quiet: Quiet) -> Effect {
-        self.quiet = quiet;
-        match &self.phase {
-            Phase::Doubting(_) => self.doubt_quietly(),
-            Phase::CatchingUp if quiet.quiet < SETTLED && quiet.now < CATCH_UP => Effect::Continue,
+    fn quiet(&mut self, silence: Silence, now: Duration) -> Effect {
+        (self.silence, self.now) = (silence, now);
+        match self.phase {
+            Phase::CatchingUp if silence.quiet < SETTLED && now < CATCH_UP => Effect::Continue,
             Phase::CatchingUp => self.caught_up(),
             Phase::Following => self.follow_quietly(),
+            Phase::Stopped | Phase::Failed | Phase::UnknownSession | Phase::Refused(_) => self.confirm_quietly(),
         }
     }
 
@@ -388,79 +382,11 @@ impl Machine {
 
     fn follow_on(&mut self) -> Effect {
         self.phase = Phase::Following;
-        match self.check_choices() {
+        let mismatch =
+            self.choices.as_ref().and_then(|choices| choices.mismatch(&self.batch.waiting(), self.run_id()));
+        match mismatch {
             Some(failure) => Effect::End(failure.into()),
             None => self.follow_quietly(),
-        }
-    }
-
-    /// Returns a failure if the choices do not match the pending calls.
-    fn check_choices(&self) -> Option<Failure> {
-        let choices = self.choices.as_ref()?;
-        let pending = || {
-            let calls: Vec<_> = self.batch.undecided().map(|call| format!("{} {}", call.id, call.name)).collect();
-            if calls.is_empty() { "nothing".into() } else { calls.join(", ") }
-        };
-        if let Some(batch) = &choices.batch {
-            let now = self.batch_name();
-            if now.as_ref() != Some(batch) {
-                let now = now.map_or_else(|| "a batch whose proposal is lost".into(), |now| format!("batch {now}"));
-                let message =
-                    format!("batch {batch} is not pending; pending now: {now}: {}; nothing was sent", pending());
-                return Some(Failure::new(Reason::Conflict, message));
-            }
-        }
-        if choices.any() && self.batch.undecided().next().is_none() {
-            let message = format!("no tool call is pending in run {}; nothing was sent", self.run_id());
-            return Some(Failure::new(Reason::Conflict, message));
-        }
-        let unknown = choices.named().find(|id| !self.batch.is_undecided(id))?;
-        let message = format!("no call {unknown} is pending; pending now: {}; nothing was sent", pending());
-        Some(Failure::new(Reason::Usage, message))
-    }
-
-    /// Forgets the choices when their batch ends. Returns a line if another client or the server decided one of the
-    /// calls.
-    fn watch_choices(&mut self, event: &Event<'_>) -> Option<String> {
-        let choices = self.choices.as_ref()?;
-        let ran = |tool: &Tool<'_>| {
-            let id = &*tool.tool_call_id;
-            match choices.verdict(id)? {
-                Verdict::Reject(_) => {
-                    Some(format!("call {id} was to be rejected, but the server ran it by itself"))
-                }
-                _ if self.batch.is_undecided(id) => {
-                    Some(format!("call {id} was approved elsewhere; this command's decision had no effect"))
-                }
-                _ => None,
-            }
-        };
-        let refused = |tool: &Tool<'_>| {
-            let id = &*tool.tool_call_id;
-            let accepted = choices.verdict(id)? == Verdict::Accept && self.batch.has_not_begun(id);
-            let line = format!("call {id} was rejected elsewhere; this command's decision had no effect");
-            accepted.then_some(line)
-        };
-        match event {
-            Event::ToolExecutionStarted(tool) => ran(tool),
-            Event::ToolExecutionCompleted(tool) | Event::ToolRejected(tool) => refused(tool),
-            Event::TurnCompleted(_) | Event::TurnStarted(_) | Event::ToolCallsProposed(_) => {
-                self.choices = None;
-                None
-            }
-            Event::RunStarted
-            | Event::TextDelta(_)
-            | Event::ThinkingDelta
-            | Event::TextComplete(_)
-            | Event::WaitingForToolApproval
-            | Event::ToolExecutionProgress(_)
-            | Event::RetryAttempt(_)
-            | Event::CompactionStarted(_)
-            | Event::CompactionCompleted(_)
-            | Event::UsageReport(_)
-            | Event::RunCompleted(_)
-            | Event::RunError(_)
-            | Event::Unknown => None,
         }
     }
 
@@ -470,30 +396,10 @@ impl Machine {
             return Effect::Continue;
         }
         loop {
-            return match self.batch.next(self.quiet.quiet, self.quiet.heard) {
-                Next::Wait => Effect::Continue,
-                Next::Learn => Effect::AskConfig,
-                Next::Judge(call) => match self.judge(&call) {
-                    Some(ruling) => {
-                        self.batch.judged(&call.id, ruling);
-                        continue;
-                    }
-                    None => Effect::AskProgram(call),
-                },
-                Next::Send { decisions, again } => {
-                    self.sending.clone_from(&decisions);
-                    Effect::Send { decisions, again }
-                }
-                Next::Replay => Effect::Replay("a decision shows no effect"),
-                Next::Adopt => Effect::AskPending,
-                Next::Pause(_) => Effect::End(End::Paused(self.waiting())),
-                Next::Fail(call) => {
-                    let id = call.id;
-                    let message =
-                        format!("two tool calls of one turn have the id {id}; the second one cannot be decided");
-                    Effect::End(Failure::new(Reason::Protocol, message).into())
-                }
-            };
+            let effect = self.batch.next(self.silence.quiet, self.silence.heard);
+            let Effect::AskProgram(call) = &effect else { return effect };
+            let Some(ruling) = self.judge(call) else { return effect };
+            self.batch.judged(&call.id, ruling);
         }
     }
 
@@ -502,30 +408,26 @@ impl Machine {
         if self.options.start == Start::Peek {
             return Some(Ruling::by_policy(Verdict::Pause));
         }
-        let choice = self.choices.as_ref().and_then(|choices| choices.verdict(&call.id));
-        if let Some(verdict) = choice {
-            return Some(Ruling { verdict, by: By::Flag });
-        }
-        match self.options.policy.judge(&call.name) {
-            Judgement::Verdict(verdict) => Some(Ruling::by_policy(verdict)),
-            Judgement::AskProgram => None,
+        match self.choices.as_ref().and_then(|choices| choices.verdict(&call.id)) {
+            Some(verdict) => Some(Ruling { verdict, by: By::Flag }),
+            None => self.options.policy.judge(&call.name).map(Ruling::by_policy),
         }
     }
 
-    fn sent(&mut self) -> Effect {
+    fn sent(&mut self, sent: &[(ToolCall, Ruling)]) -> Effect {
         self.disturbed();
-        let sent = std::mem::take(&mut self.sending);
-        self.batch.sent(&sent);
+        self.batch.sent(sent);
+        let decisions = &mut self.tally.summary.decisions;
         for (call, ruling) in sent {
-            let (verdict, reason) = match ruling.verdict {
+            let (verdict, reason) = match &ruling.verdict {
                 Verdict::Accept => ("accept", None),
-                Verdict::Reject(reason) => ("reject", reason),
+                Verdict::Reject(reason) => ("reject", reason.clone()),
                 Verdict::Pause => continue,
             };
-            let is_known = self.decisions.iter().any(|decided| decided.tool_call_id == call.id);
-            if self.decisions.len() < MAX_DECISIONS && !is_known {
-                let by = ruling.by.word();
-                self.decisions.push(Decided { tool_call_id: call.id, name: call.name, verdict, by, reason });
+            let is_known = decisions.iter().any(|decided| decided.tool_call_id == call.id);
+            if decisions.len() < MAX_DECISIONS && !is_known {
+                let (tool_call_id, name, by) = (call.id.clone(), call.name.clone(), ruling.by.word());
+                decisions.push(Decided { tool_call_id, name, verdict, by, reason });
             }
         }
         Effect::Continue
@@ -545,24 +447,14 @@ impl Machine {
         if !self.transcript.is_held() {
             return Effect::Continue.into();
         }
-        let healed = self.transcript.heal(history.texts);
+        let filled_in = self.transcript.fill_in(history.texts);
         if self.phase == Phase::CatchingUp {
             // Text of the past is not shown.
             return self.caught_up().into();
         }
-        let notice = (!healed.complete || self.superseded).then(|| {
+        let notice = (!filled_in.complete || self.superseded).then(|| {
             "some text may be missing: events were lost, and the session's messages are not complete".to_owned()
         });
-        Step { healed: Some(healed), notice, ..Effect::Continue.into() }
-    }
-
-    fn waiting(&self) -> Waiting {
-        Waiting { batch: self.batch_name(), calls: self.batch.undecided().cloned().collect() }
-    }
-
-    /// Returns the batch's name for `--batch`: see [`Waiting::batch`].
-    fn batch_name(&self) -> Option<String> {
-        let run: String = self.run_id().chars().take(8).collect();
-        self.batch.proposal().map(|proposal| format!("{run}.{proposal}"))
+        Step { filled_in: Some(filled_in), notice, ..Effect::Continue.into() }
     }
 }

@@ -12,11 +12,12 @@
 //! | following | quiet | same | see to the batch; else ask for the session's state when it is time |
 //! | following | quiet, over a budget | same | end: `max_tokens` or `max_tool_calls` |
 //! | any | reconnected | same | ask for the session's state, unless it was the reason to reconnect |
-//! | any | state: our run is active | following | – (if the proposal was lost: ask for the pending calls) |
+//! | all but catching up | state: our run is active | following | – (if the proposal was lost: ask for the pending calls) |
 //! | any | state: idle, or another run | stopped | reconnect: all events of our run are published by now (trap 8) |
 //! | any | state: failed | failed | reconnect, for the events before the failure |
 //! | any | state: no such session | unknown session | – |
 //! | any | state: the token is refused | refused | ask for the server's health |
+//! | any | after a cancel, state: idle, failed, or another run | same | – (the run is known to have ended) |
 //! | stopped | the replay is complete or held back | same | ask for the server's health |
 //! | stopped | health: the server is younger than the run | – | end: `lost`, restarted (trap 12) |
 //! | stopped | health: any other answer | – | end: `lost` (trap 7) |
@@ -28,25 +29,31 @@
 //!
 //! A replay is complete when at least one byte has come and 2 s of quiet after it. If a gap named the newest event, the
 //! replay is complete with that event.
+//!
+//! One match in [`machine`] says what each event does. It changes the text in [`transcript`], the tool calls in
+//! [`batch`] and the counts in [`tally`]. [`policy`] and [`choices`] decide the calls. [`unconfirmed`] has the last
+//! four phases.
 
 pub mod batch;
 pub mod choices;
 pub mod policy;
 pub mod transcript;
 
-mod doubt;
 mod machine;
 mod tally;
+mod unconfirmed;
 
+pub use crate::client::Silence;
 pub use machine::Machine;
+pub use unconfirmed::is_replayed;
 
 use crate::agent::events::{Envelope, ToolCall};
 use crate::outcome::{End, Failure};
-use batch::Asks;
+use batch::AskedCalls;
 use choices::Choices;
 use policy::{Policy, Ruling, Verdict};
 use std::time::Duration;
-use transcript::{Healed, Keep};
+use transcript::{FilledIn, Keep};
 
 /// The message about a session whose state is `failed` (protocol trap 21).
 pub const STATE_FAILED: &str = "the server says that the run failed, and not why; its log may tell";
@@ -61,21 +68,27 @@ pub enum Input<'a> {
         newest: Option<u64>,
     },
     Reconnected,
-    /// A read of the stream found nothing.
-    Quiet(Quiet),
+    /// A read of the stream found nothing, or 250 ms have passed while events keep coming. `now` is the time since the
+    /// command began to follow the run.
+    Quiet {
+        silence: Silence,
+        now: Duration,
+    },
     /// The answer to [`Effect::AskState`].
     State(State),
+    /// The session's state after the server was asked to cancel the run.
+    StateAfterCancel(State),
     /// The answer to [`Effect::AskHealth`]; `None` if the server did not answer.
     Health(Option<Uptime>),
     /// The answer to [`Effect::AskConfig`].
-    Asks(Asks),
+    AskedCalls(AskedCalls),
     /// The answer to [`Effect::AskProgram`]. The stream was not read while the program ran.
     Judged {
         call_id: &'a str,
         verdict: Verdict,
     },
-    /// The server took the decisions of [`Effect::Send`].
-    Sent,
+    /// The server took these decisions of [`Effect::Send`].
+    Sent(&'a [(ToolCall, Ruling)]),
     /// The server refused the decisions of [`Effect::Send`]: the run has ended, or the session runs another one.
     Refused,
     /// The answer to [`Effect::AskPending`]: the pending calls of our run, and the IDs of the calls that have a
@@ -86,21 +99,6 @@ pub enum Input<'a> {
     },
     /// The answer to [`Effect::AskMessages`]. The last look at the end of the command gives it too.
     Messages(History),
-}
-
-/// How quiet the stream is.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Quiet {
-    /// How long reads have blocked since the last byte of an event, the last request and the last reconnect.
-    pub quiet: Duration,
-    /// The time since the last event, by the clock.
-    pub idle: Duration,
-    /// Whether any byte has come since the stream was opened. Comments count.
-    pub heard: bool,
-    /// Whether something between us and the server buffers the stream.
-    pub held_back: bool,
-    /// The time since the command began to follow the run.
-    pub now: Duration,
 }
 
 /// The server's answer about a session.
@@ -146,7 +144,7 @@ pub struct History {
 pub enum Effect {
     /// Read the stream.
     Continue,
-    /// Ask `/v1/config`, and answer with [`Input::Asks`].
+    /// Ask `/v1/config`, and answer with [`Input::AskedCalls`].
     AskConfig,
     /// Ask the policy program about this call, and answer with [`Input::Judged`].
     AskProgram(ToolCall),
@@ -180,7 +178,7 @@ pub struct Step<'a> {
     /// The agent's text to show now.
     pub text: &'a str,
     /// The agent's text that was held back while events were missing, to show now.
-    pub healed: Option<Healed>,
+    pub filled_in: Option<FilledIn>,
     /// A line for stderr.
     pub notice: Option<String>,
     pub effect: Effect,
@@ -188,7 +186,7 @@ pub struct Step<'a> {
 
 impl From<Effect> for Step<'_> {
     fn from(effect: Effect) -> Self {
-        Self { fresh: false, text: "", healed: None, notice: None, effect }
+        Self { fresh: false, text: "", filled_in: None, notice: None, effect }
     }
 }
 
@@ -198,7 +196,7 @@ pub enum Start {
     /// Show the run from its first event to its end (`run`, `attach`).
     Fresh,
     /// Show the run from now to its end (`resume`).
-    Waiting,
+    FromNow,
     /// Show nothing, and stop once it is clear whether the run waits for approval (`pending`).
     Peek,
 }
@@ -207,7 +205,7 @@ pub enum Start {
 #[derive(Clone, Debug)]
 pub struct Options {
     pub run_id: String,
-    pub asks: Asks,
+    pub asked: AskedCalls,
     pub keep: Keep,
     pub start: Start,
     /// Whether the session is new: no other run came before this one.

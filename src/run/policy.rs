@@ -13,6 +13,21 @@ pub enum Verdict {
     Pause,
 }
 
+impl Verdict {
+    /// Returns the decision to send, or `None` for a pause. The reason of a rejection becomes the call's result, since
+    /// the server ignores the content of a plain rejection (protocol trap 9).
+    pub fn decision(&self) -> Option<Decision> {
+        match self {
+            Self::Accept => Some(Decision::Accept),
+            Self::Reject(None) => Some(Decision::Reject),
+            Self::Reject(Some(reason)) => {
+                Some(Decision::CustomResult { content: format!("Tool call rejected: {reason}") })
+            }
+            Self::Pause => None,
+        }
+    }
+}
+
 /// Who decided a call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum By {
@@ -31,21 +46,6 @@ impl By {
             Self::Flag => "flag",
             Self::Policy => "policy",
             Self::Program => "program",
-        }
-    }
-}
-
-impl Decision {
-    /// Returns the decision to send for a verdict, or `None` for a pause. The reason of a rejection becomes the call's
-    /// result, since the server ignores the content of a plain rejection (protocol trap 9).
-    pub fn of(verdict: &Verdict) -> Option<Self> {
-        match verdict {
-            Verdict::Accept => Some(Self::Accept),
-            Verdict::Reject(None) => Some(Self::Reject),
-            Verdict::Reject(Some(reason)) => {
-                Some(Self::CustomResult { content: format!("Tool call rejected: {reason}") })
-            }
-            Verdict::Pause => None,
         }
     }
 }
@@ -93,13 +93,6 @@ pub struct Policy {
     pub slack: bool,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Judgement {
-    Verdict(Verdict),
-    /// The policy program must decide.
-    AskProgram,
-}
-
 impl Policy {
     /// Returns whether the flags replace the server's own policy.
     pub fn replaces_servers(&self) -> bool {
@@ -111,11 +104,12 @@ impl Policy {
         self.allow.iter().chain(&self.deny)
     }
 
-    /// Judges a call by its tool's name, with or without the server's prefix.
-    pub fn judge(&self, tool: &str) -> Judgement {
+    /// Returns the verdict on a call of this tool, or `None` if the policy program must decide. The tool's name may
+    /// have the server's prefix.
+    pub fn judge(&self, tool: &str) -> Option<Verdict> {
         let name = bare_name(tool);
         let listed = |list: &BTreeSet<String>| list.iter().any(|listed| names(listed, tool));
-        let reject = |why: String| Judgement::Verdict(Verdict::Reject(Some(why)));
+        let reject = |why: String| Some(Verdict::Reject(Some(why)));
         if listed(&self.deny) {
             return reject(format!("the tool {name} is denied (--deny-tool)"));
         }
@@ -127,17 +121,17 @@ impl Policy {
         }
         if !self.allow.is_empty() && (self.list_is_sent || !listed(&self.allow)) {
             return match self.on_approval {
-                OnApproval::Pause => Judgement::Verdict(Verdict::Pause),
+                OnApproval::Pause => Some(Verdict::Pause),
                 _ => reject(format!("the tool {name} is not on the list of allowed tools (--allow-tool)")),
             };
         }
         if self.program {
-            return Judgement::AskProgram;
+            return None;
         }
         if listed(&self.allow) {
-            return Judgement::Verdict(Verdict::Accept);
+            return Some(Verdict::Accept);
         }
-        Judgement::Verdict(match self.on_approval {
+        Some(match self.on_approval {
             OnApproval::Accept => Verdict::Accept,
             OnApproval::Pause => Verdict::Pause,
             OnApproval::Reject => Verdict::Reject(None),
@@ -169,13 +163,13 @@ mod tests {
     }
 
     /// "accept", "reject", "reject: REASON'S LAST WORD", "pause" or "ask".
-    fn word(judgement: Judgement) -> String {
-        match judgement {
-            Judgement::AskProgram => "ask".into(),
-            Judgement::Verdict(Verdict::Accept) => "accept".into(),
-            Judgement::Verdict(Verdict::Pause) => "pause".into(),
-            Judgement::Verdict(Verdict::Reject(None)) => "reject".into(),
-            Judgement::Verdict(Verdict::Reject(Some(why))) => {
+    fn word(verdict: Option<Verdict>) -> String {
+        match verdict {
+            None => "ask".into(),
+            Some(Verdict::Accept) => "accept".into(),
+            Some(Verdict::Pause) => "pause".into(),
+            Some(Verdict::Reject(None)) => "reject".into(),
+            Some(Verdict::Reject(Some(why))) => {
                 format!("reject: {}", why.rsplit(' ').next().unwrap())
             }
         }

@@ -1,11 +1,11 @@
 //! The machine's table, row by row, and the machine against a model of the server.
 
-use super::batch::Asks;
+use super::batch::AskedCalls;
 use super::policy::{OnApproval, Policy, Verdict};
 use super::*;
 use crate::agent::events::{Arguments, Usage, decode};
 use crate::agent::sse::Parser;
-use crate::outcome::{Fate, Reason, RunSummary, ToolCounts, Waiting};
+use crate::outcome::{KnownEnd, Reason, RunSummary, ToolCounts, Waiting};
 
 const RUN: &str = "11111111-1111-4111-8111-111111111111";
 const OTHER: &str = "22222222-2222-4222-8222-222222222222";
@@ -26,7 +26,7 @@ fn policy(on_approval: OnApproval) -> Policy {
 fn options(start: Start) -> Options {
     Options {
         run_id: RUN.into(),
-        asks: Asks::SomeCalls,
+        asked: AskedCalls::SomeCalls,
         keep: Keep::Everything,
         start,
         is_first: false,
@@ -65,7 +65,8 @@ fn tell(machine: &mut Machine, input: Input<'_>) -> Effect {
 /// A stream with a byte, then `quiet_ms` of quiet, and `idle_s` without an event, which is also the time.
 fn quiet(machine: &mut Machine, quiet_ms: u64, idle_s: u64) -> Effect {
     let (quiet, idle) = (Duration::from_millis(quiet_ms), Duration::from_secs(idle_s));
-    tell(machine, Input::Quiet(Quiet { quiet, idle, heard: true, held_back: false, now: idle }))
+    let silence = Silence { quiet, idle, heard: true, held_back: false };
+    tell(machine, Input::Quiet { silence, now: idle })
 }
 
 fn summary(machine: Machine) -> RunSummary {
@@ -142,23 +143,28 @@ fn a_final_text_that_differs_from_the_streamed_text_is_reported() {
 }
 
 #[test]
-fn each_terminal_event_has_its_reason_and_its_fate() {
+fn each_terminal_event_has_its_reason_and_its_known_end() {
     let completed = |stop: &str| ours(&format!(r#"{{"RunCompleted":{{"stop_reason":"{stop}"}}}}"#));
-    let fate = |word: &str| Fate::Completed(word.into());
+    let known_end = |word: &str| KnownEnd::Completed(word.into());
     let rows = [
-        (completed("completed"), None, false, fate("completed")),
-        (completed("cancelled"), Some(Reason::Cancelled), false, fate("cancelled")),
-        (completed("max_turns"), Some(Reason::MaxTurns), false, fate("max_turns")),
-        (completed("error"), Some(Reason::RunError), false, fate("error")),
-        (completed("never heard of"), Some(Reason::RunError), false, fate("never heard of")),
-        (ours(r#"{"RunError":{"error":"no"}}"#), Some(Reason::RunError), false, Fate::Errored),
-        (ours(r#"{"RunError":{"error":"busy","retryable":true}}"#), Some(Reason::RunError), true, Fate::Errored),
+        (completed("completed"), None, false, known_end("completed")),
+        (completed("cancelled"), Some(Reason::Cancelled), false, known_end("cancelled")),
+        (completed("max_turns"), Some(Reason::MaxTurns), false, known_end("max_turns")),
+        (completed("error"), Some(Reason::RunError), false, known_end("error")),
+        (completed("never heard of"), Some(Reason::RunError), false, known_end("never heard of")),
+        (ours(r#"{"RunError":{"error":"no"}}"#), Some(Reason::RunError), false, KnownEnd::Errored),
+        (
+            ours(r#"{"RunError":{"error":"busy","retryable":true}}"#),
+            Some(Reason::RunError),
+            true,
+            KnownEnd::Errored,
+        ),
     ];
-    for (json, expected, passes, fate) in rows {
+    for (json, expected, passes, known_end) in rows {
         let mut run = machine(Start::Fresh);
         feed(&mut run, 1, &ours(STARTED));
         let effect = feed(&mut run, 2, &json).effect;
-        assert_eq!((reason(&effect), run.fate()), (expected, &fate), "{json}");
+        assert_eq!((reason(&effect), run.known_end()), (expected, &known_end), "{json}");
         match effect {
             Effect::End(End::Completed) => assert_eq!(expected, None),
             Effect::End(End::Failed(failure)) => assert_eq!(failure.passes, passes, "{json}"),
@@ -186,13 +192,13 @@ fn five_compactions_of_one_turn_in_a_row_end_the_run() {
     let Effect::End(End::Failed(failure)) = feed(&mut run, 11, &compaction).effect else { panic!("it goes on") };
     assert_eq!((failure.reason, failure.passes), (Reason::RunError, true));
     assert!(failure.message.contains("Limit 30000"), "{failure}");
-    assert_eq!(run.fate(), &Fate::Open, "it must be cancelled");
+    assert_eq!(run.known_end(), &KnownEnd::Open, "it must be cancelled");
 }
 
 // The session's state.
 
 /// A machine whose run has begun, after this state and the reconnect.
-fn doubting(state: State) -> Machine {
+fn confirming(state: State) -> Machine {
     let mut run = machine(Start::Fresh);
     feed(&mut run, 1, &ours(STARTED));
     assert_eq!(quiet(&mut run, 14_000, 14), Effect::Continue);
@@ -208,24 +214,28 @@ fn doubting(state: State) -> Machine {
 #[test]
 fn a_run_that_left_the_session_state_has_ended_once_its_events_are_replayed() {
     for state in [State::Idle, State::Active { run_id: OTHER.into() }] {
-        let mut run = doubting(state.clone());
+        let mut run = confirming(state.clone());
         assert_eq!(quiet(&mut run, 1750, 32), Effect::Continue);
         assert_eq!(feed(&mut run, 2, &ours(COMPLETED)).effect, Effect::End(End::Completed), "it was heard in time");
         let uptime = |server, run: Option<u64>| Uptime {
             server: Duration::from_secs(server),
             run: run.map(Duration::from_secs),
         };
-        for (uptime, fate, passes) in [
-            (None, Fate::Stopped, false),
-            (Some(uptime(99, Some(40))), Fate::Stopped, false),
-            (Some(uptime(39, Some(40))), Fate::Stopped, false),
-            (Some(uptime(38, Some(40))), Fate::Restarted { answered: true }, true),
-            (Some(uptime(1, None)), Fate::Stopped, false),
+        for (uptime, known_end, passes) in [
+            (None, KnownEnd::Stopped, false),
+            (Some(uptime(99, Some(40))), KnownEnd::Stopped, false),
+            (Some(uptime(39, Some(40))), KnownEnd::Stopped, false),
+            (Some(uptime(38, Some(40))), KnownEnd::Restarted { answered: true }, true),
+            (Some(uptime(1, None)), KnownEnd::Stopped, false),
         ] {
-            let mut run = doubting(state.clone());
+            let mut run = confirming(state.clone());
             assert_eq!(quiet(&mut run, 2000, 32), Effect::AskHealth);
             let Effect::End(End::Failed(failure)) = tell(&mut run, Input::Health(uptime)) else { panic!() };
-            assert_eq!((failure.reason, failure.passes, run.fate()), (Reason::Lost, passes, &fate), "{uptime:?}");
+            assert_eq!(
+                (failure.reason, failure.passes, run.known_end()),
+                (Reason::Lost, passes, &known_end),
+                "{uptime:?}"
+            );
             assert!(run.needs_messages(), "the text comes from the messages");
         }
     }
@@ -233,21 +243,19 @@ fn a_run_that_left_the_session_state_has_ended_once_its_events_are_replayed() {
 
 #[test]
 fn a_replay_without_a_byte_proves_nothing_unless_the_stream_is_held_back() {
-    let mut run = doubting(State::Idle);
-    let silence = |held_back| Quiet {
-        quiet: Duration::from_secs(19),
-        idle: Duration::from_secs(50),
-        heard: false,
-        held_back,
-        now: Duration::from_secs(50),
+    let mut run = confirming(State::Idle);
+    let now = Duration::from_secs(50);
+    let quiet = |held_back| Input::Quiet {
+        silence: Silence { quiet: Duration::from_secs(19), idle: now, heard: false, held_back },
+        now,
     };
-    assert_eq!(tell(&mut run, Input::Quiet(silence(false))), Effect::Continue);
-    assert_eq!(tell(&mut run, Input::Quiet(silence(true))), Effect::AskHealth);
+    assert_eq!(tell(&mut run, quiet(false)), Effect::Continue);
+    assert_eq!(tell(&mut run, quiet(true)), Effect::AskHealth);
 }
 
 #[test]
 fn a_replay_is_complete_with_the_newest_event_that_a_gap_named() {
-    let mut run = doubting(State::Idle);
+    let mut run = confirming(State::Idle);
     assert_eq!(tell(&mut run, Input::Lost { newest: Some(9) }), Effect::Continue);
     assert_eq!(feed(&mut run, 8, &ours(&turn(1))).effect, Effect::Continue);
     assert_eq!(feed(&mut run, 9, &others(&turn(1))).effect, Effect::AskHealth);
@@ -264,11 +272,11 @@ fn a_failed_session_state_fails_the_run_after_two_seconds_without_an_event() {
         assert!(is_reconnect(&tell(&mut run, Input::State(State::Failed))));
         tell(&mut run, Input::Reconnected);
         // No byte has come.
-        let silence =
-            |ms| Quiet { idle: Duration::from_secs(9), now: Duration::from_millis(ms), ..Quiet::default() };
-        assert_eq!(tell(&mut run, Input::Quiet(silence(1750))), Effect::Continue);
-        assert_eq!(reason(&tell(&mut run, Input::Quiet(silence(2000)))), Some(Reason::RunError));
-        assert_eq!(run.fate(), &Fate::StateFailed { tools });
+        let silence = Silence { idle: Duration::from_secs(9), ..Silence::default() };
+        let at = |ms| Input::Quiet { silence, now: Duration::from_millis(ms) };
+        assert_eq!(tell(&mut run, at(1750)), Effect::Continue);
+        assert_eq!(reason(&tell(&mut run, at(2000))), Some(Reason::RunError));
+        assert_eq!(run.known_end(), &KnownEnd::StateFailed { tools });
         assert!(!run.needs_messages());
     }
     // The run died before its first event. Only the messages tell whether it called tools.
@@ -276,10 +284,10 @@ fn a_failed_session_state_fails_the_run_after_two_seconds_without_an_event() {
         let mut run = machine(Start::Fresh);
         tell(&mut run, Input::State(State::Failed));
         assert_eq!(reason(&quiet(&mut run, 2000, 2)), Some(Reason::RunError));
-        assert_eq!(run.fate(), &Fate::StateFailed { tools: true });
+        assert_eq!(run.known_end(), &KnownEnd::StateFailed { tools: true });
         assert!(run.needs_messages());
         tell(&mut run, Input::Messages(History { called_tools, known: true, ..History::default() }));
-        assert_eq!(run.fate(), &Fate::StateFailed { tools: called_tools });
+        assert_eq!(run.known_end(), &KnownEnd::StateFailed { tools: called_tools });
     }
 }
 
@@ -304,7 +312,7 @@ fn an_unknown_session_is_asked_for_again_for_five_seconds() {
         assert_eq!(tell(&mut run, Input::State(State::NoSession)), Effect::Continue);
     }
     let effect = quiet(&mut run, 20_000, 20);
-    assert_eq!((reason(&effect), run.fate()), (Some(Reason::Lost), &Fate::Open));
+    assert_eq!((reason(&effect), run.known_end()), (Some(Reason::Lost), &KnownEnd::Open));
     let mut run = machine(Start::Fresh);
     tell(&mut run, Input::State(State::NoSession));
     assert_eq!(tell(&mut run, active()), Effect::Continue, "it was another replica");
@@ -314,8 +322,8 @@ fn an_unknown_session_is_asked_for_again_for_five_seconds() {
 #[test]
 fn a_refused_token_is_a_restart_only_if_the_server_is_younger_than_the_run() {
     let refused = || Input::State(State::Refused(Failure::new(Reason::Auth, "401")));
-    for (server, expected, passes, fate) in
-        [(1, Reason::Lost, true, Fate::Restarted { answered: true }), (99, Reason::Auth, false, Fate::Open)]
+    for (server, expected, passes, known_end) in
+        [(1, Reason::Lost, true, KnownEnd::Restarted { answered: true }), (99, Reason::Auth, false, KnownEnd::Open)]
     {
         let mut run = machine(Start::Fresh);
         feed(&mut run, 1, &ours(STARTED));
@@ -323,21 +331,21 @@ fn a_refused_token_is_a_restart_only_if_the_server_is_younger_than_the_run() {
         let (server, age) = (Duration::from_secs(server), Some(Duration::from_secs(9)));
         let effect = tell(&mut run, Input::Health(Some(Uptime { server, run: age })));
         let Effect::End(End::Failed(failure)) = effect else { panic!("{effect:?}") };
-        assert_eq!((failure.reason, failure.passes, run.fate()), (expected, passes, &fate));
+        assert_eq!((failure.reason, failure.passes, run.known_end()), (expected, passes, &known_end));
         tell(&mut run, Input::Messages(History { answered: false, known: true, ..History::default() }));
-        assert_eq!(run.fate(), &fate, "the messages of a server that refuses us are not ours");
+        assert_eq!(run.known_end(), &known_end, "the messages of a server that refuses us are not ours");
     }
 }
 
 #[test]
 fn the_messages_tell_whether_a_restarted_server_had_answered() {
     for answered in [false, true] {
-        let mut run = doubting(State::Idle);
+        let mut run = confirming(State::Idle);
         quiet(&mut run, 2000, 32);
         let (server, age) = (Duration::ZERO, Some(Duration::from_secs(9)));
         tell(&mut run, Input::Health(Some(Uptime { server, run: age })));
         tell(&mut run, Input::Messages(History { answered, known: true, ..History::default() }));
-        assert_eq!(run.fate(), &Fate::Restarted { answered });
+        assert_eq!(run.known_end(), &KnownEnd::Restarted { answered });
     }
 }
 
@@ -358,7 +366,8 @@ fn only_the_servers_own_state_confirms_a_stop() {
         (State::Refused(Failure::new(Reason::Auth, "401")), false),
     ] {
         let mut run = machine(Start::Fresh);
-        assert_eq!((run.has_stopped(&state), run.fate().is_open()), (stopped, !stopped), "{state:?}");
+        assert_eq!(tell(&mut run, Input::StateAfterCancel(state.clone())), Effect::Continue);
+        assert_eq!(run.known_end().is_open(), !stopped, "{state:?}");
     }
 }
 
@@ -396,8 +405,8 @@ fn lost_text_comes_from_the_messages() {
     feed(&mut run, 9, &ours(COMPLETED));
     let texts = vec!["One and".into(), "two".into()];
     let step = run.step(Input::Messages(History { texts, known: true, ..History::default() }));
-    let healed = step.healed.unwrap();
-    assert_eq!((healed.continues, healed.pieces), (true, vec![" and".to_owned(), "two".to_owned()]));
+    let filled_in = step.filled_in.unwrap();
+    assert_eq!((filled_in.continues, filled_in.pieces), (true, vec![" and".to_owned(), "two".to_owned()]));
     assert_eq!(summary(run).text.as_deref(), Some("One and\ntwo"));
 }
 
@@ -416,7 +425,7 @@ fn a_call_with_the_id_of_an_earlier_call_is_never_decided() {
 
 #[test]
 fn events_before_a_resume_are_not_shown_but_count() {
-    let mut run = machine(Start::Waiting);
+    let mut run = machine(Start::FromNow);
     feed(&mut run, 1, &ours(STARTED));
     feed(&mut run, 2, &ours(&turn(1)));
     let told = feed(&mut run, 3, &ours(&delta("old")));
@@ -431,11 +440,11 @@ fn events_before_a_resume_are_not_shown_but_count() {
 
 #[test]
 fn catching_up_with_a_busy_run_ends_after_five_seconds() {
-    let mut run = machine(Start::Waiting);
+    let mut run = machine(Start::FromNow);
     feed(&mut run, 1, &ours(STARTED));
     feed(&mut run, 2, &proposal(&["a"]));
     feed(&mut run, 3, &ours(r#"{"ToolExecutionStarted":{"tool_call_id":"a"}}"#));
-    let now = |seconds| Input::Quiet(Quiet { now: Duration::from_secs(seconds), ..Quiet::default() });
+    let now = |seconds| Input::Quiet { silence: Silence::default(), now: Duration::from_secs(seconds) };
     tell(&mut run, now(4));
     assert!(!feed(&mut run, 4, &ours(r#"{"ToolExecutionProgress":{"tool_call_id":"a"}}"#)).fresh);
     tell(&mut run, now(5));
@@ -460,7 +469,7 @@ fn choices_are_checked_before_anything_is_sent() {
         (all, &[], Some(Reason::Conflict)),
     ];
     for (choices, pending, expected) in rows {
-        let mut run = Machine::new(Options { choices: Some(choices.clone()), ..options(Start::Waiting) });
+        let mut run = Machine::new(Options { choices: Some(choices.clone()), ..options(Start::FromNow) });
         feed(&mut run, 1, &ours(STARTED));
         if !pending.is_empty() {
             feed(&mut run, 2, &proposal(pending));
@@ -481,11 +490,11 @@ fn choices_are_checked_before_anything_is_sent() {
 fn approving_one_batch_does_not_approve_the_next() {
     let choices = Some(Choices { approve_all: true, ..Choices::default() });
     let policy = policy(OnApproval::Pause);
-    let mut run = Machine::new(Options { choices, policy, ..options(Start::Waiting) });
+    let mut run = Machine::new(Options { choices, policy, ..options(Start::FromNow) });
     feed(&mut run, 1, &ours(STARTED));
     feed(&mut run, 2, &proposal(&["a"]));
-    assert!(matches!(quiet(&mut run, 250, 0), Effect::Send { .. }));
-    tell(&mut run, Input::Sent);
+    let Effect::Send { decisions, .. } = quiet(&mut run, 250, 0) else { panic!("nothing is sent") };
+    tell(&mut run, Input::Sent(&decisions));
     feed(&mut run, 3, &ours(r#"{"ToolExecutionStarted":{"tool_call_id":"a"}}"#));
     feed(&mut run, 4, &ours(r#"{"ToolExecutionCompleted":{"tool_call_id":"a"}}"#));
     feed(&mut run, 5, &proposal(&["b"]));
@@ -504,11 +513,11 @@ fn approving_one_batch_does_not_approve_the_next() {
 fn a_decision_of_another_client_is_reported() {
     let choices =
         Some(Choices { approve: ["a".to_owned()].into(), reject: ["b".to_owned()].into(), ..Choices::default() });
-    let mut run = Machine::new(Options { choices, ..options(Start::Waiting) });
+    let mut run = Machine::new(Options { choices, ..options(Start::FromNow) });
     feed(&mut run, 1, &ours(STARTED));
     feed(&mut run, 2, &proposal(&["a", "b"]));
-    assert!(matches!(quiet(&mut run, 250, 0), Effect::Send { .. }));
-    tell(&mut run, Input::Sent);
+    let Effect::Send { decisions, .. } = quiet(&mut run, 250, 0) else { panic!("nothing is sent") };
+    tell(&mut run, Input::Sent(&decisions));
     let rejected = feed(&mut run, 3, &ours(r#"{"ToolRejected":{"tool_call_id":"a"}}"#));
     assert!(rejected.notice.unwrap().contains("rejected elsewhere"));
     let ran = feed(&mut run, 4, &ours(r#"{"ToolExecutionStarted":{"tool_call_id":"b"}}"#));
@@ -673,7 +682,7 @@ fn each_recorded_run_has_its_recorded_result() {
     for (stream, prefix, expected, last, turns, calls) in rows {
         let at = stream.find(prefix).unwrap();
         let run_id = stream[at..at + 36].into();
-        let mut run = Machine::new(Options { run_id, asks: Asks::NoCall, ..options(Start::Fresh) });
+        let mut run = Machine::new(Options { run_id, asked: AskedCalls::NoCall, ..options(Start::Fresh) });
         let mut parser = Parser::new();
         // The recording stops with the last line; the blank one that dispatches it is missing.
         let stream = format!("{stream}\n\n");

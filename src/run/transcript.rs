@@ -29,10 +29,11 @@ pub struct Transcript {
     turn_is_cut: bool,
     /// The current turn has no text so far.
     turn_is_empty: bool,
-    /// How much was shown: the number of whole turns with text, and the bytes of the turn after them.
-    out: (usize, usize),
-    /// Events were lost: no more text is shown until [`Transcript::heal`] gets the session's messages.
+    /// What was shown: the number of whole turns with text, and the bytes of the turn after them.
+    shown: (usize, usize),
+    /// Events were lost: no more text is shown until [`Transcript::fill_in`] gets the session's messages.
     held: Option<Held>,
+    /// A turn has begun, or the messages were read.
     begun: bool,
 }
 
@@ -42,10 +43,9 @@ pub struct Transcript {
 struct Held {
     /// The whole text of each turn.
     turns: Vec<String>,
-    /// The memory that they take, in bytes.
+    /// The memory of all turns that have ended, in bytes. The turns over [`MAX_TEXT`] are not held: they must come from
+    /// the messages.
     size: usize,
-    /// They take more than [`MAX_TEXT`]: later turns must come from the messages.
-    is_full: bool,
     /// No turn has begun since events were lost, so the first text may belong to the turn that was shown in part.
     same_turn: bool,
     /// The first text belongs to the turn that was shown in part.
@@ -53,17 +53,21 @@ struct Held {
 }
 
 impl Held {
+    const fn is_full(&self) -> bool {
+        self.size > MAX_TEXT
+    }
+
     /// Returns how many of the held turns these turns of the messages contain, and whether no text can be missing.
     fn known_among(&self, turns: &[String]) -> (usize, bool) {
         let all = self.turns.len();
         // The turns that were not held follow the held ones.
-        if self.is_full
+        if self.is_full()
             && (0..turns.len()).any(|at| turns[at..].len() > all && turns[at..].starts_with(&self.turns))
         {
             return (all, true);
         }
         let known = (0..=all).rev().find(|known| turns.ends_with(&self.turns[..*known])).unwrap_or(0);
-        (known, !self.is_full && (known > 0 || all == 0))
+        (known, !self.is_full() && (known > 0 || all == 0))
     }
 }
 
@@ -72,7 +76,7 @@ const TURN: usize = 64;
 
 /// The text to show after a loss.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub struct Healed {
+pub struct FilledIn {
     /// The first piece continues the turn that was shown in part.
     pub continues: bool,
     /// One piece for each turn.
@@ -90,7 +94,7 @@ impl Transcript {
             is_cut: false,
             turn_is_cut: false,
             turn_is_empty: true,
-            out: (0, 0),
+            shown: (0, 0),
             held: None,
             begun: false,
         }
@@ -103,8 +107,8 @@ impl Transcript {
             held.same_turn = false;
             return;
         }
-        if self.out.1 > 0 {
-            self.out = (self.out.0 + 1, 0);
+        if self.shown.1 > 0 {
+            self.shown = (self.shown.0 + 1, 0);
         }
         self.begin();
     }
@@ -158,7 +162,7 @@ impl Transcript {
         if self.is_held() || text.is_empty() {
             return "";
         }
-        self.out.1 += text.len();
+        self.shown.1 += text.len();
         self.keep(text);
         text
     }
@@ -171,7 +175,7 @@ impl Transcript {
             return Some("");
         }
         let differs = self.said().is_some_and(|said| !text.starts_with(said));
-        if let Some(rest) = text.get(self.out.1..).filter(|_| !differs) {
+        if let Some(rest) = text.get(self.shown.1..).filter(|_| !differs) {
             return Some(self.delta(rest));
         }
         self.text.truncate(self.last);
@@ -183,14 +187,13 @@ impl Transcript {
     fn hold_turn(&mut self, text: &str) {
         let continues = self.said().map(|said| text.starts_with(said));
         let Some(held) = &mut self.held else { return };
-        if held.same_turn && self.out.1 > 0 && held.turns.is_empty() {
+        if held.same_turn && self.shown.1 > 0 && held.turns.is_empty() {
             // Only kept text can tell whether this is the same turn.
             let Some(continues) = continues else { return };
             held.continues = continues;
         }
         held.size += text.len() + TURN;
-        held.is_full |= held.size > MAX_TEXT;
-        if !text.is_empty() && !held.is_full {
+        if !text.is_empty() && !held.is_full() {
             held.turns.push(text.to_owned());
         }
     }
@@ -206,33 +209,33 @@ impl Transcript {
 
     /// Fills in the lost text from the session's messages: one string for each turn that has text. If the messages have
     /// less than the events, because they lag behind or the server is gone, the text of the events is used.
-    pub fn heal(&mut self, messages: Vec<String>) -> Healed {
+    pub fn fill_in(&mut self, messages: Vec<String>) -> FilledIn {
         let held = self.held.take().unwrap_or_default();
-        let (whole, bytes) = self.out;
+        let (whole, bytes) = self.shown;
+        // The held turns were not shown, so they can only follow the turns that were.
+        let before = whole + usize::from(bytes > 0 && !held.continues);
         let is_behind = messages.get(whole).map_or(messages.len() < whole || bytes > 0, |turn| turn.len() < bytes);
         self.begun = true;
-        let mut healed = if is_behind {
+        let mut filled_in = if is_behind {
             if held.continues {
                 self.text.truncate(self.last);
             }
             self.keep_turns(&held.turns);
-            self.out = (whole + usize::from(bytes > 0 && !held.continues) + held.turns.len(), 0);
-            Healed { continues: held.continues, pieces: held.turns, complete: false }
+            self.shown = (before + held.turns.len(), 0);
+            FilledIn { continues: held.continues, pieces: held.turns, complete: false }
         } else {
             let mut turns = messages;
-            // The held turns were not shown, so they can only follow the turns that were.
-            let later = &turns[turns.len().min(whole + usize::from(bytes > 0 && !held.continues))..];
-            let (known, complete) = held.known_among(later);
+            let (known, complete) = held.known_among(&turns[turns.len().min(before)..]);
             turns.extend(held.turns.into_iter().skip(known));
             self.text.clear();
             self.keep_turns(&turns);
-            self.out = (turns.len(), 0);
-            Healed { continues: bytes > 0, pieces: turns.into_iter().skip(whole).collect(), complete }
+            self.shown = (turns.len(), 0);
+            FilledIn { continues: bytes > 0, pieces: turns.into_iter().skip(whole).collect(), complete }
         };
-        if let Some(first) = healed.pieces.first_mut().filter(|_| healed.continues) {
+        if let Some(first) = filled_in.pieces.first_mut().filter(|_| filled_in.continues) {
             *first = first.get(bytes..).unwrap_or_default().to_owned();
         }
-        healed
+        filled_in
     }
 
     fn keep_turns(&mut self, turns: &[String]) {
@@ -245,13 +248,8 @@ impl Transcript {
 
     /// Returns the last turn's text: empty if the turn had none, `None` if there was no turn or its text is not kept.
     pub fn last_turn(&self) -> Option<&str> {
-        if self.keep == Keep::Nothing || !self.begun || self.turn_is_cut {
-            None
-        } else if self.turn_is_empty {
-            Some("")
-        } else {
-            Some(&self.text[self.last..])
-        }
+        let is_kept = self.keep != Keep::Nothing && self.begun && !self.turn_is_cut;
+        is_kept.then(|| if self.turn_is_empty { "" } else { &self.text[self.last..] })
     }
 
     /// Returns the text of all turns, with a newline between two turns, or `None` if there was no turn or not all

@@ -14,7 +14,7 @@ use sortie::console::{Console, Level};
 use sortie::follow::{Context, Follower};
 use sortie::outcome::End;
 use sortie::output::Output;
-use sortie::run::batch::Asks;
+use sortie::run::batch::AskedCalls;
 use sortie::run::policy::{OnApproval, Policy};
 use sortie::run::transcript::Keep;
 use sortie::run::{self, Start};
@@ -252,7 +252,7 @@ fn follow(server: &Server, client: &Following, cut: Cut, recorded: &Path) -> Res
     let policy = Policy { on_approval: OnApproval::Accept, ..Policy::default() };
     let options = run::Options {
         run_id: server.recording.run.to_string(),
-        asks: Asks::SomeCalls,
+        asked: AskedCalls::SomeCalls,
         keep: Keep::Everything,
         start: Start::Fresh,
         is_first: false,

@@ -174,13 +174,13 @@ impl Server {
 
 /// Follows the run like [`crate::follow`], on a network with a delay of `delay` ms each way. `breaks` are the ticks at
 /// which the connection is cut. The policy answers like a policy program.
-fn follow(plans: &[Plan], asks: Asks, delay: u64, breaks: &[u64]) -> (End, Server) {
+fn follow(plans: &[Plan], asked: AskedCalls, delay: u64, breaks: &[u64]) -> (End, Server) {
     let mut server = Server::new(plans.to_vec());
-    if asks == Asks::EveryCall {
+    if asked == AskedCalls::EveryCall {
         server.entries.fill(Entry::Waiting);
     }
     let policy = Policy { program: true, ..Policy::default() };
-    let mut run = Machine::new(Options { asks, policy, ..options(Start::Fresh) });
+    let mut run = Machine::new(Options { asked, policy, ..options(Start::Fresh) });
     let (mut time, mut silent, mut last_event, mut seen) = (0, 0, 0, 0);
     for ticks in 0..100_000 {
         server.advance(time);
@@ -205,7 +205,7 @@ fn follow(plans: &[Plan], asks: Asks, delay: u64, breaks: &[u64]) -> (End, Serve
                 None => {
                     time += 250;
                     silent += 250;
-                    tell(&mut run, Input::Quiet(silence(silent, last_event, time)))
+                    tell(&mut run, silence(silent, last_event, time))
                 }
             }
         };
@@ -239,7 +239,7 @@ fn follow(plans: &[Plan], asks: Asks, delay: u64, breaks: &[u64]) -> (End, Serve
                     server.inbox.push_back((time + delay, taken));
                     time += 2 * delay;
                     silent = 0;
-                    tell(&mut run, Input::Sent)
+                    tell(&mut run, Input::Sent(&decisions))
                 }
                 Effect::TakeBack(_) => {
                     time += 2 * delay;
@@ -249,13 +249,14 @@ fn follow(plans: &[Plan], asks: Asks, delay: u64, breaks: &[u64]) -> (End, Serve
             };
         }
     }
-    panic!("it never ends: {plans:?} {asks:?} {delay}");
+    panic!("it never ends: {plans:?} {asked:?} {delay}");
 }
 
 /// All times in ms.
-fn silence(silent: u64, last_event: u64, now: u64) -> Quiet {
+fn silence(silent: u64, last_event: u64, now: u64) -> Input<'static> {
     let (quiet, idle) = (Duration::from_millis(silent), Duration::from_millis(now - last_event));
-    Quiet { quiet, idle, heard: true, held_back: false, now: Duration::from_millis(now) }
+    let silence = Silence { quiet, idle, heard: true, held_back: false };
+    Input::Quiet { silence, now: Duration::from_millis(now) }
 }
 
 /// Returns batches in which the server is deaf for a long time only before calls that it asks about.
@@ -291,8 +292,8 @@ proptest! {
         delay in 0..100_u64,
         breaks in prop::collection::vec(0..60_u64, 0..3),
     ) {
-        let asks = if every { Asks::EveryCall } else { Asks::SomeCalls };
-        let (end, mut server) = follow(&plans, asks, delay, &breaks);
+        let asked = if every { AskedCalls::EveryCall } else { AskedCalls::SomeCalls };
+        let (end, mut server) = follow(&plans, asked, delay, &breaks);
         prop_assert!(!server.dead, "a wrong guess killed the run");
         for id in &server.ran {
             let plan = &plans[*id];

@@ -79,9 +79,9 @@ fn after_lost_events_no_text_is_shown_until_the_messages_fill_it_in() {
         let mut text = held_in_the_second_turn(keep);
         text.turn();
         assert_eq!(text.complete("three"), Some(""));
-        let healed = text.heal(strings(&["one", "two", "three"]));
+        let filled_in = text.fill_in(strings(&["one", "two", "three"]));
         let pieces = strings(&["o", "three"]);
-        assert_eq!(healed, Healed { continues: true, pieces, complete: true }, "{keep:?}");
+        assert_eq!(filled_in, FilledIn { continues: true, pieces, complete: true }, "{keep:?}");
         assert_eq!(text.delta("!"), "!", "and then it goes on");
     }
 }
@@ -102,9 +102,9 @@ fn the_text_of_the_events_is_used_if_the_messages_lag_behind_or_are_gone() {
             text.turn();
             text.complete(said);
         }
-        let healed = text.heal(strings(messages));
-        assert_eq!((healed.pieces, healed.complete), (strings(pieces), *complete), "{messages:?}");
-        assert_eq!(healed.continues, messages.len() > 1, "{messages:?}");
+        let filled_in = text.fill_in(strings(messages));
+        assert_eq!((filled_in.pieces, filled_in.complete), (strings(pieces), *complete), "{messages:?}");
+        assert_eq!(filled_in.continues, messages.len() > 1, "{messages:?}");
         assert_eq!(text.all().as_deref(), Some(*all), "{messages:?}");
         assert_eq!(text.last_turn(), Some("four"), "{messages:?}");
     }
@@ -119,8 +119,8 @@ fn the_rest_of_a_turn_is_recognized_by_its_kept_beginning() {
     ] {
         let mut text = held_in_the_second_turn(keep);
         assert_eq!(text.complete(whole), Some(""));
-        let healed = text.heal(Vec::new());
-        assert_eq!((healed.continues, healed.pieces), (continues, strings(pieces)), "{keep:?} {whole}");
+        let filled_in = text.fill_in(Vec::new());
+        assert_eq!((filled_in.continues, filled_in.pieces), (continues, strings(pieces)), "{keep:?} {whole}");
     }
 }
 
@@ -131,7 +131,7 @@ fn no_text_is_missing_if_the_messages_have_only_what_was_shown() {
     text.delta("one");
     text.turn();
     text.hold();
-    assert_eq!(text.heal(strings(&["one"])), Healed { continues: false, pieces: Vec::new(), complete: true });
+    assert_eq!(text.fill_in(strings(&["one"])), FilledIn { continues: false, pieces: Vec::new(), complete: true });
 }
 
 #[test]
@@ -152,7 +152,7 @@ fn a_turn_that_repeats_the_text_of_the_last_turn_is_another_turn() {
     text.hold();
     text.turn();
     text.complete("Done.");
-    assert_eq!(text.heal(strings(&["Done."])).pieces, ["", "Done."], "the messages lag behind");
+    assert_eq!(text.fill_in(strings(&["Done."])).pieces, ["", "Done."], "the messages lag behind");
     assert_eq!(text.all().as_deref(), Some("Done.\nDone."));
 }
 
@@ -218,9 +218,9 @@ proptest::proptest! {
         if text.is_held() {
             let known = turns[..known.min(turns.len())].to_vec();
             let all = known.len() == turns.len();
-            let healed = text.heal(known);
-            fresh = !healed.continues;
-            for piece in healed.pieces {
+            let filled_in = text.fill_in(known);
+            fresh = !filled_in.continues;
+            for piece in filled_in.pieces {
                 show(&mut out, &mut fresh, &piece);
                 fresh = true;
             }
@@ -311,14 +311,14 @@ fn after_a_second_loss_no_text_is_shown_twice() {
         text.hold();
         text.turn();
         text.complete("two");
-        assert_eq!(text.heal(Vec::new()).pieces, ["two"], "{keep:?}");
+        assert_eq!(text.fill_in(Vec::new()).pieces, ["two"], "{keep:?}");
         text.turn();
         assert_eq!(text.delta("three"), "three");
         text.hold();
         text.turn();
         text.complete("four");
-        let healed = text.heal(strings(&["one", "two", "three", "four"]));
-        assert_eq!((healed.continues, healed.pieces), (true, strings(&["", "four"])), "{keep:?}");
+        let filled_in = text.fill_in(strings(&["one", "two", "three", "four"]));
+        assert_eq!((filled_in.continues, filled_in.pieces), (true, strings(&["", "four"])), "{keep:?}");
     }
 }
 
@@ -327,7 +327,7 @@ fn text_from_the_messages_is_kept_up_to_the_bound() {
     for (size, all) in [(MAX_TEXT - 2, true), (MAX_TEXT - 1, false)] {
         let mut text = Transcript::new(Keep::Everything);
         text.hold();
-        text.heal(vec!["a".repeat(size), "b".to_owned()]);
+        text.fill_in(vec!["a".repeat(size), "b".to_owned()]);
         assert_eq!((text.is_cut(), text.last_turn()), (!all, Some("b")), "{size}");
         assert_eq!(text.into_all().map(|all| all.len()), all.then_some(size + 2));
     }
@@ -340,7 +340,7 @@ fn the_rest_of_an_unkept_turn_is_not_taken_for_another_turn() {
     text.delta(&"a".repeat(MAX_TEXT + 1));
     text.hold();
     assert_eq!(text.complete(&"a".repeat(MAX_TEXT + 2)), Some(""));
-    assert_eq!(text.heal(Vec::new()), Healed::default());
+    assert_eq!(text.fill_in(Vec::new()), FilledIn::default());
 }
 
 #[test]
@@ -353,10 +353,10 @@ fn text_is_held_up_to_the_bound_and_shown_once() {
         assert_eq!(text.complete(&long(letter)), Some(""));
     }
     let mut behind = text.clone();
-    let healed = behind.heal(vec![long("a")]);
-    assert_eq!((healed.pieces.len(), healed.complete), (4, false), "the messages lag behind");
+    let filled_in = behind.fill_in(vec![long("a")]);
+    assert_eq!((filled_in.pieces.len(), filled_in.complete), (4, false), "the messages lag behind");
     let messages: Vec<_> = ["a", "b", "c", "d", "e", "f"].map(long).into();
-    let healed = text.clone().heal(messages[..4].to_vec());
-    assert_eq!((healed.pieces.len(), healed.complete), (4, false), "the rest is missing");
-    assert_eq!(text.heal(messages.clone()), Healed { continues: false, pieces: messages, complete: true });
+    let filled_in = text.clone().fill_in(messages[..4].to_vec());
+    assert_eq!((filled_in.pieces.len(), filled_in.complete), (4, false), "the rest is missing");
+    assert_eq!(text.fill_in(messages.clone()), FilledIn { continues: false, pieces: messages, complete: true });
 }

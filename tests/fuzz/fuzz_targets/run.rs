@@ -6,11 +6,11 @@ use arbitrary::{Arbitrary, Unstructured};
 use libfuzzer_sys::fuzz_target;
 use sortie::agent::events::decode;
 use sortie::agent::sse::Parser;
-use sortie::outcome::{COMPLETED, End, Fate};
-use sortie::run::batch::Asks;
+use sortie::outcome::{COMPLETED, End, KnownEnd};
+use sortie::run::batch::AskedCalls;
 use sortie::run::policy::{OnApproval, Policy};
 use sortie::run::transcript::Keep;
-use sortie::run::{Effect, History, Input, Machine, Options, Quiet, Start, State};
+use sortie::run::{Effect, History, Input, Machine, Options, Silence, Start, State};
 use std::collections::HashSet;
 use std::time::Duration;
 
@@ -47,10 +47,10 @@ fn event(kind: u8, call: u8, turn: u8) -> String {
     }
 }
 
-fn options(run_id: &str, start: Start, asks: Asks) -> Options {
+fn options(run_id: &str, start: Start, asked: AskedCalls) -> Options {
     Options {
         run_id: run_id.into(),
-        asks,
+        asked,
         keep: Keep::Everything,
         start,
         policy: Policy { on_approval: OnApproval::Accept, ..Policy::default() },
@@ -81,7 +81,7 @@ fn follow(mut stream: &[u8]) {
         let id = frame.id.and_then(|id| id.parse().ok());
         let Ok(envelope) = decode(&frame) else { continue };
         let ours = envelope.run_id.as_deref().unwrap_or_default();
-        let machine = run.get_or_insert_with(|| Machine::new(options(ours, Start::Fresh, Asks::SomeCalls)));
+        let machine = run.get_or_insert_with(|| Machine::new(options(ours, Start::Fresh, AskedCalls::SomeCalls)));
         if let Effect::End(_) = machine.step(Input::Event(id, &envelope)).effect {
             break;
         }
@@ -93,9 +93,9 @@ fn follow(mut stream: &[u8]) {
 }
 
 fn steer(start: u8, told: Vec<Told>) {
-    let start_of = [Start::Fresh, Start::Waiting, Start::Peek][usize::from(start % 3)];
-    let asks = [Asks::EveryCall, Asks::SomeCalls, Asks::NoCall, Asks::Unknown][usize::from(start / 4 % 4)];
-    let mut run = Machine::new(options(RUN, start_of, asks));
+    let start_of = [Start::Fresh, Start::FromNow, Start::Peek][usize::from(start % 3)];
+    let asked = [AskedCalls::EveryCall, AskedCalls::SomeCalls, AskedCalls::NoCall, AskedCalls::Unknown][usize::from(start / 4 % 4)];
+    let mut run = Machine::new(options(RUN, start_of, asked));
     let mut begun: HashSet<String> = HashSet::new();
     for (input, id) in told.into_iter().zip(1..) {
         let json = match &input {
@@ -124,13 +124,11 @@ fn steer(start: u8, told: Vec<Told>) {
                 _ => State::NoSession,
             })),
             Told::Health => run.step(Input::Health(None)),
-            Told::Quiet { quiet, idle, heard } => run.step(Input::Quiet(Quiet {
-                quiet: Duration::from_millis(quiet.into()),
-                idle: Duration::from_secs(idle.into()),
-                heard,
-                held_back: false,
-                now: Duration::from_secs(id),
-            })),
+            Told::Quiet { quiet, idle, heard } => {
+                let (quiet, idle) = (Duration::from_millis(quiet.into()), Duration::from_secs(idle.into()));
+                let silence = Silence { quiet, idle, heard, held_back: false };
+                run.step(Input::Quiet { silence, now: Duration::from_secs(id) })
+            }
             Told::Messages(known) => run.step(Input::Messages(History { known, ..History::default() })),
         }
         .effect;
@@ -138,7 +136,7 @@ fn steer(start: u8, told: Vec<Told>) {
         for _ in 0..8 {
             effect = match effect {
                 Effect::End(end) => {
-                    let completed = matches!(run.fate(), Fate::Completed(word) if word == COMPLETED);
+                    let completed = matches!(run.known_end(), KnownEnd::Completed(word) if word == COMPLETED);
                     assert!(end != End::Completed || completed || start_of == Start::Peek);
                     return;
                 }
@@ -146,9 +144,9 @@ fn steer(start: u8, told: Vec<Told>) {
                     for (call, _) in decisions.iter().filter(|_| start_of == Start::Fresh) {
                         assert!(!begun.contains(&call.id), "{} has begun", call.id);
                     }
-                    run.step(Input::Sent).effect
+                    run.step(Input::Sent(&decisions)).effect
                 }
-                Effect::AskConfig => run.step(Input::Asks(Asks::SomeCalls)).effect,
+                Effect::AskConfig => run.step(Input::AskedCalls(AskedCalls::SomeCalls)).effect,
                 _ => break,
             };
         }
