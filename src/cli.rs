@@ -209,6 +209,20 @@ pub struct Common {
     pub help: Option<bool>,
 }
 
+impl Common {
+    /// The files that the options name, apart from a recording.
+    pub fn files(&self) -> impl Iterator<Item = (&'static str, &PathBuf)> {
+        let files = [
+            ("--token-file", &self.token_file),
+            ("--header-file", &self.header_file),
+            ("--cacert", &self.cacert),
+            ("--cert", &self.cert),
+            ("--key", &self.key),
+        ];
+        files.into_iter().filter_map(|(flag, path)| path.as_ref().map(|path| (flag, path)))
+    }
+}
+
 #[derive(Debug, Args)]
 pub struct Follow {
     /// Pause the run, and exit 10, when a tool call needs an approval

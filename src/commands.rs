@@ -1,6 +1,6 @@
 //! What each command does.
 
-use crate::agent::calls::{NewMessage, NewSession, SessionState};
+use crate::agent::calls::{ApproveOverride, NewMessage, NewSession, SessionState};
 use crate::cli::{self, Cli, Format, PlainFormat, mistake};
 use crate::client::{Address, Client, Headers, Options, new_key};
 use crate::console::{Console, Level};
@@ -17,7 +17,7 @@ use crate::run::transcript::Transcript;
 use crate::run::{self, Start};
 use crate::same_file;
 use crate::send::{Prompt, Unsent};
-use crate::settings::{self, Approval, Command, Follow, Server, Settings};
+use crate::settings::{self, Command, Server, Settings};
 use crate::watchdog::{OnSignal, Watch};
 use clap::error::ErrorKind;
 use std::io::Write;
@@ -28,7 +28,7 @@ use uuid::Uuid;
 pub fn execute(cli: &Cli, watch: &Watch, console: &Console) -> Exit {
     let (began, started_at) = (Instant::now(), SystemTime::now());
     if let cli::Command::Help(help) = &cli.command {
-        return show_help(help.command, watch, console);
+        return show(&cli::help(help.command), watch.clone(), console);
     }
     let common = &cli.common;
     if common.quiet {
@@ -46,24 +46,17 @@ pub fn execute(cli: &Cli, watch: &Watch, console: &Console) -> Exit {
 
 /// Prints help, the version, or what is wrong with the command line.
 pub fn explain(error: &clap::Error, watch: Watch, console: &Console) -> Exit {
-    let text = error.render().to_string();
     match error.kind() {
-        ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => {}
+        ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => {
+            return show(&error.render().to_string(), watch, console);
+        }
         // Without a command, the help goes to stderr.
         ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand | ErrorKind::MissingSubcommand => {
             console.raw(&cli::help(None));
-            return Exit::Failed;
         }
-        _ => {
-            console.error(&format!("failed (usage): {}", mistake(error)));
-            return Exit::Failed;
-        }
+        _ => console.error(&format!("failed (usage): {}", mistake(error))),
     }
-    show(&text, watch, console)
-}
-
-fn show_help(topic: Option<cli::Topic>, watch: &Watch, console: &Console) -> Exit {
-    show(&cli::help(topic), watch.clone(), console)
+    Exit::Failed
 }
 
 fn show(text: &str, watch: Watch, console: &Console) -> Exit {
@@ -106,7 +99,7 @@ fn prepare(cli: &Cli, watch: &Watch, console: &Console, output: &mut Output) -> 
     }
     let usage = |error: anyhow::Error| Failure::usage(&error);
     let settings = settings::resolve(cli).map_err(usage)?;
-    let inputs = inputs(&settings, watch, console);
+    let inputs = inputs(&cli.common, &settings, watch, console);
     // A signal that interrupted the reading is not a usage error.
     watch.check()?;
     let (options, rehearsal, message) = inputs.map_err(usage)?;
@@ -115,15 +108,14 @@ fn prepare(cli: &Cli, watch: &Watch, console: &Console, output: &mut Output) -> 
         console.error(&format!("REHEARSAL ({outcome}): a practice server plays a recorded run; nothing is real"));
     }
     let client = &Client::new(options.clone(), watch.clone(), console.clone());
-    let server_flags = settings::server_flags(&cli.common);
-    let context = Context { client, watch, console, output, server_flags };
+    let context = Context { client, watch, console, output, follow: &settings.follow };
     let session_id = settings.command.session().map(|session| session.to_string());
     let server = Some(client.url().to_owned());
     let done = match (settings.command, message) {
         (Command::Run(settings), Some(message)) => context.run(&settings, &message),
         (Command::Run(_), None) => Err(Failure::new(Reason::Internal, "the prompt was not read")),
-        (Command::Resume { session, choices, follow }, _) => context.resume(session, choices, &follow),
-        (Command::Attach { session, run, follow }, _) => context.attach(session, run, &follow),
+        (Command::Resume { session, choices }, _) => context.resume(session, choices),
+        (Command::Attach { session, run }, _) => context.attach(session, run),
         (Command::Cancel { session, timeout }, _) => context.cancel(session, timeout),
         (Command::Pending { session: Some(session), format }, _) => context.pending(session, format),
         (Command::Pending { session: None, format }, _) => context.pending_anywhere(format),
@@ -141,14 +133,14 @@ type Inputs = (Options, Option<Rehearsal>, Option<Message>);
 type Message = (NewMessage, Vec<String>);
 
 /// Reads the files that the settings name, and starts the practice server.
-fn inputs(settings: &Settings, watch: &Watch, console: &Console) -> anyhow::Result<Inputs> {
+fn inputs(common: &cli::Common, settings: &Settings, watch: &Watch, console: &Console) -> anyhow::Result<Inputs> {
     let (options, rehearsal) = match &settings.server {
-        Server::Real(server) => (input::server(settings, server, watch)?, None),
+        Server::Real(server) => (input::server(common, server, watch)?, None),
         Server::Practice(source) => {
             let rehearsal = Rehearsal::start(input::rehearsed(source, watch)?)
                 .map_err(|error| anyhow::anyhow!("cannot start the practice server: {error}"))?;
             let address = Address::parse(rehearsal.url())?;
-            (input::options(settings, address, None, Headers::default()), Some(rehearsal))
+            (input::options(common, address, None, Headers::default()), Some(rehearsal))
         }
     };
     let message = match &settings.command {
@@ -169,7 +161,7 @@ struct Detached<'a> {
 impl Context<'_> {
     fn run(mut self, settings: &settings::Run, (message, warnings): &Message) -> Result<Report, Failure> {
         warnings.iter().for_each(|warning| self.console.error(warning));
-        self.announce_policy(&settings.follow);
+        self.announce_policy();
         let (session, is_new_session) = match settings.session {
             Some(session) => (session, false),
             None => {
@@ -181,31 +173,32 @@ impl Context<'_> {
         self.console.progress(&format!("session {session}"));
         let asks = self.asks(settings)?;
         let prompt = Prompt { session, is_new_session, message, key: new_key() };
-        self.watch.on_signal_say(on_signal(&settings.follow));
+        self.watch.on_signal_say(on_signal(self.follow));
         let sent_at = Instant::now();
         let run_id = match prompt.send(self.client, self.watch) {
             Ok(run_id) => run_id.to_string(),
-            Err(unsent) => return Ok(self.unsent(&prompt, &settings.follow, unsent)),
+            Err(unsent) => return Ok(self.unsent(&prompt, unsent)),
         };
         self.console.progress(&format!("run {run_id}"));
         if let Some(format) = settings.detach {
-            return Ok(self.detach(session, run_id, format, &settings.follow));
+            return Ok(self.detach(session, run_id, format));
         }
         let options = run::Options {
             is_first: is_new_session,
             sandbox: settings.message.sandbox,
             max_tokens: settings.max_tokens,
             max_tool_calls: settings.max_tool_calls,
-            ..self.options(run_id, asks, Start::Fresh, &settings.follow)
+            ..self.options(run_id, asks, Start::Fresh)
         };
-        Ok(Follower::new(&mut self, &settings.follow, session, options, Some(sent_at)).run(None))
+        Ok(Follower::new(&mut self, session, options, Some(sent_at)).run(None))
     }
 
-    fn announce_policy(&self, follow: &Follow) {
-        if follow.policy.list_is_sent {
+    fn announce_policy(&self) {
+        let policy = &self.follow.policy;
+        if policy.list_is_sent {
             self.console
                 .progress("the list of allowed tools goes to the server, in place of the server's own policy");
-        } else if follow.policy.replaces_servers() {
+        } else if policy.replaces_servers() {
             self.console
                 .progress("the policy flags replace the server's policy for this run, its denials included");
         }
@@ -213,30 +206,31 @@ impl Context<'_> {
 
     /// Returns the calls that the server asks about, as far as this is known before the run.
     fn asks(&self, settings: &settings::Run) -> Result<Asks, Failure> {
-        Ok(match settings.message.approval {
-            Approval::Ask => Asks::EveryCall,
-            Approval::List(_) => Asks::SomeCalls,
-            Approval::Servers if settings.only_pauses => {
+        Ok(match settings.message.auto_approve {
+            Some(ApproveOverride::None) => Asks::EveryCall,
+            Some(ApproveOverride::All) => Asks::NoCall,
+            Some(ApproveOverride::Tools(_)) => Asks::SomeCalls,
+            None if settings.only_pauses => {
                 let asks = asks(self.client.config()?.auto_approve_mode);
                 if asks == Asks::NoCall {
                     self.console.error("nothing will pause: the server approves every tool call by itself");
                 }
                 asks
             }
-            Approval::Servers => Asks::Unknown,
+            None => Asks::Unknown,
         })
     }
 
-    pub fn options(&self, run_id: String, asks: Asks, start: Start, follow: &Follow) -> run::Options {
+    pub fn options(&self, run_id: String, asks: Asks, start: Start) -> run::Options {
         run::Options {
             run_id,
             asks,
             keep: self.output.keep(),
             start,
             is_first: false,
-            policy: follow.policy.clone(),
+            policy: self.follow.policy.clone(),
             choices: None,
-            fail_on_tool_error: follow.fail_on_tool_error,
+            fail_on_tool_error: self.follow.fail_on_tool_error,
             sandbox: false,
             max_tokens: None,
             max_tool_calls: None,
@@ -245,7 +239,7 @@ impl Context<'_> {
 
     /// Prints the session's ID. If that fails, nobody could find the run, so the run is cancelled. The same happens
     /// after a signal that came too late to stop the prompt.
-    fn detach(&mut self, session: Uuid, run_id: String, format: PlainFormat, follow: &Follow) -> Report {
+    fn detach(&mut self, session: Uuid, run_id: String, format: PlainFormat) -> Report {
         let session_id = session.to_string();
         let line = match format {
             PlainFormat::Text => session_id.clone(),
@@ -260,26 +254,26 @@ impl Context<'_> {
         if matches!(report.end, End::Failed(_)) {
             report.fate = Fate::Open;
             let watch = self.watch.last_calls(ending::LAST_CALLS);
-            self.stop_run(session, run_id, follow, &watch, &mut report);
+            self.stop_run(session, run_id, &watch, &mut report);
         }
         report
     }
 
     /// Cancels a run that was not followed.
-    fn stop_run(&mut self, session: Uuid, run: String, follow: &Follow, watch: &Watch, report: &mut Report) {
+    fn stop_run(&mut self, session: Uuid, run: String, watch: &Watch, report: &mut Report) {
         let client = self.client.with_watch(watch.clone());
         report.run.run_id = Some(run.clone());
         report.cancel_tried = true;
-        let options = self.options(run, Asks::Unknown, Start::Peek, follow);
-        let mut follower = Follower::new(self, follow, session, options, None);
+        let options = self.options(run, Asks::Unknown, Start::Peek);
+        let mut follower = Follower::new(self, session, options, None);
         let cancel = follower.stop(&client, watch);
         report.fate = follower.fate().clone();
         announce(self.console, &cancel);
-        announce_later_signal(self.console, watch, session, follow, &cancel);
+        announce_later_signal(self.console, watch, session, self.follow, &cancel);
     }
 
     /// Makes the report for a prompt without a run ID. If the prompt is in doubt, looks for its run and cancels it.
-    fn unsent(&mut self, prompt: &Prompt<'_>, follow: &Follow, unsent: Unsent) -> Report {
+    fn unsent(&mut self, prompt: &Prompt<'_>, unsent: Unsent) -> Report {
         let session = prompt.session;
         let class = unsent.failure.reason.class();
         let mut report = Report::new(unsent.failure.into());
@@ -288,29 +282,29 @@ impl Context<'_> {
             return report;
         }
         report.fate = Fate::Open;
-        if follow.cancel || class != Class::Cause {
+        if self.follow.cancel || class != Class::Cause {
             let watch = self.watch.last_calls(ending::LAST_CALLS);
             let client = self.client.with_watch(watch.clone());
             if let Some(run) = prompt.find_run(&client, &watch) {
-                self.stop_run(session, run.to_string(), follow, &watch, &mut report);
+                self.stop_run(session, run.to_string(), &watch, &mut report);
                 return report;
             }
         }
-        let command = command("attach", session, follow, &[]);
+        let command = command("attach", session, self.follow, &[]);
         self.console.error(&format!("the prompt may have reached the server; to look: {command}"));
         report.resume_hint = Some(command);
         report
     }
 
-    fn resume(mut self, session: Uuid, choices: Choices, follow: &Follow) -> Result<Report, Failure> {
+    fn resume(mut self, session: Uuid, choices: Choices) -> Result<Report, Failure> {
         let Some(run_id) = self.client.session(session)?.active_run() else {
             return Err(self.nothing_to_resume(session));
         };
         let active_since = Instant::now();
         self.console.progress(&format!("resuming run {run_id} of session {session}"));
-        let options = self.options(run_id.to_string(), Asks::SomeCalls, Start::Waiting, follow);
+        let options = self.options(run_id.to_string(), Asks::SomeCalls, Start::Waiting);
         let options = run::Options { choices: Some(choices), ..options };
-        Ok(Follower::new(&mut self, follow, session, options, Some(active_since)).run(None))
+        Ok(Follower::new(&mut self, session, options, Some(active_since)).run(None))
     }
 
     fn nothing_to_resume(&self, session: Uuid) -> Failure {
@@ -336,7 +330,7 @@ impl Context<'_> {
         })
     }
 
-    fn attach(mut self, session: Uuid, run: Option<Uuid>, follow: &Follow) -> Result<Report, Failure> {
+    fn attach(mut self, session: Uuid, run: Option<Uuid>) -> Result<Report, Failure> {
         let found = self.client.session(session)?;
         let active = found.active_run().filter(|active| run.is_none_or(|run| run == *active));
         let (run_id, known, active_since) = match active {
@@ -357,8 +351,8 @@ impl Context<'_> {
             }
         };
         self.console.progress(&format!("attached to run {run_id}"));
-        let options = self.options(run_id.to_string(), Asks::SomeCalls, Start::Fresh, follow);
-        Ok(Follower::new(&mut self, follow, session, options, active_since).run(known))
+        let options = self.options(run_id.to_string(), Asks::SomeCalls, Start::Fresh);
+        Ok(Follower::new(&mut self, session, options, active_since).run(known))
     }
 
     /// Makes the report for a run that failed before its first event: only the session's state shows it.
@@ -386,10 +380,8 @@ impl Context<'_> {
         if let Some(failure) = self.swallowed_pause(session) {
             return Err(failure);
         }
-        let mut report = Report::new(
-            Failure::new(Reason::Lost, "the server has no events of the run any more: nobody can say how it ended")
-                .into(),
-        );
+        let lost = "the server has no events of the run any more: nobody can say how it ended";
+        let mut report = Report::new(Failure::new(Reason::Lost, lost).into());
         report.fate = Fate::Stopped;
         report.session_id = Some(session.to_string());
         if run.is_none() {
@@ -408,9 +400,8 @@ impl Context<'_> {
             self.console.progress("the session has no active run");
             return Ok(Report::new(End::Completed));
         };
-        let follow = Follow::default();
-        let options = self.options(run_id.to_string(), Asks::SomeCalls, Start::Peek, &follow);
-        let mut follower = Follower::new(&mut self, &follow, session, options, None);
+        let options = self.options(run_id.to_string(), Asks::SomeCalls, Start::Peek);
+        let mut follower = Follower::new(&mut self, session, options, None);
         let (client, watch) = (follower.client, follower.watch);
         match follower.stop(client, watch) {
             Cancel::Ended => {

@@ -1,20 +1,18 @@
 //! What the settings name and a command needs: prompt, context, images, token, headers, certificates, a recording. Files
 //! and stdin are read here, each to its end, or to the deadline or a signal, and checked against the server's limits.
 
-use crate::agent::calls::{
-    ApproveOverride, Context as ContextEntry, NewMessage, Overrides, UserContent, UserMessage, UserPart,
-};
+use crate::agent::calls::{Context, NewMessage, Overrides, UserContent, UserMessage, UserPart};
+use crate::cli::Common;
 use crate::client::{self, Address, Headers, MAX_HEADERS, MAX_TOKEN, Token};
 use crate::console::Console;
 use crate::descriptor;
 use crate::rehearsal::{self, Outcome};
-use crate::settings::{Approval, Context, Message, RealServer, Settings, Source, Text, TokenSource};
+use crate::settings::{ContextText, Message, RealServer, Source, Text, TokenSource};
 use crate::watchdog::Watch;
 use anyhow::{Context as _, Result, anyhow, bail, ensure};
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 use std::io::{self, IsTerminal};
-use std::path::Path;
 
 const MAX_SYSTEM_PROMPT: usize = 32_768;
 const MAX_CONTEXTS: usize = 32;
@@ -33,62 +31,61 @@ const KEPT_SYSTEM_PROMPT: usize = 32_000;
 /// About as much of [`KEPT_SYSTEM_PROMPT`] is the server's own list of tools.
 const TOOL_LIST: usize = 12_000;
 
-/// Reads what opens an agent server.
+/// Reads the certificates and credentials for an agent server.
 ///
 /// # Errors
 /// Something that cannot be read or used, with the name of the flag or the variable.
-pub fn server(settings: &Settings, server: &RealServer, watch: &Watch) -> Result<client::Options> {
-    let mut reader = Reader::new(watch);
+pub fn server(common: &Common, server: &RealServer, watch: &Watch) -> Result<client::Options> {
+    let named = |what: &str, source: &Source| {
+        format!("cannot read the {what} in {} ({})", source.path.display(), source.name)
+    };
     let mut address = server.address.clone();
     if let Some(source) = &server.cacert {
-        let doing = || format!("cannot read the certificates in {} ({})", source.path.display(), source.name);
-        let pem = reader.secret(source, MAX_PEM).with_context(doing)?;
-        address.trust(&pem).with_context(doing)?;
+        let trusted = read_bounded(source, MAX_PEM, watch).and_then(|pem| address.trust(&pem));
+        trusted.with_context(|| named("certificates", source))?;
     }
     if let Some((cert, key)) = &server.identity {
-        present(&mut address, cert, key, &mut reader)?;
+        let read = |source| read_bounded(source, MAX_PEM, watch).with_context(|| format!("cannot read {source}"));
+        let cert_pem = read(cert)?;
+        // A FIFO can be read only once.
+        let key_pem = if key.path == cert.path { cert_pem.clone() } else { read(key)? };
+        address.present(&cert_pem, &key_pem)?;
     }
     let token = match &server.token {
         Some(TokenSource::Variable(token)) => Some(token.clone()),
         Some(TokenSource::File(source)) => {
-            let doing = || format!("cannot read the token in {} ({})", source.path.display(), source.name);
-            let bytes = reader.secret(source, MAX_TOKEN).with_context(doing)?;
-            Some(Token::parse(&bytes, Some(source.path.clone())).with_context(doing)?)
+            let token = read_bounded(source, MAX_TOKEN, watch)
+                .and_then(|bytes| Token::parse(&bytes, Some(source.path.clone())));
+            Some(token.with_context(|| named("token", source))?)
         }
         None => None,
     };
     let headers = match &server.headers {
-        Some(source) => {
-            let doing = || format!("cannot read the headers in {} ({})", source.path.display(), source.name);
-            let bytes = reader.secret(source, MAX_HEADERS).with_context(doing)?;
-            Headers::parse(&bytes, Some(source.path.clone())).with_context(doing)?
-        }
+        Some(source) => read_bounded(source, MAX_HEADERS, watch)
+            .and_then(|bytes| Headers::parse(&bytes, Some(source.path.clone())))
+            .with_context(|| named("headers", source))?,
         None => Headers::default(),
     };
-    Ok(options(settings, address, token, headers))
+    Ok(options(common, address, token, headers))
 }
 
-/// What a client of this server is made from.
-pub fn options(settings: &Settings, server: Address, token: Option<Token>, headers: Headers) -> client::Options {
-    let (connect_timeout, retry_timeout) = (settings.connect_timeout, settings.retry_timeout);
+/// Returns the options for a client of this server.
+pub fn options(common: &Common, server: Address, token: Option<Token>, headers: Headers) -> client::Options {
+    let (connect_timeout, retry_timeout) = (common.connect_timeout, common.retry_timeout);
     client::Options { server, token, headers, connect_timeout, retry_timeout }
 }
 
-fn present(address: &mut Address, cert: &Source, key: &Source, reader: &mut Reader<'_>) -> Result<()> {
-    let doing = |source: &Source| format!("cannot read {source}");
-    let cert_pem = reader.secret(cert, MAX_PEM).with_context(|| doing(cert))?;
-    let key_pem = if key.path == cert.path {
-        cert_pem.clone()
-    } else {
-        reader.secret(key, MAX_PEM).with_context(|| doing(key))?
-    };
-    address.present(&cert_pem, &key_pem)
+/// Reads a file that is never stdin, and refuses one that is larger than `limit`.
+fn read_bounded(source: &Source, limit: usize, watch: &Watch) -> Result<Vec<u8>> {
+    let bytes = descriptor::read(descriptor::open(&source.path)?, limit + 1, watch)?;
+    ensure!(bytes.len() <= limit, "it is larger than {limit} bytes");
+    Ok(bytes)
 }
 
-/// Finds out what a practice server is to play: one of the five outcomes, or a recording.
+/// Returns what a practice server is to play: one of the five outcomes, or a recording.
 ///
 /// # Errors
-/// When it is none of these, or has no event in it.
+/// The source is none of these, or has no event in it.
 pub fn rehearsed(source: &Source, watch: &Watch) -> Result<Outcome> {
     source.path.to_string_lossy().parse().or_else(|error: String| {
         ensure!(source.path.exists(), "{source}: it is {error}, and no such file exists");
@@ -114,11 +111,7 @@ pub fn message(message: &Message, watch: &Watch, console: &Console) -> Result<(N
         model: message.model.clone(),
         sandbox: message.sandbox,
         overrides: Overrides {
-            auto_approve: match &message.approval {
-                Approval::Servers => None,
-                Approval::Ask => Some(ApproveOverride::None),
-                Approval::List(list) => Some(ApproveOverride::Tools(list.clone())),
-            },
+            auto_approve: message.auto_approve.clone(),
             system_prompt: system_prompt
                 .map(|source| read_system_prompt(source, &mut reader, &mut warnings))
                 .transpose()?,
@@ -179,11 +172,7 @@ fn read_system_prompt(source: &Source, reader: &mut Reader<'_>, warnings: &mut V
     Ok(text)
 }
 
-fn contexts(
-    contexts: &[Context],
-    reader: &mut Reader<'_>,
-    warnings: &mut Vec<String>,
-) -> Result<Vec<ContextEntry>> {
+fn contexts(contexts: &[ContextText], reader: &mut Reader<'_>, warnings: &mut Vec<String>) -> Result<Vec<Context>> {
     let count = contexts.len();
     ensure!(
         count <= MAX_CONTEXTS,
@@ -191,7 +180,7 @@ fn contexts(
         if contexts.iter().any(|context| context.flag == "--workdir") { " with that of --workdir" } else { "" }
     );
     let (mut entries, mut total) = (Vec::new(), 0);
-    for Context { flag, name, priority, text } in contexts {
+    for ContextText { flag, name, priority, text } in contexts {
         let content = reader.given(text)?;
         let (name_length, length) = (name.chars().count(), content.chars().count());
         total += length;
@@ -209,7 +198,7 @@ fn contexts(
         if content.trim().is_empty() {
             warnings.push(format!("{flag} {name}: it is empty, and the server drops it"));
         }
-        entries.push(ContextEntry { name: name.clone(), content, priority: *priority });
+        entries.push(Context { name: name.clone(), content, priority: *priority });
     }
     ensure!(
         total <= MAX_CONTEXT_TOTAL,
@@ -252,7 +241,8 @@ impl<'a> Reader<'a> {
     /// Reads no more than `limit` bytes.
     fn bytes(&mut self, source: &Source, limit: usize) -> Result<Vec<u8>> {
         if !source.is_stdin() {
-            return self.file(&source.path, limit).with_context(|| format!("cannot read {source}"));
+            let bytes = descriptor::open(&source.path).and_then(|file| descriptor::read(file, limit, self.watch));
+            return bytes.with_context(|| format!("cannot read {source}"));
         }
         if let Some(first) = self.stdin_taken_by.replace(source.to_string()) {
             bail!("{source} and {first} both take stdin, which can be read only once");
@@ -264,16 +254,5 @@ impl<'a> Reader<'a> {
             ));
         }
         descriptor::read(io::stdin(), limit, self.watch).with_context(|| format!("cannot read stdin for {source}"))
-    }
-
-    /// Reads a file that is never stdin, and refuses one that is larger than `limit`.
-    fn secret(&mut self, source: &Source, limit: usize) -> Result<Vec<u8>> {
-        let bytes = self.file(&source.path, limit + 1)?;
-        ensure!(bytes.len() <= limit, "it is larger than {limit} bytes");
-        Ok(bytes)
-    }
-
-    fn file(&self, path: &Path, limit: usize) -> io::Result<Vec<u8>> {
-        descriptor::read(descriptor::open(path)?, limit, self.watch)
     }
 }

@@ -11,7 +11,6 @@ use crate::outcome::{End, Failure, Report, Waiting};
 use crate::output::{describe, seconds};
 use crate::run::batch::{Asks, PAUSED};
 use crate::run::{Effect, Input, Machine, Quiet, Start};
-use crate::settings::Follow;
 use serde::Serialize;
 use std::collections::HashSet;
 use std::time::{Duration, Instant, SystemTime};
@@ -101,7 +100,11 @@ impl Context<'_> {
         let sessions = self.all_sessions()?;
         let waits = self.what_waits(sessions)?;
         match format {
-            PlainFormat::Json => self.output.json(&waits.iter().map(WaitingSession::json).collect::<Vec<_>>())?,
+            PlainFormat::Json => {
+                let pending =
+                    waits.iter().map(|waits| Pending::new(waits.session.id, Some(waits.run), &waits.waiting));
+                self.output.json(&pending.collect::<Vec<_>>())?;
+            }
             PlainFormat::Text => {
                 for waiting in &waits {
                     self.output.answer(&waiting.heading())?;
@@ -112,7 +115,7 @@ impl Context<'_> {
             }
         }
         for WaitingSession { session, waiting, .. } in &waits {
-            let command = resume_command(session.id, &self.server_only(), waiting);
+            let command = resume_command(session.id, self.follow, waiting);
             self.console.progress(&format!("to approve: {command}"));
         }
         let calls: Vec<_> = waits.into_iter().flat_map(|waits| waits.waiting.calls).collect();
@@ -124,16 +127,14 @@ impl Context<'_> {
     pub fn pending(mut self, session: Uuid, format: PlainFormat) -> Result<Report, Failure> {
         self.watch.arm(self.client.retry_timeout(), "--retry-timeout");
         let active = self.client.session(session)?.active_run();
-        let mut end = End::Completed;
+        let mut waiting = Waiting::default();
         if let Some(run) = active {
             if !self.client.pending(session)?.tool_calls.is_empty() {
-                end = self.peek(session, run)?;
+                waiting = self.peek(session, run)?;
             }
         } else if let Some(failure) = self.swallowed_pause(session) {
             return Err(failure);
         }
-        let none = Waiting::default();
-        let waiting = if let End::Paused(waiting) = &end { waiting } else { &none };
         match format {
             PlainFormat::Text => {
                 for call in &waiting.calls {
@@ -142,25 +143,24 @@ impl Context<'_> {
             }
             PlainFormat::Json => {
                 let run_id = active.filter(|_| !waiting.calls.is_empty());
-                let batch = waiting.batch.as_deref();
-                self.output.json(&Pending { session_id: session, run_id, batch, tool_calls: &waiting.calls })?;
+                self.output.json(&Pending::new(session, run_id, &waiting))?;
             }
         }
         if waiting.calls.is_empty() {
             return Ok(Report::new(End::Completed));
         }
-        let resume_hint = Some(resume_command(session, &self.server_only(), waiting));
-        Ok(Report { resume_hint, session_id: Some(session.to_string()), ..Report::new(end) })
+        let resume_hint = Some(resume_command(session, self.follow, &waiting));
+        Ok(Report { resume_hint, session_id: Some(session.to_string()), ..Report::new(End::Paused(waiting)) })
     }
 
-    /// Follows a run until it is clear whether it waits for approval.
-    fn peek(&mut self, session: Uuid, run: Uuid) -> Result<End, Failure> {
-        let follow = Follow::default();
-        let options = self.options(run.to_string(), Asks::SomeCalls, Start::Peek, &follow);
-        let mut follower = Follower::new(self, &follow, session, options, Some(Instant::now()));
+    /// Follows a run until it is clear what waits for approval.
+    fn peek(&mut self, session: Uuid, run: Uuid) -> Result<Waiting, Failure> {
+        let options = self.options(run.to_string(), Asks::SomeCalls, Start::Peek);
+        let mut follower = Follower::new(self, session, options, Some(Instant::now()));
         match follower.follow(None)? {
+            End::Paused(waiting) => Ok(waiting),
             End::Failed(failure) if follower.fate().is_open() => Err(failure),
-            end => Ok(end),
+            End::Completed | End::Failed(_) => Ok(Waiting::default()),
         }
     }
 
@@ -243,7 +243,7 @@ impl Context<'_> {
             for (session, run) in some {
                 let pending = self.client.pending(session.id)?;
                 if pending.run_id == Some(*run) && !pending.tool_calls.is_empty() {
-                    let options = self.options(run.to_string(), Asks::SomeCalls, Start::Peek, &Follow::default());
+                    let options = self.options(run.to_string(), Asks::SomeCalls, Start::Peek);
                     looks.push(Look::new(&client, session, *run, Machine::new(options))?);
                 }
             }
@@ -262,10 +262,6 @@ impl Context<'_> {
             waits.extend(looks.into_iter().filter_map(Look::waits));
         }
         Ok(waits)
-    }
-
-    fn server_only(&self) -> Follow {
-        Follow { server_flags: self.server_flags.clone(), ..Follow::default() }
     }
 }
 
@@ -321,16 +317,13 @@ impl<'c> Look<'c> {
     }
 }
 
-impl WaitingSession {
-    fn json(&self) -> Pending<'_> {
-        Pending {
-            session_id: self.session.id,
-            run_id: Some(self.run),
-            batch: self.waiting.batch.as_deref(),
-            tool_calls: &self.waiting.calls,
-        }
+impl<'a> Pending<'a> {
+    fn new(session_id: Uuid, run_id: Option<Uuid>, waiting: &'a Waiting) -> Self {
+        Self { session_id, run_id, batch: waiting.batch.as_deref(), tool_calls: &waiting.calls }
     }
+}
 
+impl WaitingSession {
     fn heading(&self) -> String {
         let batch = self.waiting.batch.as_deref().unwrap_or("-");
         let changed = self.session.updated_at.as_deref().and_then(|at| humantime::parse_rfc3339(at).ok());
