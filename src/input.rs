@@ -77,7 +77,7 @@ pub fn options(common: &Common, server: Address, token: Option<Token>, headers: 
 
 /// Reads a file that is never stdin, and refuses one that is larger than `limit`.
 fn read_bounded(source: &Source, limit: usize, watch: &Watch) -> Result<Vec<u8>> {
-    let bytes = descriptor::read(descriptor::open(&source.path)?, limit + 1, watch)?;
+    let bytes = descriptor::read_file(&source.path, limit + 1, watch)?;
     ensure!(bytes.len() <= limit, "it is larger than {limit} bytes");
     Ok(bytes)
 }
@@ -241,7 +241,7 @@ impl<'a> Reader<'a> {
     /// Reads no more than `limit` bytes.
     fn bytes(&mut self, source: &Source, limit: usize) -> Result<Vec<u8>> {
         if !source.is_stdin() {
-            let bytes = descriptor::open(&source.path).and_then(|file| descriptor::read(file, limit, self.watch));
+            let bytes = descriptor::read_file(&source.path, limit, self.watch);
             return bytes.with_context(|| format!("cannot read {source}"));
         }
         if let Some(first) = self.stdin_taken_by.replace(source.to_string()) {

@@ -13,7 +13,7 @@
 //! 6. [`ending`] cancels a run that must not go on alone. [`history`] reads lost text from the session's messages.
 //! 7. [`outcome`] makes the result record and the exit code. [`output`] writes stdout, through [`recording`] the
 //!    `--record` file, and through [`result_file`] the `--result-file`. [`console`] writes stderr. [`descriptor`]
-//!    does the reads and writes that must not block.
+//!    does the reads and writes that must not block, and [`files`] opens and creates files.
 //!
 //! [`rehearsal`] is the practice server of `--rehearse`.
 //!
@@ -51,6 +51,7 @@ mod history;
 
 pub mod console;
 mod descriptor;
+mod files;
 pub mod outcome;
 pub mod output;
 mod recording;

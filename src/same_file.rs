@@ -2,6 +2,7 @@
 //! device and inode, because one file can have many names.
 
 use crate::cli::{Cli, Command};
+use crate::files::folder_of;
 use crate::rehearsal::Outcome;
 use anyhow::{Result, bail};
 use rustix::fs::{FileType, fstat};
@@ -74,7 +75,7 @@ fn of_path(path: &Path) -> Option<Identity> {
         if let Ok(there) = path.metadata() {
             return there.is_file().then(|| Identity::There(there.dev(), there.ino()));
         }
-        let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        let folder = folder_of(&path);
         if let Ok(target) = path.read_link() {
             path = folder.join(target);
             continue;
