@@ -7,7 +7,8 @@ use crate::client::{CallError, Client, EventStream, Heard, Refusal, Silence, Wor
 use crate::console::Console;
 use crate::history;
 use crate::outcome::{End, Failure, Fate, Reason};
-use crate::output::{Output, seconds};
+use crate::output::Output;
+use crate::progress::seconds;
 use crate::run::batch::Asks;
 use crate::run::policy::{Ruling, Verdict};
 use crate::run::{Effect, Input, Machine, Options, Quiet, State, Step, Uptime};

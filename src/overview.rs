@@ -8,7 +8,7 @@ use crate::console::visible;
 use crate::ending::resume_command;
 use crate::follow::{Context, Follower};
 use crate::outcome::{End, Failure, Report, Waiting};
-use crate::output::{describe, seconds};
+use crate::progress::{describe, seconds};
 use crate::run::batch::{Asks, PAUSED};
 use crate::run::{Effect, Input, Machine, Quiet, Start};
 use serde::Serialize;
