@@ -4,6 +4,7 @@
 #![expect(clippy::doc_markdown, reason = "these doc comments are shown to people as they are")]
 
 use crate::run::policy::OnApproval;
+use clap::builder::PossibleValue;
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{ArgAction, Args, CommandFactory, Parser, Subcommand, ValueEnum, ValueHint};
 use std::path::PathBuf;
@@ -546,37 +547,27 @@ pub struct Ping {
 #[derive(Debug, Args)]
 pub struct Help {
     /// The command [default: sortie itself]
-    #[arg(value_name = "COMMAND", value_enum)]
-    pub command: Option<Topic>,
+    #[arg(value_name = "COMMAND", value_parser = TOPICS.map(|(name, help)| PossibleValue::new(name).help(help)))]
+    pub command: Option<String>,
 }
 
-/// What `help` explains.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum Topic {
-    /// Start a run
-    Run,
-    /// Decide tool calls
-    Resume,
-    /// Follow a run
-    Attach,
-    /// Stop a run
-    Cancel,
-    /// Show the calls that wait
-    Pending,
-    /// Show the sessions
-    List,
-    /// Ask for the server
-    Ping,
-    /// Show help
-    Help,
-}
+/// The commands that `help` explains.
+const TOPICS: [(&str, &str); 8] = [
+    ("run", "Start a run"),
+    ("resume", "Decide tool calls"),
+    ("attach", "Follow a run"),
+    ("cancel", "Stop a run"),
+    ("pending", "Show the calls that wait"),
+    ("list", "Show the sessions"),
+    ("ping", "Ask for the server"),
+    ("help", "Show help"),
+];
 
 /// Returns the help of a command in full, or of sortie itself.
-pub fn help(topic: Option<Topic>) -> String {
+pub fn help(command: Option<&str>) -> String {
     let mut root = Cli::command();
     root.build();
-    let name = topic.and_then(|topic| topic.to_possible_value());
-    let command = name.and_then(|name| root.find_subcommand_mut(name.get_name()).cloned());
+    let command = command.and_then(|name| root.find_subcommand_mut(name).cloned());
     command.unwrap_or(root).render_long_help().to_string()
 }
 

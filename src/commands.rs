@@ -28,7 +28,7 @@ use uuid::Uuid;
 pub fn execute(cli: &Cli, watch: &Watch, console: &Console) -> Exit {
     let (began, started_at) = (Instant::now(), SystemTime::now());
     if let cli::Command::Help(help) = &cli.command {
-        return show(&cli::help(help.command), watch.clone(), console);
+        return show(&cli::help(help.command.as_deref()), watch.clone(), console);
     }
     let common = &cli.common;
     if common.quiet {
