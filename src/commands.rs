@@ -133,7 +133,12 @@ type Inputs = (Options, Option<Rehearsal>, Option<Message>);
 type Message = (NewMessage, Vec<String>);
 
 /// Reads the files that the settings name, and starts the practice server.
-fn inputs(common: &cli::Common, settings: &Settings, watch: &Watch, console: &Console) -> anyhow::Result<Inputs> {
+fn inputs(
+    common: &cli::Common,
+    settings: &Settings<'_>,
+    watch: &Watch,
+    console: &Console,
+) -> anyhow::Result<Inputs> {
     let (options, rehearsal) = match &settings.server {
         Server::Real(server) => (input::server(common, server, watch)?, None),
         Server::Practice(source) => {
@@ -144,7 +149,7 @@ fn inputs(common: &cli::Common, settings: &Settings, watch: &Watch, console: &Co
         }
     };
     let message = match &settings.command {
-        Command::Run(run) => Some(input::message(&run.message, watch, console)?),
+        Command::Run(run) => Some(input::message(run, watch, console)?),
         _ => None,
     };
     Ok((options, rehearsal, message))
@@ -159,14 +164,16 @@ struct Detached<'a> {
 }
 
 impl Context<'_> {
-    fn run(mut self, settings: &settings::Run, (message, warnings): &Message) -> Result<Report, Failure> {
+    fn run(mut self, settings: &settings::Run<'_>, (message, warnings): &Message) -> Result<Report, Failure> {
         warnings.iter().for_each(|warning| self.console.error(warning));
         self.announce_policy();
+        let flags = settings.flags;
         let (session, is_new_session) = match settings.session {
             Some(session) => (session, false),
             None => {
                 self.console.progress(&format!("creating a session at {}", self.client.url()));
-                let new = NewSession { title: &settings.title, cwd: settings.workdir.as_deref() };
+                let title = flags.title.clone().unwrap_or_else(|| format!("autopilot: {}", flags.profile));
+                let new = NewSession { title: &title, cwd: flags.workdir.as_deref() };
                 (self.client.create_session(&new)?, true)
             }
         };
@@ -185,7 +192,7 @@ impl Context<'_> {
         }
         let options = run::Options {
             is_first: is_new_session,
-            sandbox: settings.message.sandbox,
+            sandbox: flags.sandbox,
             max_tokens: settings.max_tokens,
             max_tool_calls: settings.max_tool_calls,
             ..self.options(run_id, asks, Start::Fresh)
@@ -205,8 +212,8 @@ impl Context<'_> {
     }
 
     /// Returns the calls that the server asks about, as far as this is known before the run.
-    fn asks(&self, settings: &settings::Run) -> Result<Asks, Failure> {
-        Ok(match settings.message.auto_approve {
+    fn asks(&self, settings: &settings::Run<'_>) -> Result<Asks, Failure> {
+        Ok(match settings.auto_approve {
             Some(ApproveOverride::None) => Asks::EveryCall,
             Some(ApproveOverride::All) => Asks::NoCall,
             Some(ApproveOverride::Tools(_)) => Asks::SomeCalls,

@@ -279,8 +279,10 @@ pub fn command(name: &str, session: Uuid, follow: &Follow, flags: &[&str]) -> St
     let mut words = vec!["sortie".to_owned(), name.to_owned(), session.to_string()];
     words.extend(flags.iter().map(ToString::to_string));
     // `sortie cancel` has no policy flags.
-    let policy = if name == "cancel" { &[][..] } else { &follow.policy_flags };
-    words.extend(policy.iter().chain(&follow.server_flags).cloned());
+    if name != "cancel" {
+        words.extend(follow.policy_flags());
+    }
+    words.extend(follow.server_flags.iter().cloned());
     words.iter().map(|word| quoted(word)).collect::<Vec<_>>().join(" ")
 }
 

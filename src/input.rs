@@ -7,12 +7,13 @@ use crate::client::{self, Address, Headers, MAX_HEADERS, MAX_TOKEN, Token};
 use crate::console::Console;
 use crate::descriptor;
 use crate::rehearsal::{self, Outcome};
-use crate::settings::{ContextText, Message, RealServer, Source, Text, TokenSource};
+use crate::settings::{ContextText, RealServer, Run, Source, Text, TokenSource};
 use crate::watchdog::Watch;
 use anyhow::{Context as _, Result, anyhow, bail, ensure};
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 use std::io::{self, IsTerminal};
+use std::path::{Path, PathBuf};
 
 const MAX_SYSTEM_PROMPT: usize = 32_768;
 const MAX_CONTEXTS: usize = 32;
@@ -99,27 +100,28 @@ pub fn rehearsed(source: &Source, watch: &Watch) -> Result<Outcome> {
 ///
 /// # Errors
 /// Something that cannot be read, or is over a limit of the server.
-pub fn message(message: &Message, watch: &Watch, console: &Console) -> Result<(NewMessage, Vec<String>)> {
+pub fn message(run: &Run<'_>, watch: &Watch, console: &Console) -> Result<(NewMessage, Vec<String>)> {
     let mut reader = Reader { console: Some(console), ..Reader::new(watch) };
     let mut warnings = Vec::new();
-    let text = reader.given(&message.prompt)?;
+    let text = reader.given(&run.prompt)?;
     ensure!(!text.trim().is_empty(), "the prompt is empty");
-    let system_prompt = message.system_prompt.as_ref();
+    let images = &run.flags.images;
+    let system_prompt = run.flags.system_prompt_file.as_ref();
     let new = NewMessage {
-        message: UserMessage { role: "user", content: prompt(text, &message.images, &mut reader)? },
+        message: UserMessage { role: "user", content: prompt(text, images, &mut reader)? },
         r#type: "message",
-        model: message.model.clone(),
-        sandbox: message.sandbox,
+        model: run.flags.model.clone(),
+        sandbox: run.flags.sandbox,
         overrides: Overrides {
-            auto_approve: message.auto_approve.clone(),
+            auto_approve: run.auto_approve.clone(),
             system_prompt: system_prompt
-                .map(|source| read_system_prompt(source, &mut reader, &mut warnings))
+                .map(|path| read_system_prompt(path, &mut reader, &mut warnings))
                 .transpose()?,
-            max_turns: message.max_turns,
+            max_turns: run.max_turns,
         },
-        context: contexts(&message.contexts, &mut reader, &mut warnings)?,
+        context: contexts(&run.contexts, &mut reader, &mut warnings)?,
     };
-    if !message.images.is_empty() {
+    if !images.is_empty() {
         let size = serde_json::to_vec(&new)?.len();
         ensure!(
             size <= MAX_REQUEST,
@@ -129,14 +131,14 @@ pub fn message(message: &Message, watch: &Watch, console: &Console) -> Result<(N
     Ok((new, warnings))
 }
 
-fn prompt(text: String, images: &[Source], reader: &mut Reader<'_>) -> Result<UserContent> {
+fn prompt(text: String, images: &[PathBuf], reader: &mut Reader<'_>) -> Result<UserContent> {
     if images.is_empty() {
         return Ok(UserContent::Text(text));
     }
     let mut parts = vec![UserPart::Text { text }];
-    for source in images {
+    for source in images.iter().map(|path| Source::new("--image", path)) {
         // One byte more than could be sent tells that it is too large.
-        let bytes = reader.bytes(source, MAX_REQUEST + 1)?;
+        let bytes = reader.bytes(&source, MAX_REQUEST + 1)?;
         ensure!(
             bytes.len() <= MAX_REQUEST,
             "{source}: it is larger than the {MAX_REQUEST} bytes that the server takes"
@@ -159,8 +161,9 @@ fn image_type(bytes: &[u8]) -> Option<&'static str> {
     }
 }
 
-fn read_system_prompt(source: &Source, reader: &mut Reader<'_>, warnings: &mut Vec<String>) -> Result<String> {
-    let text = reader.text(source)?;
+fn read_system_prompt(path: &Path, reader: &mut Reader<'_>, warnings: &mut Vec<String>) -> Result<String> {
+    let source = Source::new("--system-prompt-file", path);
+    let text = reader.text(&source)?;
     let length = text.chars().count();
     ensure!(length <= MAX_SYSTEM_PROMPT, "{source}: {length} characters; the limit is {MAX_SYSTEM_PROMPT}");
     if length > KEPT_SYSTEM_PROMPT - TOOL_LIST {

@@ -22,10 +22,10 @@ const MAX_TURNS: u32 = 256;
 
 /// What a command is to do, and with which server.
 #[derive(Debug)]
-pub struct Settings {
+pub struct Settings<'a> {
     pub server: Server,
     pub follow: Follow,
-    pub command: Command,
+    pub command: Command<'a>,
 }
 
 /// The server to ask.
@@ -64,7 +64,7 @@ pub struct Source {
 }
 
 impl Source {
-    fn new(name: &'static str, path: impl Into<PathBuf>) -> Self {
+    pub fn new(name: &'static str, path: impl Into<PathBuf>) -> Self {
         Self { name, path: path.into() }
     }
 
@@ -89,8 +89,8 @@ pub enum Text {
 
 /// The commands.
 #[derive(Debug)]
-pub enum Command {
-    Run(Box<Run>),
+pub enum Command<'a> {
+    Run(Box<Run<'a>>),
     Resume { session: Uuid, choices: Choices },
     Attach { session: Uuid, run: Option<Uuid> },
     Cancel { session: Uuid, timeout: Duration },
@@ -99,7 +99,7 @@ pub enum Command {
     Ping { wait: Option<Duration>, format: PlainFormat },
 }
 
-impl Command {
+impl Command<'_> {
     /// Returns the session that the command names.
     pub fn session(&self) -> Option<Uuid> {
         match self {
@@ -115,31 +115,21 @@ impl Command {
 
 /// A run to start.
 #[derive(Debug)]
-pub struct Run {
+pub struct Run<'a> {
+    /// The flags that need no validation.
+    pub flags: &'a cli::Run,
     pub session: Option<Uuid>,
-    pub title: String,
-    pub workdir: Option<String>,
-    pub message: Message,
+    pub prompt: Text,
+    pub contexts: Vec<ContextText>,
+    /// The calls that the server approves; `None` leaves the server's own policy.
+    pub auto_approve: Option<ApproveOverride>,
     /// Do not follow the run; with `-o json`, say so in JSON.
     pub detach: Option<PlainFormat>,
+    pub max_turns: Option<u32>,
     pub max_tokens: Option<u64>,
     pub max_tool_calls: Option<u64>,
     /// `--pause-on-approval` alone: where the server approves every call, nothing will pause.
     pub only_pauses: bool,
-}
-
-/// The message that starts a run, before the files are read.
-#[derive(Debug)]
-pub struct Message {
-    pub prompt: Text,
-    pub images: Vec<Source>,
-    pub contexts: Vec<ContextText>,
-    pub system_prompt: Option<Source>,
-    pub model: Option<String>,
-    pub sandbox: bool,
-    pub max_turns: Option<u32>,
-    /// The calls that the server approves; `None` leaves the server's own policy.
-    pub auto_approve: Option<ApproveOverride>,
 }
 
 /// A text beside the prompt.
@@ -162,8 +152,6 @@ pub struct Follow {
     pub policy: Policy,
     pub program: Option<String>,
     pub fail_on_tool_error: bool,
-    /// The flags that resume must be given to go on under the same policy.
-    pub policy_flags: Vec<String>,
     /// The flags that a later command must be given to reach the same server in the same way.
     pub server_flags: Vec<String>,
 }
@@ -172,7 +160,7 @@ pub struct Follow {
 ///
 /// # Errors
 /// What is wrong, with the name of the flag or the variable.
-pub fn resolve(cli: &cli::Cli) -> Result<Settings> {
+pub fn resolve(cli: &cli::Cli) -> Result<Settings<'_>> {
     let common = &cli.common;
     ensure!(!common.quiet || common.verbose == 0, "--quiet does not go with --verbose");
     let mut follow = Follow::default();
@@ -302,7 +290,7 @@ fn uuid(what: &str, id: &str) -> Result<Uuid> {
     Uuid::parse_str(id).map_err(|error| anyhow!("{what} {id:?} is not a UUID: {error}"))
 }
 
-fn resolve_run(run: &cli::Run, common: &cli::Common) -> Result<(Run, Follow)> {
+fn resolve_run<'a>(run: &'a cli::Run, common: &cli::Common) -> Result<(Run<'a>, Follow)> {
     let session = run.session.as_deref().map(|id| uuid("--session", id)).transpose()?;
     ensure!(
         session.is_none() || run.system_prompt_file.is_none(),
@@ -324,14 +312,16 @@ fn resolve_run(run: &cli::Run, common: &cli::Common) -> Result<(Run, Follow)> {
     let follow = follow(&run.follow, default, detach.is_some())?;
     let auto_approve = auto_approve(&follow.policy);
     let run = Run {
+        flags: run,
         session,
-        title: run.title.clone().unwrap_or_else(|| format!("autopilot: {}", run.profile)),
-        workdir: run.workdir.clone(),
+        prompt: prompt(run)?,
+        contexts: contexts(run)?,
+        max_turns: number("--max-turns", &run.max_turns, 1..=MAX_TURNS, &format!("from 1 to {MAX_TURNS}"))?,
         only_pauses: rehearsed.is_none()
             && follow.policy.on_approval == OnApproval::Pause
             && auto_approve.is_none()
             && detach.is_none(),
-        message: message(run, auto_approve)?,
+        auto_approve,
         detach,
         max_tokens: number("--max-tokens", &run.max_tokens, 1..=u64::MAX, "greater than zero")?,
         max_tool_calls: number("--max-tool-calls", &run.max_tool_calls, 1..=u64::MAX, "greater than zero")?,
@@ -351,26 +341,16 @@ fn number<T: FromStr + PartialOrd>(
     number.map(Some).ok_or_else(|| anyhow!("{flag} {text}: it must be a number {bounds}"))
 }
 
-fn message(run: &cli::Run, auto_approve: Option<ApproveOverride>) -> Result<Message> {
-    let prompt = match (&run.prompt, &run.prompt_file) {
-        (Some(prompt), None) if prompt == "-" => Text::In(Source::new("the prompt", "-")),
-        (Some(prompt), None) => Text::Given(prompt.clone()),
-        (None, Some(path)) => Text::In(Source::new("--prompt-file", path)),
+fn prompt(run: &cli::Run) -> Result<Text> {
+    match (&run.prompt, &run.prompt_file) {
+        (Some(prompt), None) if prompt == "-" => Ok(Text::In(Source::new("the prompt", "-"))),
+        (Some(prompt), None) => Ok(Text::Given(prompt.clone())),
+        (None, Some(path)) => Ok(Text::In(Source::new("--prompt-file", path))),
         _ => bail!(
             "no prompt: it is an argument, or in the file of --prompt-file, or - reads it from stdin; one that begins \
              with - must follow --"
         ),
-    };
-    Ok(Message {
-        prompt,
-        images: run.images.iter().map(|path| Source::new("--image", path)).collect(),
-        contexts: contexts(run)?,
-        system_prompt: run.system_prompt_file.as_ref().map(|path| Source::new("--system-prompt-file", path)),
-        model: run.model.clone(),
-        sandbox: run.sandbox,
-        max_turns: number("--max-turns", &run.max_turns, 1..=MAX_TURNS, &format!("from 1 to {MAX_TURNS}"))?,
-        auto_approve,
-    })
+    }
 }
 
 /// The entry for the working directory goes first: the server keeps the entries of high priority in their order.
@@ -462,7 +442,6 @@ fn follow(cli: &cli::Follow, default: OnApproval, detached: bool) -> Result<Foll
         idle_timeout: cli.idle_timeout,
         cancel: !cli.no_cancel,
         heartbeat: cli.heartbeat,
-        policy_flags: policy_flags(&policy, program.as_deref()),
         policy,
         program,
         fail_on_tool_error: cli.fail_on_tool_error,
@@ -470,17 +449,21 @@ fn follow(cli: &cli::Follow, default: OnApproval, detached: bool) -> Result<Foll
     })
 }
 
-/// A list that went to the server stays with the run.
-fn policy_flags(policy: &Policy, program: Option<&str>) -> Vec<String> {
-    let mut flags = Vec::new();
-    let mut flag = |name: &str, value: &str| flags.extend([name.to_owned(), value.to_owned()]);
-    let allow = policy.allow.iter().filter(|_| !policy.list_is_sent);
-    allow.for_each(|tool| flag("--allow-tool", tool));
-    policy.deny.iter().for_each(|tool| flag("--deny-tool", tool));
-    program.iter().for_each(|program| flag("--approve-with", program));
-    flags.extend(policy.subagents.then(|| "--enable-subagents".into()));
-    flags.extend(policy.slack.then(|| "--enable-slack-tools".into()));
-    flags
+impl Follow {
+    /// Returns the flags that resume must be given to go on under the same policy. A list that went to the server stays
+    /// with the run.
+    pub fn policy_flags(&self) -> Vec<String> {
+        let policy = &self.policy;
+        let mut flags = Vec::new();
+        let mut flag = |name: &str, value: &str| flags.extend([name.to_owned(), value.to_owned()]);
+        let allow = policy.allow.iter().filter(|_| !policy.list_is_sent);
+        allow.for_each(|tool| flag("--allow-tool", tool));
+        policy.deny.iter().for_each(|tool| flag("--deny-tool", tool));
+        self.program.iter().for_each(|program| flag("--approve-with", program));
+        flags.extend(policy.subagents.then(|| "--enable-subagents".into()));
+        flags.extend(policy.slack.then(|| "--enable-slack-tools".into()));
+        flags
+    }
 }
 
 fn tools(names: &[String], flag: &str) -> Result<BTreeSet<String>> {

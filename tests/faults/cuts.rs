@@ -270,7 +270,6 @@ fn follow(server: &Server, client: &Following, cut: Cut, recorded: &Path) -> Res
         policy,
         program: None,
         fail_on_tool_error: false,
-        policy_flags: Vec::new(),
         server_flags: Vec::new(),
     };
     let mut context = Context { client, watch, console, output: &mut output, follow: &followed };
