@@ -5,7 +5,7 @@ use rustix::event::{PollFd, PollFlags};
 use std::io;
 use std::time::{Duration, Instant};
 
-/// The longest wait before the watch is asked again: its descriptor wakes only the newest of its last calls.
+/// The longest wait before the watch is asked again.
 const GLANCE: Duration = Duration::from_millis(250);
 
 /// What ended a wait.
@@ -26,7 +26,8 @@ pub(super) fn wait<'a>(fds: &mut Vec<PollFd<'a>>, watch: Option<&'a Watch>, unti
     fds.extend(watch.map(|watch| PollFd::from_borrowed_fd(watch.fd(), PollFlags::IN)));
     loop {
         let left = until.saturating_duration_since(Instant::now());
-        let glance = left.min(GLANCE).try_into().map_err(io::Error::other)?;
+        let glance = watch.map_or(left, |watch| watch.cut(left)).min(GLANCE);
+        let glance = glance.try_into().map_err(io::Error::other)?;
         match rustix::event::poll(fds, Some(&glance)) {
             Ok(_) | Err(rustix::io::Errno::INTR) => {}
             Err(error) => return Err(error.into()),

@@ -68,10 +68,22 @@ fn the_descriptor_is_readable_after_the_deadline() {
     // The last calls have a deadline of their own.
     let last = watch.last_calls(Duration::from_millis(20));
     assert!(last.check().is_ok() && !is_readable(&last));
-    assert!(poll_for(&mut [PollFd::from_borrowed_fd(last.fd(), PollFlags::IN)], None));
+    assert!(last.sleep(Duration::from_secs(60)).is_err());
     assert!(last.check().is_err() && last.later_signal().is_none());
     let next = watch.last_calls(Duration::from_secs(60));
     assert!(next.check().is_ok() && !is_readable(&next));
+}
+
+#[test]
+fn the_last_calls_end_at_a_later_signal() {
+    let watch = Watch::without_signals().unwrap();
+    watch.state().first_signal = Instant::now().checked_sub(SAME_SIGNAL);
+    let last = watch.last_calls(Duration::from_secs(60));
+    assert!(last.check().is_ok() && !is_readable(&last));
+    watch.announce("SIGTERM");
+    watch.ring();
+    assert!(poll_for(&mut [PollFd::from_borrowed_fd(last.fd(), PollFlags::IN)], None));
+    assert!(last.check().is_err() && last.sleep(Duration::from_secs(60)).is_err());
 }
 
 #[test]
