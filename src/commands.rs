@@ -2,7 +2,7 @@
 
 use crate::agent::calls::{ApproveOverride, NewMessage, NewSession, SessionState};
 use crate::cli::{self, Cli, Format, PlainFormat, mistake};
-use crate::client::{Address, Client, Headers, Options, new_key};
+use crate::client::{Client, new_key};
 use crate::console::{Console, Level};
 use crate::ending::{self, Cancel, announce, announce_later_signal, command, guard, on_signal, silence_panics};
 use crate::follow::{Context, Follower, asks, session_state};
@@ -10,14 +10,13 @@ use crate::history::{self, LastRun};
 use crate::input;
 use crate::outcome::{Class, End, Exit, Failure, Fate, Reason, Report};
 use crate::output::Output;
-use crate::rehearsal::Rehearsal;
 use crate::run::batch::Asks;
 use crate::run::choices::Choices;
 use crate::run::transcript::Transcript;
 use crate::run::{self, Start};
 use crate::same_file;
 use crate::send::{Prompt, Unsent};
-use crate::settings::{self, Command, Server, Settings};
+use crate::settings::{self, Command, Server};
 use crate::watchdog::{OnSignal, Watch};
 use clap::error::ErrorKind;
 use std::io::Write;
@@ -87,32 +86,35 @@ fn start_log(verbose: u8, console: &Console) {
 }
 
 fn prepare(cli: &Cli, watch: &Watch, console: &Console, output: &mut Output) -> Result<Report, Failure> {
+    let usage = |error: anyhow::Error| Failure::usage(&error);
     if let Some(follow) = cli.command.follow() {
         watch.arm(follow.timeout, "--timeout");
-        same_file::check(cli).map_err(|error| Failure::usage(&error))?;
+        same_file::check(cli).map_err(usage)?;
         if let Some(path) = &follow.result_file {
-            output.set_result_file(path).map_err(|error| Failure::usage(&error))?;
+            output.set_result_file(path).map_err(usage)?;
         }
         if let Some(path) = &follow.record {
-            output.set_recording(path).map_err(|error| Failure::usage(&error))?;
+            output.set_recording(path).map_err(usage)?;
         }
     }
-    let usage = |error: anyhow::Error| Failure::usage(&error);
     let settings = settings::resolve(cli).map_err(usage)?;
-    let inputs = inputs(&cli.common, &settings, watch, console);
+    let options = input::client_options(&cli.common, &settings.server, watch);
+    let inputs = options.and_then(|options| Ok((options, input::message(&settings.command, watch, console)?)));
     // A signal that interrupted the reading is not a usage error.
     watch.check()?;
-    let (options, rehearsal, message) = inputs.map_err(usage)?;
-    if let Server::Practice(source) = &settings.server {
+    let (options, message) = inputs.map_err(usage)?;
+    let is_rehearsal = if let Server::Practice(source) = &settings.server {
         let outcome = source.path.display();
         console.error(&format!("REHEARSAL ({outcome}): a practice server plays a recorded run; nothing is real"));
-    }
+        true
+    } else {
+        false
+    };
     let client = &Client::new(options.clone(), watch.clone(), console.clone());
     let context = Context { client, watch, console, output, follow: &settings.follow };
     let session_id = settings.command.session().map(|session| session.to_string());
-    let server = Some(client.url().to_owned());
     let done = match (settings.command, message) {
-        (Command::Run(settings), Some(message)) => context.run(&settings, &message),
+        (Command::Run(run), Some((message, warnings))) => context.run(&run, &message, &warnings),
         (Command::Run(_), None) => Err(Failure::new(Reason::Internal, "the prompt was not read")),
         (Command::Resume { session, choices }, _) => context.resume(session, choices),
         (Command::Attach { session, run }, _) => context.attach(session, run),
@@ -123,36 +125,8 @@ fn prepare(cli: &Cli, watch: &Watch, console: &Console, output: &mut Output) -> 
         (Command::Ping { wait, format }, _) => context.ping(options, wait, format),
     };
     let report = done.unwrap_or_else(|failure| Report { session_id, ..Report::new(failure.into()) });
-    Ok(Report { server, server_version: client.server_version(), rehearsal: rehearsal.is_some(), ..report })
-}
-
-/// The client's options, the practice server of a rehearsal, and the message of `run`.
-type Inputs = (Options, Option<Rehearsal>, Option<Message>);
-
-/// A message, and warnings about the parts that the server will cut.
-type Message = (NewMessage, Vec<String>);
-
-/// Reads the files that the settings name, and starts the practice server.
-fn inputs(
-    common: &cli::Common,
-    settings: &Settings<'_>,
-    watch: &Watch,
-    console: &Console,
-) -> anyhow::Result<Inputs> {
-    let (options, rehearsal) = match &settings.server {
-        Server::Real(server) => (input::server(common, server, watch)?, None),
-        Server::Practice(source) => {
-            let rehearsal = Rehearsal::start(input::rehearsed(source, watch)?)
-                .map_err(|error| anyhow::anyhow!("cannot start the practice server: {error}"))?;
-            let address = Address::parse(rehearsal.url())?;
-            (input::options(common, address, None, Headers::default()), Some(rehearsal))
-        }
-    };
-    let message = match &settings.command {
-        Command::Run(run) => Some(input::message(run, watch, console)?),
-        _ => None,
-    };
-    Ok((options, rehearsal, message))
+    let (server, server_version) = (Some(client.url().to_owned()), client.server_version());
+    Ok(Report { server, server_version, rehearsal: is_rehearsal, ..report })
 }
 
 /// What `run --detach -o json` prints.
@@ -164,7 +138,12 @@ struct Detached<'a> {
 }
 
 impl Context<'_> {
-    fn run(mut self, settings: &settings::Run<'_>, (message, warnings): &Message) -> Result<Report, Failure> {
+    fn run(
+        mut self,
+        settings: &settings::Run<'_>,
+        message: &NewMessage,
+        warnings: &[String],
+    ) -> Result<Report, Failure> {
         warnings.iter().for_each(|warning| self.console.error(warning));
         self.announce_policy();
         let flags = settings.flags;

@@ -7,7 +7,7 @@ use crate::client::{self, Address, Headers, MAX_HEADERS, MAX_TOKEN, Token};
 use crate::console::Console;
 use crate::descriptor;
 use crate::rehearsal::{self, Outcome};
-use crate::settings::{ContextText, RealServer, Run, Source, Text, TokenSource};
+use crate::settings::{Command, ContextText, RealServer, Server, Source, Text, TokenSource};
 use crate::watchdog::Watch;
 use anyhow::{Context as _, Result, anyhow, bail, ensure};
 use base64::Engine;
@@ -32,18 +32,41 @@ const KEPT_SYSTEM_PROMPT: usize = 32_000;
 /// About as much of [`KEPT_SYSTEM_PROMPT`] is the server's own list of tools.
 const TOOL_LIST: usize = 12_000;
 
-/// Reads the certificates and credentials for an agent server.
+/// Reads the credentials for a server, or starts a practice server.
 ///
 /// # Errors
 /// Something that cannot be read or used, with the name of the flag or the variable.
-pub fn server(common: &Common, server: &RealServer, watch: &Watch) -> Result<client::Options> {
-    let named = |what: &str, source: &Source| {
-        format!("cannot read the {what} in {} ({})", source.path.display(), source.name)
+pub fn client_options(common: &Common, server: &Server, watch: &Watch) -> Result<client::Options> {
+    let (server, token, headers) = match server {
+        Server::Practice(source) => {
+            let url = rehearsal::start(practice_outcome(source, watch)?);
+            let url = url.map_err(|error| anyhow!("cannot start the practice server: {error}"))?;
+            (Address::parse(&url)?, None, Headers::default())
+        }
+        Server::Real(server) => (address(server, watch)?, token(server, watch)?, headers(server, watch)?),
     };
+    let (connect_timeout, retry_timeout) = (common.connect_timeout, common.retry_timeout);
+    Ok(client::Options { server, token, headers, connect_timeout, retry_timeout })
+}
+
+/// Returns what a practice server is to play: one of the five outcomes, or a recording.
+///
+/// # Errors
+/// The source is none of these, or has no event in it.
+fn practice_outcome(source: &Source, watch: &Watch) -> Result<Outcome> {
+    source.path.to_string_lossy().parse().or_else(|error: String| {
+        ensure!(source.path.exists(), "{source}: it is {error}, and no such file exists");
+        let recording = Reader::new(watch).text(source)?;
+        ensure!(rehearsal::has_event(&recording), "{source}: there is no event in it");
+        Ok(Outcome::Recorded(recording))
+    })
+}
+
+fn address(server: &RealServer, watch: &Watch) -> Result<Address> {
     let mut address = server.address.clone();
     if let Some(source) = &server.cacert {
         let trusted = read_bounded(source, MAX_PEM, watch).and_then(|pem| address.trust(&pem));
-        trusted.with_context(|| named("certificates", source))?;
+        trusted.with_context(|| cannot_read("certificates", source))?;
     }
     if let Some((cert, key)) = &server.identity {
         let read = |source| read_bounded(source, MAX_PEM, watch).with_context(|| format!("cannot read {source}"));
@@ -52,28 +75,29 @@ pub fn server(common: &Common, server: &RealServer, watch: &Watch) -> Result<cli
         let key_pem = if key.path == cert.path { cert_pem.clone() } else { read(key)? };
         address.present(&cert_pem, &key_pem)?;
     }
-    let token = match &server.token {
-        Some(TokenSource::Variable(token)) => Some(token.clone()),
-        Some(TokenSource::File(source)) => {
-            let token = read_bounded(source, MAX_TOKEN, watch)
-                .and_then(|bytes| Token::parse(&bytes, Some(source.path.clone())));
-            Some(token.with_context(|| named("token", source))?)
-        }
-        None => None,
-    };
-    let headers = match &server.headers {
-        Some(source) => read_bounded(source, MAX_HEADERS, watch)
-            .and_then(|bytes| Headers::parse(&bytes, Some(source.path.clone())))
-            .with_context(|| named("headers", source))?,
-        None => Headers::default(),
-    };
-    Ok(options(common, address, token, headers))
+    Ok(address)
 }
 
-/// Returns the options for a client of this server.
-pub fn options(common: &Common, server: Address, token: Option<Token>, headers: Headers) -> client::Options {
-    let (connect_timeout, retry_timeout) = (common.connect_timeout, common.retry_timeout);
-    client::Options { server, token, headers, connect_timeout, retry_timeout }
+fn token(server: &RealServer, watch: &Watch) -> Result<Option<Token>> {
+    let source = match &server.token {
+        Some(TokenSource::Variable(token)) => return Ok(Some(token.clone())),
+        Some(TokenSource::File(source)) => source,
+        None => return Ok(None),
+    };
+    let bytes = read_bounded(source, MAX_TOKEN, watch);
+    let token = bytes.and_then(|bytes| Token::parse(&bytes, Some(source.path.clone())));
+    token.map(Some).with_context(|| cannot_read("token", source))
+}
+
+fn headers(server: &RealServer, watch: &Watch) -> Result<Headers> {
+    let Some(source) = &server.headers else { return Ok(Headers::default()) };
+    let bytes = read_bounded(source, MAX_HEADERS, watch);
+    let headers = bytes.and_then(|bytes| Headers::parse(&bytes, Some(source.path.clone())));
+    headers.with_context(|| cannot_read("headers", source))
+}
+
+fn cannot_read(what: &str, source: &Source) -> String {
+    format!("cannot read the {what} in {} ({})", source.path.display(), source.name)
 }
 
 /// Reads a file that is never stdin, and refuses one that is larger than `limit`.
@@ -83,24 +107,15 @@ fn read_bounded(source: &Source, limit: usize, watch: &Watch) -> Result<Vec<u8>>
     Ok(bytes)
 }
 
-/// Returns what a practice server is to play: one of the five outcomes, or a recording.
-///
-/// # Errors
-/// The source is none of these, or has no event in it.
-pub fn rehearsed(source: &Source, watch: &Watch) -> Result<Outcome> {
-    source.path.to_string_lossy().parse().or_else(|error: String| {
-        ensure!(source.path.exists(), "{source}: it is {error}, and no such file exists");
-        let recording = Reader::new(watch).text(source)?;
-        ensure!(rehearsal::has_event(&recording), "{source}: there is no event in it");
-        Ok(Outcome::Recorded(recording))
-    })
-}
+/// A message, and warnings about the parts that the server will cut.
+pub type Warned = (NewMessage, Vec<String>);
 
-/// Reads the message that starts a run. Returns it with warnings about what the server will not keep.
+/// Reads the message that starts a run. Other commands have none.
 ///
 /// # Errors
 /// Something that cannot be read, or is over a limit of the server.
-pub fn message(run: &Run<'_>, watch: &Watch, console: &Console) -> Result<(NewMessage, Vec<String>)> {
+pub fn message(command: &Command<'_>, watch: &Watch, console: &Console) -> Result<Option<Warned>> {
+    let Command::Run(run) = command else { return Ok(None) };
     let mut reader = Reader { console: Some(console), ..Reader::new(watch) };
     let mut warnings = Vec::new();
     let text = reader.given(&run.prompt)?;
@@ -128,7 +143,7 @@ pub fn message(run: &Run<'_>, watch: &Watch, console: &Console) -> Result<(NewMe
             "--image: the request would have {size} bytes with the images, and the server takes {MAX_REQUEST}"
         );
     }
-    Ok((new, warnings))
+    Ok(Some((new, warnings)))
 }
 
 fn prompt(text: String, images: &[PathBuf], reader: &mut Reader<'_>) -> Result<UserContent> {

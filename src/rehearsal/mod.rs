@@ -7,17 +7,14 @@
 mod http;
 
 use http::Request;
-use std::{
-    collections::HashMap,
-    io::{self, BufReader, Write},
-    net::{Ipv4Addr, TcpListener, TcpStream},
-    str::FromStr,
-    sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
-    thread,
-    time::Duration,
-};
-
 use serde_json::{Value, json};
+use std::collections::HashMap;
+use std::io::{self, BufReader, Write};
+use std::net::{Ipv4Addr, TcpListener, TcpStream};
+use std::str::FromStr;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread;
+use std::time::Duration;
 use uuid::Uuid;
 
 const COMPLETED: &str = include_str!("../../tests/fixtures/completed-text.sse");
@@ -77,33 +74,19 @@ impl FromStr for Outcome {
     }
 }
 
-/// A practice server. It runs until the process ends.
-#[derive(Debug)]
-pub struct Rehearsal {
-    url: String,
-}
-
-impl Rehearsal {
-    /// Starts the server on a free port of 127.0.0.1.
-    pub fn start(outcome: Outcome) -> io::Result<Self> {
-        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
-        let url = format!("http://{}", listener.local_addr()?);
-        let stage = Arc::new(Stage { outcome, sessions: Mutex::default(), changed: Condvar::new() });
-        thread::Builder::new().spawn(move || {
-            for connection in listener.incoming().flatten() {
-                let stage = Arc::clone(&stage);
-                // An error ends the connection, and the client reports that.
-                let _ = thread::Builder::new().spawn(move || stage.serve(connection));
-            }
-        })?;
-        Ok(Self { url })
-    }
-
-    /// `http://127.0.0.1:PORT`
-    #[must_use]
-    pub fn url(&self) -> &str {
-        &self.url
-    }
+/// Starts a practice server on a free port of 127.0.0.1, and returns its URL. It runs until the process ends.
+pub fn start(outcome: Outcome) -> io::Result<String> {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
+    let url = format!("http://{}", listener.local_addr()?);
+    let stage = Arc::new(Stage { outcome, sessions: Mutex::default(), changed: Condvar::new() });
+    thread::Builder::new().spawn(move || {
+        for connection in listener.incoming().flatten() {
+            let stage = Arc::clone(&stage);
+            // An error ends the connection, and the client reports that.
+            let _ = thread::Builder::new().spawn(move || stage.serve(connection));
+        }
+    })?;
+    Ok(url)
 }
 
 /// A status and a JSON body.
