@@ -59,7 +59,7 @@ pub fn explain(error: &clap::Error, watch: Watch, console: &Console) -> Exit {
 }
 
 fn show(text: &str, watch: Watch, console: &Console) -> Exit {
-    match Output::new(Format::Text, watch, console.clone()).answer(text.trim_end()) {
+    match Output::new(Format::Text, watch, console.clone()).line(text.trim_end()) {
         Ok(()) => Exit::Completed,
         Err(_) => Exit::Failed,
     }
@@ -227,14 +227,12 @@ impl Context<'_> {
     /// after a signal that came too late to stop the prompt.
     fn detach(&mut self, session: Uuid, run_id: String, format: PlainFormat) -> Report {
         let session_id = session.to_string();
-        let line = match format {
-            PlainFormat::Text => session_id.clone(),
-            PlainFormat::Json => {
-                let detached = Detached { r#type: "detached", session_id: &session_id, run_id: &run_id };
-                serde_json::to_string(&detached).unwrap_or_default()
-            }
-        };
-        let told = self.watch.check().and_then(|()| self.output.deliver(&line));
+        let detached = Detached { r#type: "detached", session_id: &session_id, run_id: &run_id };
+        let told = self
+            .watch
+            .check()
+            .and_then(|()| self.output.answer(format, &detached, [session_id.clone()]))
+            .and_then(|()| self.output.end_with_answer());
         let mut report = Report::new(told.map_or_else(End::Failed, |()| End::Completed));
         report.session_id = Some(session_id);
         if matches!(report.end, End::Failed(_)) {

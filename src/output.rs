@@ -2,7 +2,7 @@
 
 use crate::agent::events::{Envelope, Event};
 use crate::agent::sse::Frame;
-use crate::cli::Format;
+use crate::cli::{Format, PlainFormat};
 use crate::console::Console;
 use crate::outcome::{Exit, Failure, Reason, Report};
 use crate::progress::Progress;
@@ -131,8 +131,7 @@ impl Output {
         })
     }
 
-    /// Writes a line of JSON to stdout at once.
-    pub fn json(&mut self, value: &impl Serialize) -> Result<(), Failure> {
+    fn json(&mut self, value: &impl Serialize) -> Result<(), Failure> {
         self.stdout.json(|json| Ok(serde_json::to_writer(json, value)?))?;
         self.flush()
     }
@@ -160,15 +159,27 @@ impl Output {
         self.flush()
     }
 
-    /// Writes a line to stdout that is not the agent's, such as a session's ID.
-    pub fn answer(&mut self, line: &str) -> Result<(), Failure> {
+    /// Writes a line to stdout that is not the agent's text, such as the help.
+    pub fn line(&mut self, line: &str) -> Result<(), Failure> {
         self.stdout.line(line)?;
         self.flush()
     }
 
-    /// Like [`answer`](Self::answer), but a closed pipe is a failure too. No record follows the line on stdout.
-    pub fn deliver(&mut self, line: &str) -> Result<(), Failure> {
-        self.answer(line)?;
+    /// Writes the answer of a command that follows no run: `json`, or `lines` for people.
+    pub fn answer(
+        &mut self,
+        format: PlainFormat,
+        json: &impl Serialize,
+        lines: impl IntoIterator<Item = String>,
+    ) -> Result<(), Failure> {
+        match format {
+            PlainFormat::Json => self.json(json),
+            PlainFormat::Text => lines.into_iter().try_for_each(|line| self.line(&line)),
+        }
+    }
+
+    /// Fails if the answer has met a closed pipe. Otherwise no record follows the answer on stdout.
+    pub fn end_with_answer(&mut self) -> Result<(), Failure> {
         self.stdout.check()?;
         self.shows.record = false;
         Ok(())

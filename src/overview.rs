@@ -81,17 +81,8 @@ impl Context<'_> {
             Some(ListState::Failed) => session.state == SessionState::Failed,
             Some(ListState::Waiting) => waiting.contains(&session.id),
         });
-        let listed: Vec<_> = sessions.iter().map(|session| listed(session, &waiting)).collect();
-        match format {
-            PlainFormat::Json => self.output.json(&listed)?,
-            PlainFormat::Text => {
-                for session in &listed {
-                    let changed = session.updated_at.unwrap_or("-");
-                    let line = format!("{} {} {changed} {}", session.id, session.state, session.title);
-                    self.output.answer(visible(&line).trim_end())?;
-                }
-            }
-        }
+        let listed: Vec<_> = sessions.iter().map(|session| Listed::new(session, &waiting)).collect();
+        self.output.answer(format, &listed, listed.iter().map(Listed::line))?;
         Ok(Report::new(End::Completed))
     }
 
@@ -99,21 +90,9 @@ impl Context<'_> {
     pub fn pending_anywhere(mut self, format: PlainFormat) -> Result<Report, Failure> {
         let sessions = self.all_sessions()?;
         let waits = self.what_waits(sessions)?;
-        match format {
-            PlainFormat::Json => {
-                let pending =
-                    waits.iter().map(|waits| Pending::new(waits.session.id, Some(waits.run), &waits.waiting));
-                self.output.json(&pending.collect::<Vec<_>>())?;
-            }
-            PlainFormat::Text => {
-                for waiting in &waits {
-                    self.output.answer(&waiting.heading())?;
-                    for call in &waiting.waiting.calls {
-                        self.output.answer(&format!("  {}", describe(call)))?;
-                    }
-                }
-            }
-        }
+        let json: Vec<_> =
+            waits.iter().map(|waits| Pending::new(waits.session.id, Some(waits.run), &waits.waiting)).collect();
+        self.output.answer(format, &json, waits.iter().flat_map(WaitingSession::lines))?;
         for WaitingSession { session, waiting, .. } in &waits {
             let command = resume_command(session.id, self.follow, waiting);
             self.console.progress(&format!("to approve: {command}"));
@@ -135,17 +114,9 @@ impl Context<'_> {
         } else if let Some(failure) = self.swallowed_pause(session) {
             return Err(failure);
         }
-        match format {
-            PlainFormat::Text => {
-                for call in &waiting.calls {
-                    self.output.answer(&describe(call))?;
-                }
-            }
-            PlainFormat::Json => {
-                let run_id = active.filter(|_| !waiting.calls.is_empty());
-                self.output.json(&Pending::new(session, run_id, &waiting))?;
-            }
-        }
+        let run_id = active.filter(|_| !waiting.calls.is_empty());
+        let json = Pending::new(session, run_id, &waiting);
+        self.output.answer(format, &json, waiting.calls.iter().map(describe))?;
         if waiting.calls.is_empty() {
             return Ok(Report::new(End::Completed));
         }
@@ -175,16 +146,15 @@ impl Context<'_> {
         let policy = policy(self.token_accepted(&client, wait)?);
         let version = health.version.as_deref();
         let sandbox = health.sandbox.is_some();
-        if format == PlainFormat::Json {
-            self.output.json(&Ping {
-                server: client.url(),
-                version,
-                uptime_seconds: health.uptime_seconds,
-                sandbox,
-                auto_approve_mode: policy,
-                token_accepted: has_token.then_some(true),
-            })?;
-        }
+        let json = Ping {
+            server: client.url(),
+            version,
+            uptime_seconds: health.uptime_seconds,
+            sandbox,
+            auto_approve_mode: policy,
+            token_accepted: has_token.then_some(true),
+        };
+        self.output.answer(format, &json, [])?;
         let up = health.uptime_seconds.map(|up| format!(", up for {}", seconds(Duration::from_secs(up))));
         let token = if has_token { ", and takes the token" } else { "" };
         self.console.progress(&format!(
@@ -324,6 +294,12 @@ impl<'a> Pending<'a> {
 }
 
 impl WaitingSession {
+    fn lines(&self) -> Vec<String> {
+        let mut lines = vec![self.heading()];
+        lines.extend(self.waiting.calls.iter().map(|call| format!("  {}", describe(call))));
+        lines
+    }
+
     fn heading(&self) -> String {
         let batch = self.waiting.batch.as_deref().unwrap_or("-");
         let changed = self.session.updated_at.as_deref().and_then(|at| humantime::parse_rfc3339(at).ok());
@@ -334,22 +310,29 @@ impl WaitingSession {
     }
 }
 
-fn listed<'a>(session: &'a ListedSession, waiting: &HashSet<Uuid>) -> Listed<'a> {
-    let (state, run_id) = match session.state {
-        SessionState::Active(run) if waiting.contains(&session.id) => ("waiting", Some(run)),
-        SessionState::Active(run) => ("running", Some(run)),
-        SessionState::Idle => ("idle", None),
-        SessionState::Failed => ("failed", None),
-        SessionState::Unknown => ("unknown", None),
-    };
-    Listed {
-        id: session.id,
-        state,
-        title: session.title.as_deref().unwrap_or_default(),
-        cwd: session.cwd.as_deref(),
-        created_at: session.created_at.as_deref(),
-        updated_at: session.updated_at.as_deref(),
-        run_id,
+impl<'a> Listed<'a> {
+    fn new(session: &'a ListedSession, waiting: &HashSet<Uuid>) -> Self {
+        let (state, run_id) = match session.state {
+            SessionState::Active(run) if waiting.contains(&session.id) => ("waiting", Some(run)),
+            SessionState::Active(run) => ("running", Some(run)),
+            SessionState::Idle => ("idle", None),
+            SessionState::Failed => ("failed", None),
+            SessionState::Unknown => ("unknown", None),
+        };
+        Self {
+            id: session.id,
+            state,
+            title: session.title.as_deref().unwrap_or_default(),
+            cwd: session.cwd.as_deref(),
+            created_at: session.created_at.as_deref(),
+            updated_at: session.updated_at.as_deref(),
+            run_id,
+        }
+    }
+
+    fn line(&self) -> String {
+        let changed = self.updated_at.unwrap_or("-");
+        visible(&format!("{} {} {changed} {}", self.id, self.state, self.title)).trim_end().to_owned()
     }
 }
 

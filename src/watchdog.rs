@@ -186,15 +186,25 @@ impl Watch {
         let is_ignored = |number: i32| number == SIGHUP && ignored_signals() & (1 << (number - 1)) != 0;
         let taken: Vec<_> =
             SIGNALS.iter().map(|(number, _)| *number).filter(|number| !is_ignored(*number)).collect();
-        let (watch, thread) = Self::new(&taken).map_err(|error| missing("handle the signals", &error))?;
-        watch.take_interrupt()?;
-        watch.spawn(thread)
+        Self::launch(&taken)
     }
 
     /// Starts a watchdog for tests: it handles no signals and never ends the process.
     pub fn without_signals() -> Result<Self, Failure> {
-        let (watch, thread) = Self::new(&[]).map_err(|error| missing("create a pair of sockets", &error))?;
-        watch.spawn(thread)
+        Self::launch(&[])
+    }
+
+    fn launch(taken: &[i32]) -> Result<Self, Failure> {
+        let (watch, mut thread) = Self::new(taken).map_err(|error| missing("handle the signals", &error))?;
+        if thread.ends_process {
+            watch.take_interrupt()?;
+        }
+        let keeper = watch.clone();
+        thread::Builder::new()
+            .name("watchdog".into())
+            .spawn(move || keeper.keep(&mut thread))
+            .map_err(|error| missing("start the watchdog thread", &error))?;
+        Ok(watch)
     }
 
     fn new(taken: &[i32]) -> io::Result<(Self, Thread)> {
@@ -227,15 +237,6 @@ impl Watch {
             Err(ctrlc::Error::System(error)) => Err(missing("handle SIGINT", &error)),
             Err(error) => Err(Failure::new(Reason::Internal, format!("cannot handle SIGINT: {error}"))),
         }
-    }
-
-    fn spawn(self, mut thread: Thread) -> Result<Self, Failure> {
-        let watch = self.clone();
-        thread::Builder::new()
-            .name("watchdog".into())
-            .spawn(move || watch.keep(&mut thread))
-            .map_err(|error| missing("cannot start the watchdog thread", &error))?;
-        Ok(self)
     }
 
     /// Sets the function that prints the lines about signals. It must not block for long, and not call
