@@ -1,5 +1,5 @@
-//! The command line: clap's derive, and the words for a command line that it cannot read. settings.rs says what the
-//! flags mean together.
+//! The command line as clap parses it, and the message about one that clap cannot parse. settings.rs says what the flags
+//! mean together.
 
 #![expect(clippy::doc_markdown, reason = "these doc comments are shown to people as they are")]
 
@@ -118,7 +118,7 @@ Exit codes: 0 the server is there and accepts the token, 1 it is not or does not
 const EXIT_HELP: &str = "Exit codes: 0 the help was shown, 1 there is no such command.";
 
 impl Command {
-    /// The options of the commands that follow a run.
+    /// Returns the options that only the commands that follow a run have.
     pub const fn follow(&self) -> Option<&Follow> {
         match self {
             Self::Run(run) => Some(&run.follow),
@@ -571,7 +571,8 @@ pub fn help(command: Option<&str>) -> String {
     command.unwrap_or(root).render_long_help().to_string()
 }
 
-/// A length of time with its unit: 90s, 10m, 1h 30m. Zero would mean "never" to some people and "at once" to others.
+/// Parses a length of time with its unit: 90s, 10m, 1h 30m. Zero would mean "never" to some people and "at once" to
+/// others.
 fn duration(text: &str) -> Result<Duration, String> {
     match duration_or_zero(text) {
         Ok(Duration::ZERO) => Err("it must be greater than zero".into()),
@@ -579,7 +580,7 @@ fn duration(text: &str) -> Result<Duration, String> {
     }
 }
 
-/// The same where the help says what zero means.
+/// Like [`duration`], but zero is allowed: the help says what it means.
 fn duration_or_zero(text: &str) -> Result<Duration, String> {
     match humantime::parse_duration(text) {
         Ok(duration) => Ok(duration),
@@ -588,8 +589,7 @@ fn duration_or_zero(text: &str) -> Result<Duration, String> {
     }
 }
 
-/// Says why clap could not read a command line, in one line of ours: what is wrong, and the nearest right word or where
-/// to look.
+/// Returns in one line why clap could not parse the command line, with the nearest right word or where to look.
 pub fn mistake(error: &clap::Error) -> String {
     let words = |kind| match error.get(kind) {
         Some(ContextValue::String(word)) => word.clone(),

@@ -1,5 +1,5 @@
-//! What the settings name and a command needs: prompt, context, images, token, headers, certificates, a recording. Files
-//! and stdin are read here, each to its end, or to the deadline or a signal, and checked against the server's limits.
+//! Reads the files and the stdin that the settings name: prompt, context, images, token, headers, certificates, a
+//! recording. Each is read to its end, or until the deadline or a signal, and checked against the server's limits.
 
 use crate::agent::calls::{Context, NewMessage, Overrides, UserContent, UserMessage, UserPart};
 use crate::cli::Common;

@@ -1,4 +1,4 @@
-//! Flags + environment → validated settings. The environment is all that is read here, and nothing is started: input.rs
+//! Validates the flags and adds the environment. Only the environment is read here, and nothing is started: input.rs
 //! reads the files that the settings name. Each error names the flag or the variable that is at fault.
 
 use crate::agent::calls::{ApproveOverride, Priority};
@@ -147,7 +147,7 @@ pub struct ContextText {
 pub struct Follow {
     pub idle_timeout: Option<Duration>,
     pub cancel: bool,
-    /// No beat if it is zero.
+    /// Zero prints no heartbeat.
     pub heartbeat: Duration,
     pub policy: Policy,
     pub program: Option<String>,
@@ -435,7 +435,9 @@ fn follow(cli: &cli::Follow, default: OnApproval, detached: bool) -> Result<Foll
     if policy.list_is_sent {
         policy.allow.iter().try_for_each(|entry| sendable(entry))?;
     }
-    if let Some(both) = policy.deny.iter().find(|deny| policy.allow.iter().any(|allow| overlap(allow, deny))) {
+    if let Some(both) =
+        policy.deny.iter().find(|deny| policy.allow.iter().any(|allow| names(allow, deny) || names(deny, allow)))
+    {
         bail!("the tool {both} is given to both --allow-tool and --deny-tool");
     }
     Ok(Follow {
@@ -475,11 +477,6 @@ fn tools(names: &[String], flag: &str) -> Result<BTreeSet<String>> {
         trimmed => Ok(trimmed.to_owned()),
     });
     names.collect()
-}
-
-/// Whether one tool can be meant by both.
-fn overlap(one: &str, other: &str) -> bool {
-    names(one, other) || names(other, one)
 }
 
 /// Checks an entry of a list that goes to the server. The server cuts each entry behind its first `__`, matches the

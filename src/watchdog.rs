@@ -1,5 +1,5 @@
 //! Watches for the deadline and for signals. The first of them is the [`Cause`] that ends the command. From then on
-//! [`Watch::fd`] is readable, so that every blocking call returns from its `poll`.
+//! [`Watch::poll_fd`] is readable, so that every blocking call returns from its `poll`.
 //!
 //! The watchdog thread waits for both while the main thread blocks. When a signal arrives, the thread prints at once
 //! what the signal does. It ends the process only if the main thread is still stuck 10 s later.
@@ -11,7 +11,7 @@ use signal_hook::consts::{SIGALRM, SIGHUP, SIGQUIT, SIGTERM, SIGUSR1, SIGUSR2, S
 use signal_hook::iterator::backend::SignalDelivery;
 use signal_hook::iterator::exfiltrator::SignalOnly;
 use std::io::{self, ErrorKind, Write};
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::BorrowedFd;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -184,9 +184,8 @@ impl Watch {
     /// start: in a shell's background job, and under nohup.
     pub fn start() -> Result<Self, Failure> {
         let is_ignored = |number: i32| number == SIGHUP && ignored_signals() & (1 << (number - 1)) != 0;
-        let taken: Vec<_> =
-            SIGNALS.iter().map(|(number, _)| *number).filter(|number| !is_ignored(*number)).collect();
-        Self::launch(&taken)
+        let numbers = SIGNALS.iter().map(|(number, _)| *number);
+        Self::launch(&numbers.filter(|number| !is_ignored(*number)).collect::<Vec<_>>())
     }
 
     /// Starts a watchdog for tests: it handles no signals and never ends the process.
@@ -280,8 +279,9 @@ impl Watch {
 
     /// Returns a descriptor for `poll` that is readable after the deadline or a signal; for the last calls, only after
     /// a later signal. [`Watch::cut`] bounds a `poll` by the deadline.
-    pub fn fd(&self) -> BorrowedFd<'_> {
-        if self.last_calls.is_some() { self.shared.later_bell.as_fd() } else { self.shared.bell.as_fd() }
+    pub fn poll_fd(&self) -> PollFd<'_> {
+        let bell = if self.last_calls.is_some() { &self.shared.later_bell } else { &self.shared.bell };
+        PollFd::new(bell, PollFlags::IN)
     }
 
     /// Wakes the thread. If the pipe is full, a wake-up is already pending.
@@ -323,29 +323,27 @@ impl Watch {
 
     /// Sleeps. Fails at once when the deadline passes or a signal arrives.
     pub fn sleep(&self, time: Duration) -> Result<(), Failure> {
-        let end = Instant::now() + time;
-        loop {
-            self.check()?;
-            let left = end.saturating_duration_since(Instant::now());
-            if left.is_zero() {
-                return Ok(());
-            }
-            poll_for(&mut [PollFd::from_borrowed_fd(self.fd(), PollFlags::IN)], Some(self.cut(left)));
+        match self.wait(&mut [self.poll_fd()], Some(time)) {
+            Ready::Cause => self.check(),
+            Ready::Descriptor | Ready::Time => Ok(()),
         }
     }
 
     /// Waits until `descriptor` is ready for `flags`, at most for `limit`, and at most until the deadline or a signal.
     pub fn wait_for(&self, descriptor: BorrowedFd<'_>, flags: PollFlags, limit: Option<Duration>) -> Ready {
+        self.wait(&mut [self.poll_fd(), PollFd::from_borrowed_fd(descriptor, flags)], limit)
+    }
+
+    /// Waits for the descriptors. The first one is that of the watch.
+    fn wait(&self, descriptors: &mut [PollFd<'_>], limit: Option<Duration>) -> Ready {
         let end = limit.and_then(|limit| Instant::now().checked_add(limit));
         loop {
             if self.peek().is_some() {
                 return Ready::Cause;
             }
             let left = end.map(|end| end.saturating_duration_since(Instant::now()));
-            let mut both =
-                [PollFd::from_borrowed_fd(descriptor, flags), PollFd::from_borrowed_fd(self.fd(), PollFlags::IN)];
-            poll_for(&mut both, Some(self.cut(left.unwrap_or(Duration::MAX))));
-            if !both[0].revents().is_empty() {
+            poll_for(descriptors, Some(self.cut(left.unwrap_or(Duration::MAX))));
+            if descriptors[1..].iter().any(|descriptor| !descriptor.revents().is_empty()) {
                 return Ready::Descriptor;
             }
             if left.is_some_and(|left| left.is_zero()) {

@@ -1,7 +1,7 @@
 //! Waits for descriptors together with the watch.
 
 use crate::watchdog::Watch;
-use rustix::event::{PollFd, PollFlags};
+use rustix::event::PollFd;
 use std::io;
 use std::time::{Duration, Instant};
 
@@ -23,7 +23,7 @@ pub(super) enum Woken {
 /// several are true, the first counts.
 pub(super) fn wait<'a>(fds: &mut Vec<PollFd<'a>>, watch: Option<&'a Watch>, until: Instant) -> io::Result<Woken> {
     let ours = fds.len();
-    fds.extend(watch.map(|watch| PollFd::from_borrowed_fd(watch.fd(), PollFlags::IN)));
+    fds.extend(watch.map(Watch::poll_fd));
     loop {
         let left = until.saturating_duration_since(Instant::now());
         let glance = watch.map_or(left, |watch| watch.cut(left)).min(GLANCE);

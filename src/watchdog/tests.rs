@@ -1,4 +1,5 @@
 use super::*;
+use std::os::fd::AsFd;
 
 /// Returns the line that each signal prints, and the state after them. The times are in milliseconds.
 fn said(
@@ -53,7 +54,7 @@ fn the_line_about_a_signal_names_it_and_the_cancel() {
 
 /// Returns whether the descriptor is readable now.
 fn is_readable(watch: &Watch) -> bool {
-    poll_for(&mut [PollFd::from_borrowed_fd(watch.fd(), PollFlags::IN)], Some(Duration::ZERO))
+    poll_for(&mut [watch.poll_fd()], Some(Duration::ZERO))
 }
 
 #[test]
@@ -61,7 +62,7 @@ fn the_descriptor_is_readable_after_the_deadline() {
     let watch = Watch::without_signals().unwrap();
     assert!(!is_readable(&watch));
     watch.arm(Duration::from_millis(20), "--timeout");
-    assert!(poll_for(&mut [PollFd::from_borrowed_fd(watch.fd(), PollFlags::IN)], None));
+    assert!(poll_for(&mut [watch.poll_fd()], None));
     assert!(matches!(watch.cause(), Some(Cause::Deadline(..))));
     assert!(watch.check().is_err() && watch.sleep(Duration::from_secs(60)).is_err());
     assert!(is_readable(&watch), "nobody has read it");
@@ -82,7 +83,7 @@ fn the_last_calls_end_at_a_later_signal() {
     assert!(last.check().is_ok() && !is_readable(&last));
     watch.announce("SIGTERM");
     watch.ring();
-    assert!(poll_for(&mut [PollFd::from_borrowed_fd(last.fd(), PollFlags::IN)], None));
+    assert!(poll_for(&mut [last.poll_fd()], None));
     assert!(last.check().is_err() && last.sleep(Duration::from_secs(60)).is_err());
 }
 
