@@ -117,24 +117,21 @@ pub type Warned = (NewMessage, Vec<String>);
 pub fn message(command: &Command<'_>, watch: &Watch, console: &Console) -> Result<Option<Warned>> {
     let Command::Run(run) = command else { return Ok(None) };
     let mut reader = Reader { console: Some(console), ..Reader::new(watch) };
-    let mut warnings = Vec::new();
     let text = reader.given(&run.prompt)?;
     ensure!(!text.trim().is_empty(), "the prompt is empty");
     let images = &run.flags.images;
     let system_prompt = run.flags.system_prompt_file.as_ref();
     let new = NewMessage {
-        message: UserMessage { role: "user", content: prompt(text, images, &mut reader)? },
+        message: UserMessage { role: "user", content: reader.content(text, images)? },
         r#type: "message",
         model: run.flags.model.clone(),
         sandbox: run.flags.sandbox,
         overrides: Overrides {
             auto_approve: run.auto_approve.clone(),
-            system_prompt: system_prompt
-                .map(|path| read_system_prompt(path, &mut reader, &mut warnings))
-                .transpose()?,
+            system_prompt: system_prompt.map(|path| reader.system_prompt(path)).transpose()?,
             max_turns: run.max_turns,
         },
-        context: contexts(&run.contexts, &mut reader, &mut warnings)?,
+        context: reader.contexts(&run.contexts)?,
     };
     if !images.is_empty() {
         let size = serde_json::to_vec(&new)?.len();
@@ -143,105 +140,22 @@ pub fn message(command: &Command<'_>, watch: &Watch, console: &Console) -> Resul
             "--image: the request would have {size} bytes with the images, and the server takes {MAX_REQUEST}"
         );
     }
-    Ok(Some((new, warnings)))
+    Ok(Some((new, reader.warnings)))
 }
 
-fn prompt(text: String, images: &[PathBuf], reader: &mut Reader<'_>) -> Result<UserContent> {
-    if images.is_empty() {
-        return Ok(UserContent::Text(text));
-    }
-    let mut parts = vec![UserPart::Text { text }];
-    for source in images.iter().map(|path| Source::new("--image", path)) {
-        // One byte more than could be sent tells that it is too large.
-        let bytes = reader.bytes(&source, MAX_REQUEST + 1)?;
-        ensure!(
-            bytes.len() <= MAX_REQUEST,
-            "{source}: it is larger than the {MAX_REQUEST} bytes that the server takes"
-        );
-        let kind = image_type(&bytes).ok_or_else(|| anyhow!("{source}: it is no png, jpeg, gif or webp image"))?;
-        parts.push(UserPart::Image { url: format!("data:{kind};base64,{}", BASE64_STANDARD.encode(bytes)) });
-    }
-    Ok(UserContent::Parts(parts))
-}
-
-/// The media type of an image, by its first bytes.
-fn image_type(bytes: &[u8]) -> Option<&'static str> {
-    let is_webp = bytes.starts_with(b"RIFF") && bytes.get(8..12) == Some(b"WEBP");
-    match bytes {
-        [0x89, b'P', b'N', b'G', b'\r', b'\n', 0x1a, b'\n', ..] => Some("image/png"),
-        [0xff, 0xd8, 0xff, ..] => Some("image/jpeg"),
-        [b'G', b'I', b'F', b'8', b'7' | b'9', b'a', ..] => Some("image/gif"),
-        _ if is_webp => Some("image/webp"),
-        _ => None,
-    }
-}
-
-fn read_system_prompt(path: &Path, reader: &mut Reader<'_>, warnings: &mut Vec<String>) -> Result<String> {
-    let source = Source::new("--system-prompt-file", path);
-    let text = reader.text(&source)?;
-    let length = text.chars().count();
-    ensure!(length <= MAX_SYSTEM_PROMPT, "{source}: {length} characters; the limit is {MAX_SYSTEM_PROMPT}");
-    if length > KEPT_SYSTEM_PROMPT - TOOL_LIST {
-        warnings.push(format!(
-            "{source}: it has {length} characters; the server keeps {KEPT_SYSTEM_PROMPT} of the system prompt and its \
-             list of tools together, and the list has about {TOOL_LIST}"
-        ));
-    }
-    Ok(text)
-}
-
-fn contexts(contexts: &[ContextText], reader: &mut Reader<'_>, warnings: &mut Vec<String>) -> Result<Vec<Context>> {
-    let count = contexts.len();
-    ensure!(
-        count <= MAX_CONTEXTS,
-        "--context and --context-file: {count} entries{}; the limit is {MAX_CONTEXTS}",
-        if contexts.iter().any(|context| context.flag == "--workdir") { " with that of --workdir" } else { "" }
-    );
-    let (mut entries, mut total) = (Vec::new(), 0);
-    for ContextText { flag, name, priority, text } in contexts {
-        let content = reader.given(text)?;
-        let (name_length, length) = (name.chars().count(), content.chars().count());
-        total += length;
-        ensure!(
-            name_length <= MAX_CONTEXT_NAME,
-            "{flag}: a name of {name_length} characters; the limit is {MAX_CONTEXT_NAME}"
-        );
-        ensure!(length <= MAX_CONTEXT, "{flag} {name}: {length} characters; the limit is {MAX_CONTEXT}");
-        if length > KEPT_CONTEXT {
-            warnings.push(format!(
-                "{flag} {name}: it has {length} characters; the server keeps {KEPT_CONTEXT} of a text and cuts out \
-                 its middle"
-            ));
-        }
-        if content.trim().is_empty() {
-            warnings.push(format!("{flag} {name}: it is empty, and the server drops it"));
-        }
-        entries.push(Context { name: name.clone(), content, priority: *priority });
-    }
-    ensure!(
-        total <= MAX_CONTEXT_TOTAL,
-        "--context and --context-file: {total} characters in all; the limit is {MAX_CONTEXT_TOTAL}"
-    );
-    if total > KEPT_CONTEXT_TOTAL {
-        warnings.push(format!(
-            "--context and --context-file: {total} characters in all; the server keeps {KEPT_CONTEXT_TOTAL} of all \
-             texts and drops the rest"
-        ));
-    }
-    Ok(entries)
-}
-
-/// Reads files and stdin. stdin is read only when asked, and can be read only once.
+/// Reads what a message is made of. stdin is read only when asked, and can be read only once.
 struct Reader<'a> {
     watch: &'a Watch,
     /// For what a person at a terminal must know.
     console: Option<&'a Console>,
     stdin_taken_by: Option<String>,
+    /// What the server will cut.
+    warnings: Vec<String>,
 }
 
 impl<'a> Reader<'a> {
     const fn new(watch: &'a Watch) -> Self {
-        Self { watch, console: None, stdin_taken_by: None }
+        Self { watch, console: None, stdin_taken_by: None, warnings: Vec::new() }
     }
 
     fn given(&mut self, text: &Text) -> Result<String> {
@@ -272,5 +186,92 @@ impl<'a> Reader<'a> {
             ));
         }
         descriptor::read(io::stdin(), limit, self.watch).with_context(|| format!("cannot read stdin for {source}"))
+    }
+
+    /// Returns the prompt with its images.
+    fn content(&mut self, text: String, images: &[PathBuf]) -> Result<UserContent> {
+        if images.is_empty() {
+            return Ok(UserContent::Text(text));
+        }
+        let mut parts = vec![UserPart::Text { text }];
+        for source in images.iter().map(|path| Source::new("--image", path)) {
+            // One byte more than could be sent tells that it is too large.
+            let bytes = self.bytes(&source, MAX_REQUEST + 1)?;
+            ensure!(
+                bytes.len() <= MAX_REQUEST,
+                "{source}: it is larger than the {MAX_REQUEST} bytes that the server takes"
+            );
+            let kind =
+                image_type(&bytes).ok_or_else(|| anyhow!("{source}: it is no png, jpeg, gif or webp image"))?;
+            parts.push(UserPart::Image { url: format!("data:{kind};base64,{}", BASE64_STANDARD.encode(bytes)) });
+        }
+        Ok(UserContent::Parts(parts))
+    }
+
+    fn system_prompt(&mut self, path: &Path) -> Result<String> {
+        let source = Source::new("--system-prompt-file", path);
+        let text = self.text(&source)?;
+        let length = text.chars().count();
+        ensure!(length <= MAX_SYSTEM_PROMPT, "{source}: {length} characters; the limit is {MAX_SYSTEM_PROMPT}");
+        if length > KEPT_SYSTEM_PROMPT - TOOL_LIST {
+            self.warnings.push(format!(
+                "{source}: it has {length} characters; the server keeps {KEPT_SYSTEM_PROMPT} of the system prompt and its \
+                 list of tools together, and the list has about {TOOL_LIST}"
+            ));
+        }
+        Ok(text)
+    }
+
+    fn contexts(&mut self, contexts: &[ContextText]) -> Result<Vec<Context>> {
+        let count = contexts.len();
+        ensure!(
+            count <= MAX_CONTEXTS,
+            "--context and --context-file: {count} entries{}; the limit is {MAX_CONTEXTS}",
+            if contexts.iter().any(|context| context.flag == "--workdir") { " with that of --workdir" } else { "" }
+        );
+        let (mut entries, mut total) = (Vec::new(), 0);
+        for ContextText { flag, name, priority, text } in contexts {
+            let content = self.given(text)?;
+            let (name_length, length) = (name.chars().count(), content.chars().count());
+            total += length;
+            ensure!(
+                name_length <= MAX_CONTEXT_NAME,
+                "{flag}: a name of {name_length} characters; the limit is {MAX_CONTEXT_NAME}"
+            );
+            ensure!(length <= MAX_CONTEXT, "{flag} {name}: {length} characters; the limit is {MAX_CONTEXT}");
+            if length > KEPT_CONTEXT {
+                self.warnings.push(format!(
+                    "{flag} {name}: it has {length} characters; the server keeps {KEPT_CONTEXT} of a text and cuts out \
+                     its middle"
+                ));
+            }
+            if content.trim().is_empty() {
+                self.warnings.push(format!("{flag} {name}: it is empty, and the server drops it"));
+            }
+            entries.push(Context { name: name.clone(), content, priority: *priority });
+        }
+        ensure!(
+            total <= MAX_CONTEXT_TOTAL,
+            "--context and --context-file: {total} characters in all; the limit is {MAX_CONTEXT_TOTAL}"
+        );
+        if total > KEPT_CONTEXT_TOTAL {
+            self.warnings.push(format!(
+                "--context and --context-file: {total} characters in all; the server keeps {KEPT_CONTEXT_TOTAL} of all \
+                 texts and drops the rest"
+            ));
+        }
+        Ok(entries)
+    }
+}
+
+/// Returns the media type of an image, by its first bytes.
+fn image_type(bytes: &[u8]) -> Option<&'static str> {
+    let is_webp = bytes.starts_with(b"RIFF") && bytes.get(8..12) == Some(b"WEBP");
+    match bytes {
+        [0x89, b'P', b'N', b'G', b'\r', b'\n', 0x1a, b'\n', ..] => Some("image/png"),
+        [0xff, 0xd8, 0xff, ..] => Some("image/jpeg"),
+        [b'G', b'I', b'F', b'8', b'7' | b'9', b'a', ..] => Some("image/gif"),
+        _ if is_webp => Some("image/webp"),
+        _ => None,
     }
 }
