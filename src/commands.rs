@@ -237,23 +237,22 @@ impl Context<'_> {
         report.session_id = Some(session_id);
         if matches!(report.end, End::Failed(_)) {
             report.fate = Fate::Open;
-            let watch = self.watch.last_calls(ending::LAST_CALLS);
-            self.stop_run(session, run_id, &watch, &mut report);
+            let client = self.client.with_watch(self.watch.last_calls(ending::LAST_CALLS));
+            self.stop_run(session, run_id, &client, &mut report);
         }
         report
     }
 
     /// Cancels a run that was not followed.
-    fn stop_run(&mut self, session: Uuid, run: String, watch: &Watch, report: &mut Report) {
-        let client = self.client.with_watch(watch.clone());
+    fn stop_run(&mut self, session: Uuid, run: String, client: &Client, report: &mut Report) {
         report.run.run_id = Some(run.clone());
         report.cancel_tried = true;
         let options = self.options(run, Asks::Unknown, Start::Peek);
         let mut follower = Follower::new(self, session, options, None);
-        let cancel = follower.stop(&client, watch);
+        let cancel = follower.stop(client, client.watch());
         report.fate = follower.fate().clone();
         announce(self.console, &cancel);
-        announce_later_signal(self.console, watch, session, self.follow, &cancel);
+        announce_later_signal(self.console, client.watch(), session, self.follow, &cancel);
     }
 
     /// Makes the report for a prompt without a run ID. If the prompt is in doubt, looks for its run and cancels it.
@@ -267,10 +266,9 @@ impl Context<'_> {
         }
         report.fate = Fate::Open;
         if self.follow.cancel || class != Class::Cause {
-            let watch = self.watch.last_calls(ending::LAST_CALLS);
-            let client = self.client.with_watch(watch.clone());
-            if let Some(run) = prompt.find_run(&client, &watch) {
-                self.stop_run(session, run.to_string(), &watch, &mut report);
+            let client = self.client.with_watch(self.watch.last_calls(ending::LAST_CALLS));
+            if let Some(run) = prompt.find_run(&client, client.watch()) {
+                self.stop_run(session, run.to_string(), &client, &mut report);
                 return report;
             }
         }
@@ -282,22 +280,15 @@ impl Context<'_> {
 
     fn resume(mut self, session: Uuid, choices: Choices) -> Result<Report, Failure> {
         let Some(run_id) = self.client.session(session)?.active_run() else {
-            return Err(self.nothing_to_resume(session));
+            let message =
+                format!("cannot resume session {session}: it has no active run; sortie attach shows the last one");
+            return Err(self.swallowed_pause(session).unwrap_or_else(|| Failure::new(Reason::Conflict, message)));
         };
         let active_since = Instant::now();
         self.console.progress(&format!("resuming run {run_id} of session {session}"));
         let options = self.options(run_id.to_string(), Asks::SomeCalls, Start::Waiting);
         let options = run::Options { choices: Some(choices), ..options };
         Ok(Follower::new(&mut self, session, options, Some(active_since)).run(None))
-    }
-
-    fn nothing_to_resume(&self, session: Uuid) -> Failure {
-        if let Some(failure) = self.swallowed_pause(session) {
-            return failure;
-        }
-        let message =
-            format!("cannot resume session {session}: it has no active run; sortie attach shows the last one");
-        Failure::new(Reason::Conflict, message)
     }
 
     /// Returns a failure if the server was restarted while calls were pending: no run is active, the events are gone,
