@@ -1,7 +1,7 @@
 //! Reads and writes pipes, FIFOs and terminals without a thread. A deadline or signal ends every wait.
 
 use crate::files;
-use crate::watchdog::{Ready, Watch, poll_for};
+use crate::watchdog::{Watch, poll_for};
 use rustix::event::{PollFd, PollFlags};
 use rustix::fs::{FileType, OFlags, fstat};
 use rustix::io::Errno;
@@ -29,7 +29,7 @@ pub fn read(source: impl AsFd, limit: usize, watch: &Watch) -> io::Result<Vec<u8
     let mut bytes = Vec::new();
     let mut piece = vec![0; 64 * 1024];
     while bytes.len() < limit {
-        if watch.wait_for(source.as_fd(), PollFlags::IN, None) == Ready::Cause {
+        if !watch.wait_for(source.as_fd(), PollFlags::IN) {
             return Err(io::Error::new(ErrorKind::TimedOut, "it did not end in time"));
         }
         let room = piece.len().min(limit - bytes.len());
@@ -73,7 +73,7 @@ impl Pipe {
     /// Waits until a write does not block; `TimedOut` if that takes too long after the deadline or signal.
     fn wait(&self) -> io::Result<()> {
         if let Some(watch) = &self.watch
-            && watch.wait_for(self.as_fd(), PollFlags::OUT, None) == Ready::Descriptor
+            && watch.wait_for(self.as_fd(), PollFlags::OUT)
         {
             return Ok(());
         }

@@ -96,17 +96,6 @@ impl OnSignal {
     }
 }
 
-/// What ended a wait.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Ready {
-    /// The descriptor is ready.
-    Descriptor,
-    /// The deadline has passed or a signal has arrived.
-    Cause,
-    /// The time limit of the wait is over.
-    Time,
-}
-
 /// Prints a line on stderr.
 type Speaker = Arc<dyn Fn(&str) + Send + Sync>;
 
@@ -323,31 +312,27 @@ impl Watch {
 
     /// Sleeps. Fails at once when the deadline passes or a signal arrives.
     pub fn sleep(&self, time: Duration) -> Result<(), Failure> {
-        match self.wait(&mut [self.poll_fd()], Some(time)) {
-            Ready::Cause => self.check(),
-            Ready::Descriptor | Ready::Time => Ok(()),
+        let end = Instant::now() + time;
+        loop {
+            self.check()?;
+            let left = end.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return Ok(());
+            }
+            poll_for(&mut [self.poll_fd()], Some(self.cut(left)));
         }
     }
 
-    /// Waits until `descriptor` is ready for `flags`, at most for `limit`, and at most until the deadline or a signal.
-    pub fn wait_for(&self, descriptor: BorrowedFd<'_>, flags: PollFlags, limit: Option<Duration>) -> Ready {
-        self.wait(&mut [self.poll_fd(), PollFd::from_borrowed_fd(descriptor, flags)], limit)
-    }
-
-    /// Waits for the descriptors. The first one is that of the watch.
-    fn wait(&self, descriptors: &mut [PollFd<'_>], limit: Option<Duration>) -> Ready {
-        let end = limit.and_then(|limit| Instant::now().checked_add(limit));
+    /// Waits until `descriptor` is ready for `flags`. Returns false after the deadline or a signal.
+    pub fn wait_for(&self, descriptor: BorrowedFd<'_>, flags: PollFlags) -> bool {
         loop {
             if self.peek().is_some() {
-                return Ready::Cause;
+                return false;
             }
-            let left = end.map(|end| end.saturating_duration_since(Instant::now()));
-            poll_for(descriptors, Some(self.cut(left.unwrap_or(Duration::MAX))));
-            if descriptors[1..].iter().any(|descriptor| !descriptor.revents().is_empty()) {
-                return Ready::Descriptor;
-            }
-            if left.is_some_and(|left| left.is_zero()) {
-                return Ready::Time;
+            let mut both = [PollFd::from_borrowed_fd(descriptor, flags), self.poll_fd()];
+            poll_for(&mut both, Some(self.cut(Duration::MAX)));
+            if !both[0].revents().is_empty() {
+                return true;
             }
         }
     }
