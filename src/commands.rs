@@ -181,12 +181,12 @@ impl Context<'_> {
 
     fn announce_policy(&self) {
         let policy = &self.follow.policy;
-        if policy.list_is_sent {
-            self.console
-                .progress("the list of allowed tools goes to the server, in place of the server's own policy");
-        } else if policy.replaces_servers() {
-            self.console
-                .progress("the policy flags replace the server's policy for this run, its denials included");
+        if policy.replaces_servers() {
+            self.console.progress(if policy.list_is_sent {
+                "the list of allowed tools goes to the server, in place of the server's own policy"
+            } else {
+                "the policy flags replace the server's policy for this run, its denials included"
+            });
         }
     }
 
