@@ -115,7 +115,7 @@ impl Talk {
         let mut ready = Vec::with_capacity(3);
         ready.extend(self.stdin.as_ref().map(|stdin| PollFd::new(stdin, PollFlags::OUT)));
         ready.extend(self.stdout.as_ref().map(|stdout| PollFd::new(stdout, PollFlags::IN)));
-        ready.extend(watch.map(|watch| PollFd::from_borrowed_fd(watch.fd(), PollFlags::IN)));
+        ready.extend(watch.map(Watch::poll_fd));
         poll_for(&mut ready, Some(limit));
         drop(ready);
         self.ask_on();

@@ -1,9 +1,10 @@
-//! The command line: clap's derive, and the words for a command line that it cannot read. settings.rs says what the
-//! flags mean together.
+//! The command line as clap parses it, and the message about one that clap cannot parse. settings.rs says what the flags
+//! mean together.
 
 #![expect(clippy::doc_markdown, reason = "these doc comments are shown to people as they are")]
 
 use crate::run::policy::OnApproval;
+use clap::builder::PossibleValue;
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{ArgAction, Args, CommandFactory, Parser, Subcommand, ValueEnum, ValueHint};
 use std::ffi::OsString;
@@ -147,7 +148,7 @@ Exit codes: 0 the server is there and accepts the token, 1 it is not or does not
 const EXIT_HELP: &str = "Exit codes: 0 the help was shown, 1 there is no such command.";
 
 impl Command {
-    /// The options of the commands that follow a run.
+    /// Returns the options that only the commands that follow a run have.
     pub const fn follow(&self) -> Option<&Follow> {
         match self {
             Self::Run(run) => Some(&run.follow),
@@ -237,6 +238,20 @@ pub struct Common {
     /// Print help; --help shows all options, and explains them
     #[arg(short, long, action = ArgAction::Help, global = true, help_heading = "Output", display_order = 92)]
     pub help: Option<bool>,
+}
+
+impl Common {
+    /// The files that the options name, apart from a recording.
+    pub fn files(&self) -> impl Iterator<Item = (&'static str, &PathBuf)> {
+        let files = [
+            ("--token-file", &self.token_file),
+            ("--header-file", &self.header_file),
+            ("--cacert", &self.cacert),
+            ("--cert", &self.cert),
+            ("--key", &self.key),
+        ];
+        files.into_iter().filter_map(|(flag, path)| path.as_ref().map(|path| (flag, path)))
+    }
 }
 
 #[derive(Debug, Args)]
@@ -562,41 +577,32 @@ pub struct Ping {
 #[derive(Debug, Args)]
 pub struct Help {
     /// The command [default: sortie itself]
-    #[arg(value_name = "COMMAND", value_enum)]
-    pub command: Option<Topic>,
+    #[arg(value_name = "COMMAND", value_parser = TOPICS.map(|(name, help)| PossibleValue::new(name).help(help)))]
+    pub command: Option<String>,
 }
 
-/// What `help` explains.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum Topic {
-    /// Start a run
-    Run,
-    /// Decide tool calls
-    Resume,
-    /// Follow a run
-    Attach,
-    /// Stop a run
-    Cancel,
-    /// Show the calls that wait
-    Pending,
-    /// Show the sessions
-    List,
-    /// Ask for the server
-    Ping,
-    /// Show help
-    Help,
-}
+/// The commands that `help` explains.
+const TOPICS: [(&str, &str); 8] = [
+    ("run", "Start a run"),
+    ("resume", "Decide tool calls"),
+    ("attach", "Follow a run"),
+    ("cancel", "Stop a run"),
+    ("pending", "Show the calls that wait"),
+    ("list", "Show the sessions"),
+    ("ping", "Ask for the server"),
+    ("help", "Show help"),
+];
 
 /// Returns the help of a command in full, or of sortie itself.
-pub fn help(topic: Option<Topic>) -> String {
+pub fn help(command: Option<&str>) -> String {
     let mut root = Cli::command();
     root.build();
-    let name = topic.and_then(|topic| topic.to_possible_value());
-    let command = name.and_then(|name| root.find_subcommand_mut(name.get_name()).cloned());
+    let command = command.and_then(|name| root.find_subcommand_mut(name).cloned());
     command.unwrap_or(root).render_long_help().to_string()
 }
 
-/// A length of time with its unit: 90s, 10m, 1h 30m. Zero would mean "never" to some people and "at once" to others.
+/// Parses a length of time with its unit: 90s, 10m, 1h 30m. Zero would mean "never" to some people and "at once" to
+/// others.
 fn duration(text: &str) -> Result<Duration, String> {
     match duration_or_zero(text) {
         Ok(Duration::ZERO) => Err("it must be greater than zero".into()),
@@ -604,7 +610,7 @@ fn duration(text: &str) -> Result<Duration, String> {
     }
 }
 
-/// The same where the help says what zero means.
+/// Like [`duration`], but zero is allowed: the help says what it means.
 fn duration_or_zero(text: &str) -> Result<Duration, String> {
     match humantime::parse_duration(text) {
         Ok(duration) => Ok(duration),
@@ -613,8 +619,7 @@ fn duration_or_zero(text: &str) -> Result<Duration, String> {
     }
 }
 
-/// Says why clap could not read a command line, in one line of ours: what is wrong, and the nearest right word or where
-/// to look.
+/// Returns in one line why clap could not parse the command line, with the nearest right word or where to look.
 pub fn mistake(error: &clap::Error) -> String {
     let words = |kind| match error.get(kind) {
         Some(ContextValue::String(word)) => word.clone(),

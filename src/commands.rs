@@ -1,8 +1,8 @@
 //! What each command does.
 
-use crate::agent::calls::{NewMessage, NewSession, SessionState};
+use crate::agent::calls::{ApproveOverride, NewMessage, NewSession, SessionState};
 use crate::cli::{self, Cli, Format, PlainFormat, mistake};
-use crate::client::{Address, Client, Headers, Options, new_key};
+use crate::client::{Client, new_key};
 use crate::console::{Console, Level};
 use crate::ending::{self, Cancel, announce, command, guard, on_signal, silence_panics};
 use crate::follow::{Context, Follower, asked_calls, session_state};
@@ -10,14 +10,13 @@ use crate::history::{self, LastRun};
 use crate::input;
 use crate::outcome::{Class, End, Exit, Failure, KnownEnd, Reason, Report};
 use crate::output::Output;
-use crate::rehearsal::Rehearsal;
 use crate::run::batch::AskedCalls;
 use crate::run::choices::Choices;
 use crate::run::transcript::Transcript;
 use crate::run::{self, Start};
 use crate::same_file;
 use crate::send::{Prompt, Unsent};
-use crate::settings::{self, Approval, Command, Follow, Server, Settings};
+use crate::settings::{self, Command, Server};
 use crate::watchdog::{OnSignal, Watch};
 use clap::error::ErrorKind;
 use std::io::Write;
@@ -28,7 +27,7 @@ use uuid::Uuid;
 pub fn execute(cli: &Cli, watch: &Watch, console: &Console) -> Exit {
     let (began, started_at) = (Instant::now(), SystemTime::now());
     if let cli::Command::Help(help) = &cli.command {
-        return show_help(help.command, watch, console);
+        return show(&cli::help(help.command.as_deref()), watch.clone(), console);
     }
     let common = &cli.common;
     if common.quiet {
@@ -46,28 +45,21 @@ pub fn execute(cli: &Cli, watch: &Watch, console: &Console) -> Exit {
 
 /// Prints help, the version, or what is wrong with the command line.
 pub fn explain(error: &clap::Error, watch: Watch, console: &Console) -> Exit {
-    let text = error.render().to_string();
     match error.kind() {
-        ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => {}
+        ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => {
+            return show(&error.render().to_string(), watch, console);
+        }
         // Without a command, the help goes to stderr.
         ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand | ErrorKind::MissingSubcommand => {
             console.raw(&cli::help(None));
-            return Exit::Failed;
         }
-        _ => {
-            console.error(&format!("failed (usage): {}", mistake(error)));
-            return Exit::Failed;
-        }
+        _ => console.error(&format!("failed (usage): {}", mistake(error))),
     }
-    show(&text, watch, console)
-}
-
-fn show_help(topic: Option<cli::Topic>, watch: &Watch, console: &Console) -> Exit {
-    show(&cli::help(topic), watch.clone(), console)
+    Exit::Failed
 }
 
 fn show(text: &str, watch: Watch, console: &Console) -> Exit {
-    match Output::new(Format::Text, watch, console.clone()).answer(text.trim_end()) {
+    match Output::new(Format::Text, watch, console.clone()).line(text.trim_end()) {
         Ok(()) => Exit::Completed,
         Err(_) => Exit::Failed,
     }
@@ -94,36 +86,38 @@ fn start_log(verbose: u8, console: &Console) {
 }
 
 fn prepare(cli: &Cli, watch: &Watch, console: &Console, output: &mut Output) -> Result<Report, Failure> {
+    let usage = |error: anyhow::Error| Failure::usage(&error);
     if let Some(follow) = cli.command.follow() {
         watch.arm(follow.timeout, "--timeout");
-        same_file::check(cli).map_err(|error| Failure::usage(&error))?;
+        same_file::check(cli).map_err(usage)?;
         if let Some(path) = &follow.result_file {
-            output.set_result_file(path).map_err(|error| Failure::usage(&error))?;
+            output.set_result_file(path).map_err(usage)?;
         }
         if let Some(path) = &follow.record {
-            output.set_recording(path).map_err(|error| Failure::usage(&error))?;
+            output.set_recording(path).map_err(usage)?;
         }
     }
-    let usage = |error: anyhow::Error| Failure::usage(&error);
     let settings = settings::resolve(cli).map_err(usage)?;
-    let inputs = inputs(&settings, watch, console);
+    let options = input::client_options(&cli.common, &settings.server, watch);
+    let inputs = options.and_then(|options| Ok((options, input::message(&settings.command, watch, console)?)));
     // A signal that interrupted the reading is not a usage error.
     watch.check()?;
-    let (options, rehearsal, message) = inputs.map_err(usage)?;
-    if let Server::Practice(source) = &settings.server {
+    let (options, message) = inputs.map_err(usage)?;
+    let is_rehearsal = if let Server::Practice(source) = &settings.server {
         let outcome = source.path.display();
         console.error(&format!("REHEARSAL ({outcome}): a practice server plays a recorded run; nothing is real"));
-    }
+        true
+    } else {
+        false
+    };
     let client = &Client::new(options.clone(), watch.clone(), console.clone());
-    let server_flags = settings::server_flags(&cli.common);
-    let context = Context { client, watch, console, output, server_flags };
+    let context = Context { client, watch, console, output, follow: &settings.follow };
     let session_id = settings.command.session();
-    let server = Some(client.url().to_owned());
     let done = match (settings.command, message) {
-        (Command::Run(settings), Some(message)) => context.run(&settings, &message),
+        (Command::Run(run), Some((message, warnings))) => context.run(&run, &message, &warnings),
         (Command::Run(_), None) => Err(Failure::new(Reason::Internal, "the prompt was not read")),
-        (Command::Resume { session, choices, follow }, _) => context.resume(session, choices, &follow),
-        (Command::Attach { session, run, follow }, _) => context.attach(session, run, &follow),
+        (Command::Resume { session, choices }, _) => context.resume(session, choices),
+        (Command::Attach { session, run }, _) => context.attach(session, run),
         (Command::Cancel { session, timeout }, _) => context.cancel(session, timeout),
         (Command::Pending { session: Some(session), format }, _) => context.pending(session, format),
         (Command::Pending { session: None, format }, _) => context.pending_anywhere(format),
@@ -131,31 +125,8 @@ fn prepare(cli: &Cli, watch: &Watch, console: &Console, output: &mut Output) -> 
         (Command::Ping { wait, format }, _) => context.ping(options, wait, format),
     };
     let report = done.unwrap_or_else(|failure| Report { session_id, ..Report::new(failure.into()) });
-    Ok(Report { server, server_version: client.server_version(), rehearsal: rehearsal.is_some(), ..report })
-}
-
-/// The client's options, the practice server of a rehearsal, and the message of `run`.
-type Inputs = (Options, Option<Rehearsal>, Option<Message>);
-
-/// A message, and warnings about the parts that the server will cut.
-type Message = (NewMessage, Vec<String>);
-
-/// Reads the files that the settings name, and starts the practice server.
-fn inputs(settings: &Settings, watch: &Watch, console: &Console) -> anyhow::Result<Inputs> {
-    let (options, rehearsal) = match &settings.server {
-        Server::Real(server) => (input::server(settings, server, watch)?, None),
-        Server::Practice(source) => {
-            let rehearsal = Rehearsal::start(input::rehearsed(source, watch)?)
-                .map_err(|error| anyhow::anyhow!("cannot start the practice server: {error}"))?;
-            let address = Address::parse(rehearsal.url())?;
-            (input::options(settings, address, None, Headers::default()), Some(rehearsal))
-        }
-    };
-    let message = match &settings.command {
-        Command::Run(run) => Some(input::message(&run.message, watch, console)?),
-        _ => None,
-    };
-    Ok((options, rehearsal, message))
+    let (server, server_version) = (Some(client.url().to_owned()), client.server_version());
+    Ok(Report { server, server_version, rehearsal: is_rehearsal, ..report })
 }
 
 /// What `run --detach -o json` prints.
@@ -167,76 +138,85 @@ struct Detached<'a> {
 }
 
 impl Context<'_> {
-    fn run(mut self, settings: &settings::Run, (message, warnings): &Message) -> Result<Report, Failure> {
+    fn run(
+        mut self,
+        settings: &settings::Run<'_>,
+        message: &NewMessage,
+        warnings: &[String],
+    ) -> Result<Report, Failure> {
         warnings.iter().for_each(|warning| self.console.error(warning));
-        self.announce_policy(&settings.follow);
+        self.announce_policy();
+        let flags = settings.flags;
         let (session, is_new_session) = match settings.session {
             Some(session) => (session, false),
             None => {
                 self.console.progress(&format!("creating a session at {}", self.client.url()));
-                let new = NewSession { title: &settings.title, cwd: settings.workdir.as_deref() };
+                let title = flags.title.clone().unwrap_or_else(|| format!("autopilot: {}", flags.profile));
+                let new = NewSession { title: &title, cwd: flags.workdir.as_deref() };
                 (self.client.create_session(&new)?, true)
             }
         };
         self.console.progress(&format!("session {session}"));
         let asked = self.asked_calls(settings)?;
         let prompt = Prompt { session, is_new_session, message, key: new_key() };
-        self.watch.on_signal_say(on_signal(&settings.follow));
+        self.watch.on_signal_say(on_signal(self.follow));
         let sent_at = Instant::now();
         let run_id = match prompt.send(self.client) {
             Ok(run_id) => run_id.to_string(),
-            Err(unsent) => return Ok(self.unsent(&prompt, &settings.follow, unsent)),
+            Err(unsent) => return Ok(self.unsent(&prompt, unsent)),
         };
         self.console.progress(&format!("run {run_id}"));
         if let Some(format) = settings.detach {
-            return Ok(self.detach(session, run_id, format, &settings.follow));
+            return Ok(self.detach(session, run_id, format));
         }
         let options = run::Options {
             is_first: is_new_session,
-            sandbox: settings.message.sandbox,
+            sandbox: flags.sandbox,
             max_tokens: settings.max_tokens,
             max_tool_calls: settings.max_tool_calls,
-            ..self.options(run_id, asked, Start::Fresh, &settings.follow)
+            ..self.options(run_id, asked, Start::Fresh)
         };
-        Ok(Follower::new(&mut self, &settings.follow, session, options, Some(sent_at)).run(None))
+        Ok(Follower::new(&mut self, session, options, Some(sent_at)).run(None))
     }
 
-    fn announce_policy(&self, follow: &Follow) {
-        if follow.policy.list_is_sent {
-            self.console
-                .progress("the list of allowed tools goes to the server, in place of the server's own policy");
-        } else if follow.policy.replaces_servers() {
-            self.console
-                .progress("the policy flags replace the server's policy for this run, its denials included");
+    fn announce_policy(&self) {
+        let policy = &self.follow.policy;
+        if policy.replaces_servers() {
+            self.console.progress(if policy.list_is_sent {
+                "the list of allowed tools goes to the server, in place of the server's own policy"
+            } else {
+                "the policy flags replace the server's policy for this run, its denials included"
+            });
         }
     }
 
     /// Returns the calls that the server asks about, as far as this is known before the run.
-    fn asked_calls(&self, settings: &settings::Run) -> Result<AskedCalls, Failure> {
-        Ok(match settings.message.approval {
-            Approval::Ask => AskedCalls::EveryCall,
-            Approval::List(_) => AskedCalls::SomeCalls,
-            Approval::Servers if settings.only_pauses => {
+    fn asked_calls(&self, settings: &settings::Run<'_>) -> Result<AskedCalls, Failure> {
+        Ok(match settings.auto_approve {
+            Some(ApproveOverride::None) => AskedCalls::EveryCall,
+            Some(ApproveOverride::All) => AskedCalls::NoCall,
+            Some(ApproveOverride::Tools(_)) => AskedCalls::SomeCalls,
+            None if settings.only_pauses => {
                 let asked = asked_calls(self.client.config()?.auto_approve_mode);
                 if asked == AskedCalls::NoCall {
                     self.console.error("nothing will pause: the server approves every tool call by itself");
                 }
                 asked
             }
-            Approval::Servers => AskedCalls::Unknown,
+            None => AskedCalls::Unknown,
         })
     }
 
-    pub fn options(&self, run_id: String, asked: AskedCalls, start: Start, follow: &Follow) -> run::Options {
+    pub fn options(&self, run_id: String, asked: AskedCalls, start: Start) -> run::Options {
         run::Options {
             run_id,
             asked,
             keep: self.output.keep(),
             start,
             is_first: false,
-            policy: follow.policy.clone(),
+            policy: self.follow.policy.clone(),
             choices: None,
-            fail_on_tool_error: follow.fail_on_tool_error,
+            fail_on_tool_error: self.follow.fail_on_tool_error,
             sandbox: false,
             max_tokens: None,
             max_tool_calls: None,
@@ -245,37 +225,35 @@ impl Context<'_> {
 
     /// Prints the session's ID. If that fails, nobody could find the run, so the run is cancelled. The same happens
     /// after a signal that came too late to stop the prompt.
-    fn detach(&mut self, session: Uuid, run_id: String, format: PlainFormat, follow: &Follow) -> Report {
-        let line = match format {
-            PlainFormat::Text => session.to_string(),
-            PlainFormat::Json => {
-                let detached = Detached { r#type: "detached", session_id: session, run_id: &run_id };
-                serde_json::to_string(&detached).unwrap_or_default()
-            }
-        };
-        let told = self.watch.check().and_then(|()| self.output.deliver(&line));
+    fn detach(&mut self, session: Uuid, run_id: String, format: PlainFormat) -> Report {
+        let detached = Detached { r#type: "detached", session_id: session, run_id: &run_id };
+        let told = self
+            .watch
+            .check()
+            .and_then(|()| self.output.answer(format, &detached, [session.to_string()]))
+            .and_then(|()| self.output.end_with_answer());
         let mut report = Report::new(told.map_or_else(End::Failed, |()| End::Completed));
         report.session_id = Some(session);
         if matches!(report.end, End::Failed(_)) {
             report.known_end = KnownEnd::Open;
             let client = self.client.with_watch(self.watch.last_calls(ending::LAST_CALLS));
-            self.stop_run(session, run_id, follow, &client, &mut report);
+            self.stop_run(session, run_id, &client, &mut report);
         }
         report
     }
 
     /// Cancels a run that was not followed.
-    fn stop_run(&mut self, session: Uuid, run: String, follow: &Follow, client: &Client, report: &mut Report) {
+    fn stop_run(&mut self, session: Uuid, run: String, client: &Client, report: &mut Report) {
         report.run.run_id = Some(run.clone());
         report.cancel_tried = true;
-        let options = self.options(run, AskedCalls::Unknown, Start::Peek, follow);
-        let mut follower = Follower::new(self, follow, session, options, None);
+        let options = self.options(run, AskedCalls::Unknown, Start::Peek);
+        let mut follower = Follower::new(self, session, options, None);
         follower.cancel(client);
         report.known_end = follower.machine.known_end().clone();
     }
 
     /// Makes the report for a prompt without a run ID. If the prompt is in doubt, looks for its run and cancels it.
-    fn unsent(&mut self, prompt: &Prompt<'_>, follow: &Follow, unsent: Unsent) -> Report {
+    fn unsent(&mut self, prompt: &Prompt<'_>, unsent: Unsent) -> Report {
         let session = prompt.session;
         let class = unsent.failure.reason.class();
         let mut report = Report::new(unsent.failure.into());
@@ -284,37 +262,30 @@ impl Context<'_> {
             return report;
         }
         report.known_end = KnownEnd::Open;
-        if follow.cancel || class != Class::Cause {
+        if self.follow.cancel || class != Class::Cause {
             let client = self.client.with_watch(self.watch.last_calls(ending::LAST_CALLS));
             if let Some(run) = prompt.find_run(&client) {
-                self.stop_run(session, run.to_string(), follow, &client, &mut report);
+                self.stop_run(session, run.to_string(), &client, &mut report);
                 return report;
             }
         }
-        let command = command("attach", session, follow, &[]);
+        let command = command("attach", session, self.follow, &[]);
         self.console.error(&format!("the prompt may have reached the server; to look: {command}"));
         report.resume_hint = Some(command);
         report
     }
 
-    fn resume(mut self, session: Uuid, choices: Choices, follow: &Follow) -> Result<Report, Failure> {
+    fn resume(mut self, session: Uuid, choices: Choices) -> Result<Report, Failure> {
         let Some(run_id) = self.client.session(session)?.active_run() else {
-            return Err(self.nothing_to_resume(session));
+            let message =
+                format!("cannot resume session {session}: it has no active run; sortie attach shows the last one");
+            return Err(self.swallowed_pause(session).unwrap_or_else(|| Failure::new(Reason::Conflict, message)));
         };
         let active_since = Instant::now();
         self.console.progress(&format!("resuming run {run_id} of session {session}"));
-        let options = self.options(run_id.to_string(), AskedCalls::SomeCalls, Start::FromNow, follow);
+        let options = self.options(run_id.to_string(), AskedCalls::SomeCalls, Start::FromNow);
         let options = run::Options { choices: Some(choices), ..options };
-        Ok(Follower::new(&mut self, follow, session, options, Some(active_since)).run(None))
-    }
-
-    fn nothing_to_resume(&self, session: Uuid) -> Failure {
-        if let Some(failure) = self.swallowed_pause(session) {
-            return failure;
-        }
-        let message =
-            format!("cannot resume session {session}: it has no active run; sortie attach shows the last one");
-        Failure::new(Reason::Conflict, message)
+        Ok(Follower::new(&mut self, session, options, Some(active_since)).run(None))
     }
 
     /// Returns a failure if the server was restarted while calls were pending: no run is active, the events are gone,
@@ -331,7 +302,7 @@ impl Context<'_> {
         })
     }
 
-    fn attach(mut self, session: Uuid, run: Option<Uuid>, follow: &Follow) -> Result<Report, Failure> {
+    fn attach(mut self, session: Uuid, run: Option<Uuid>) -> Result<Report, Failure> {
         let found = self.client.session(session)?;
         let active = found.active_run().filter(|active| run.is_none_or(|run| run == *active));
         let (run_id, known, active_since) = match active {
@@ -348,8 +319,8 @@ impl Context<'_> {
             }
         };
         self.console.progress(&format!("attached to run {run_id}"));
-        let options = self.options(run_id.to_string(), AskedCalls::SomeCalls, Start::Fresh, follow);
-        Ok(Follower::new(&mut self, follow, session, options, active_since).run(known))
+        let options = self.options(run_id.to_string(), AskedCalls::SomeCalls, Start::Fresh);
+        Ok(Follower::new(&mut self, session, options, active_since).run(known))
     }
 
     /// Makes the report for a run that failed before its first event: only the session's state shows it.
@@ -377,10 +348,8 @@ impl Context<'_> {
         if let Some(failure) = self.swallowed_pause(session) {
             return Err(failure);
         }
-        let mut report = Report::new(
-            Failure::new(Reason::Lost, "the server has no events of the run any more: nobody can say how it ended")
-                .into(),
-        );
+        let lost = "the server has no events of the run any more: nobody can say how it ended";
+        let mut report = Report::new(Failure::new(Reason::Lost, lost).into());
         report.known_end = KnownEnd::Stopped;
         report.session_id = Some(session);
         if run.is_none() {
@@ -399,9 +368,8 @@ impl Context<'_> {
             self.console.progress("the session has no active run");
             return Ok(Report::new(End::Completed));
         };
-        let follow = Follow::default();
-        let options = self.options(run_id.to_string(), AskedCalls::SomeCalls, Start::Peek, &follow);
-        let mut follower = Follower::new(&mut self, &follow, session, options, None);
+        let options = self.options(run_id.to_string(), AskedCalls::SomeCalls, Start::Peek);
+        let mut follower = Follower::new(&mut self, session, options, None);
         match follower.stop(follower.client) {
             Cancel::Ended => {
                 self.console.progress(&format!("run {run_id} has stopped"));

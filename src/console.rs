@@ -178,7 +178,12 @@ impl Write for Console {
 
 /// Returns text for one line of a terminal, with every character that [`acts`] escaped.
 pub fn visible(text: &str) -> Cow<'_, str> {
-    show(text, &[])
+    if !text.contains(acts) {
+        return Cow::Borrowed(text);
+    }
+    let mut shown = String::with_capacity(text.len() + 16);
+    text.chars().for_each(|c| push_visible(&mut shown, c, &[]));
+    Cow::Owned(shown)
 }
 
 /// Returns the start of such a line: at most `limit` characters as shown.
@@ -199,21 +204,8 @@ pub fn visible_start(text: &str, limit: usize) -> String {
     start
 }
 
-/// Like [`visible`], for several lines with tabs.
-pub fn visible_lines(text: &str) -> Cow<'_, str> {
-    show(text, &['\n', '\t'])
-}
-
-fn show<'a>(text: &'a str, kept: &[char]) -> Cow<'a, str> {
-    if !text.contains(|c| acts(c) && !kept.contains(&c)) {
-        return Cow::Borrowed(text);
-    }
-    let mut shown = String::with_capacity(text.len() + 16);
-    text.chars().for_each(|c| push_visible(&mut shown, c, kept));
-    Cow::Owned(shown)
-}
-
-fn push_visible(shown: &mut String, c: char, kept: &[char]) {
+/// Adds a character as shown: escaped if it [`acts`] on a terminal and is not `kept`.
+pub fn push_visible(shown: &mut String, c: char, kept: &[char]) {
     match c {
         c if !acts(c) || kept.contains(&c) => shown.push(c),
         '\n' => shown.push_str("\\n"),
@@ -268,6 +260,8 @@ mod tests {
         assert_eq!(fitting("abcd", 3), "abc");
         assert_eq!(fitting("a日本", 3), "a日");
         assert_eq!(fitting("a日本", 4), "a日");
-        assert_eq!(visible_lines("a\nb\tc\r\u{1b}"), "a\nb\tc\\r\\u{1b}");
+        let mut lines = String::new();
+        "a\nb\tc\r\u{1b}".chars().for_each(|c| push_visible(&mut lines, c, &['\n', '\t']));
+        assert_eq!(lines, "a\nb\tc\\r\\u{1b}");
     }
 }

@@ -1,13 +1,13 @@
 //! Reads and writes pipes, FIFOs and terminals without a thread. A deadline or signal ends every wait.
 
-use crate::watchdog::{Ready, Watch, poll_for};
+use crate::files;
+use crate::watchdog::{Watch, poll_for};
 use rustix::event::{PollFd, PollFlags};
 use rustix::fs::{FileType, OFlags, fstat};
 use rustix::io::Errno;
 use std::fs::File;
 use std::io::{self, ErrorKind, IsTerminal, Write};
 use std::os::fd::{AsFd, BorrowedFd};
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -16,10 +16,9 @@ const READY: usize = 4096;
 /// How long a write still waits after the deadline or signal.
 const PARTING: Duration = Duration::from_millis(500);
 
-/// Opens a file for reading. Opening a FIFO does not block; [`read`] waits for its writer.
-pub fn open(path: &Path) -> io::Result<File> {
-    let non_blocking = i32::try_from(OFlags::NONBLOCK.bits()).unwrap_or_default();
-    File::options().read(true).custom_flags(non_blocking).open(path)
+/// Reads a file to its end, but at most `limit` bytes. Waits for the writer of a FIFO. For the errors see [`read`].
+pub fn read_file(path: &Path, limit: usize, watch: &Watch) -> io::Result<Vec<u8>> {
+    read(files::open(path, File::options().read(true), OFlags::empty())?, limit, watch)
 }
 
 /// Reads to the end, but at most `limit` bytes.
@@ -30,7 +29,7 @@ pub fn read(source: impl AsFd, limit: usize, watch: &Watch) -> io::Result<Vec<u8
     let mut bytes = Vec::new();
     let mut piece = vec![0; 64 * 1024];
     while bytes.len() < limit {
-        if watch.wait_for(source.as_fd(), PollFlags::IN, None) == Ready::Cause {
+        if !watch.wait_for(source.as_fd(), PollFlags::IN) {
             return Err(io::Error::new(ErrorKind::TimedOut, "it did not end in time"));
         }
         let room = piece.len().min(limit - bytes.len());
@@ -74,7 +73,7 @@ impl Pipe {
     /// Waits until a write does not block; `TimedOut` if that takes too long after the deadline or signal.
     fn wait(&self) -> io::Result<()> {
         if let Some(watch) = &self.watch
-            && watch.wait_for(self.as_fd(), PollFlags::OUT, None) == Ready::Descriptor
+            && watch.wait_for(self.as_fd(), PollFlags::OUT)
         {
             return Ok(());
         }
@@ -130,7 +129,7 @@ mod tests {
         let watch = Watch::without_signals().unwrap();
         let mut file = tempfile::NamedTempFile::new().unwrap();
         file.write_all(b"some text").unwrap();
-        let read = |limit| read(open(file.path()).unwrap(), limit, &watch).unwrap();
+        let read = |limit| read_file(file.path(), limit, &watch).unwrap();
         assert_eq!(read(100), b"some text");
         assert_eq!(read(4), b"some");
     }
@@ -141,7 +140,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("fifo");
         mknodat(CWD, &path, FileType::Fifo, Mode::RUSR | Mode::WUSR, 0).unwrap();
-        let fifo = open(&path).unwrap();
+        let fifo = files::open(&path, File::options().read(true), OFlags::empty()).unwrap();
         let writer = thread::spawn(move || std::fs::write(path, "late"));
         assert_eq!(read(&fifo, 100, &watch).unwrap(), b"late");
         writer.join().unwrap().unwrap();

@@ -275,11 +275,14 @@ pub fn resume_command(session: Uuid, follow: &Follow, waiting: &Waiting) -> Stri
 
 /// Returns a command line about this session, quoted for a shell.
 pub fn command(name: &str, session: Uuid, follow: &Follow, flags: &[String]) -> String {
+    let mut words = vec!["sortie".to_owned(), name.to_owned(), session.to_string()];
+    words.extend_from_slice(flags);
     // `sortie cancel` has no policy flags.
-    let policy = if name == "cancel" { &[][..] } else { &follow.policy_flags };
-    let options = flags.iter().chain(policy).chain(&follow.server_flags).map(String::as_str);
-    let session = session.to_string();
-    ["sortie", name, &session].into_iter().chain(options).map(quoted).collect::<Vec<_>>().join(" ")
+    if name != "cancel" {
+        words.extend(follow.policy_flags());
+    }
+    words.extend(follow.server_flags.iter().cloned());
+    words.iter().map(|word| quoted(word)).collect::<Vec<_>>().join(" ")
 }
 
 /// Quotes a word for a POSIX shell (XCU 2.2.2).

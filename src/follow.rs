@@ -7,7 +7,8 @@ use crate::client::{CallError, Client, EventStream, Refusal, Silence, StreamItem
 use crate::console::Console;
 use crate::history;
 use crate::outcome::{End, Failure, Reason};
-use crate::output::{Output, seconds};
+use crate::output::Output;
+use crate::progress::seconds;
 use crate::run::batch::AskedCalls;
 use crate::run::policy::{Ruling, Verdict};
 use crate::run::{Effect, Input, Machine, Options, State, Step, Uptime};
@@ -28,8 +29,7 @@ pub struct Context<'a> {
     pub watch: &'a Watch,
     pub console: &'a Console,
     pub output: &'a mut Output,
-    /// The flags with which a later command reaches the same server, for hints.
-    pub server_flags: Vec<String>,
+    pub follow: &'a Follow,
 }
 
 /// One run being followed.
@@ -56,7 +56,6 @@ impl<'a> Follower<'a> {
     /// said that the run is active.
     pub fn new(
         context: &'a mut Context<'_>,
-        settings: &'a Follow,
         session: Uuid,
         options: Options,
         active_since: Option<Instant>,
@@ -67,7 +66,7 @@ impl<'a> Follower<'a> {
             watch: context.watch,
             console: context.console,
             output: context.output,
-            settings,
+            settings: context.follow,
             session,
             machine: Machine::new(options),
             stream: EventStream::new(context.client, session, 0),

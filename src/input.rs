@@ -1,20 +1,19 @@
-//! What the settings name and a command needs: prompt, context, images, token, headers, certificates, a recording. Files
-//! and stdin are read here, each to its end, or to the deadline or a signal, and checked against the server's limits.
+//! Reads the files and the stdin that the settings name: prompt, context, images, token, headers, certificates, a
+//! recording. Each is read to its end, or until the deadline or a signal, and checked against the server's limits.
 
-use crate::agent::calls::{
-    ApproveOverride, Context as ContextEntry, NewMessage, Overrides, UserContent, UserMessage, UserPart,
-};
+use crate::agent::calls::{Context, NewMessage, Overrides, UserContent, UserMessage, UserPart};
+use crate::cli::Common;
 use crate::client::{self, Address, Headers, MAX_HEADERS, MAX_TOKEN, Token};
 use crate::console::Console;
 use crate::descriptor;
 use crate::rehearsal::{self, Outcome};
-use crate::settings::{Approval, Context, Message, RealServer, Settings, Source, Text, TokenSource};
+use crate::settings::{Command, ContextText, RealServer, Server, Source, Text, TokenSource};
 use crate::watchdog::Watch;
 use anyhow::{Context as _, Result, anyhow, bail, ensure};
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 use std::io::{self, IsTerminal};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 const MAX_SYSTEM_PROMPT: usize = 32_768;
 const MAX_CONTEXTS: usize = 32;
@@ -33,63 +32,28 @@ const KEPT_SYSTEM_PROMPT: usize = 32_000;
 /// About as much of [`KEPT_SYSTEM_PROMPT`] is the server's own list of tools.
 const TOOL_LIST: usize = 12_000;
 
-/// Reads what opens an agent server.
+/// Reads the credentials for a server, or starts a practice server.
 ///
 /// # Errors
 /// Something that cannot be read or used, with the name of the flag or the variable.
-pub fn server(settings: &Settings, server: &RealServer, watch: &Watch) -> Result<client::Options> {
-    let mut reader = Reader::new(watch);
-    let mut address = server.address.clone();
-    if let Some(source) = &server.cacert {
-        let doing = || format!("cannot read the certificates in {} ({})", source.path.display(), source.name);
-        let pem = reader.secret(source, MAX_PEM).with_context(doing)?;
-        address.trust(&pem).with_context(doing)?;
-    }
-    if let Some((cert, key)) = &server.identity {
-        present(&mut address, cert, key, &mut reader)?;
-    }
-    let token = match &server.token {
-        Some(TokenSource::Variable(token)) => Some(token.clone()),
-        Some(TokenSource::File(source)) => {
-            let doing = || format!("cannot read the token in {} ({})", source.path.display(), source.name);
-            let bytes = reader.secret(source, MAX_TOKEN).with_context(doing)?;
-            Some(Token::parse(&bytes, Some(source.path.clone())).with_context(doing)?)
+pub fn client_options(common: &Common, server: &Server, watch: &Watch) -> Result<client::Options> {
+    let (server, token, headers) = match server {
+        Server::Practice(source) => {
+            let url = rehearsal::start(practice_outcome(source, watch)?);
+            let url = url.map_err(|error| anyhow!("cannot start the practice server: {error}"))?;
+            (Address::parse(&url)?, None, Headers::default())
         }
-        None => None,
+        Server::Real(server) => (address(server, watch)?, token(server, watch)?, headers(server, watch)?),
     };
-    let headers = match &server.headers {
-        Some(source) => {
-            let doing = || format!("cannot read the headers in {} ({})", source.path.display(), source.name);
-            let bytes = reader.secret(source, MAX_HEADERS).with_context(doing)?;
-            Headers::parse(&bytes, Some(source.path.clone())).with_context(doing)?
-        }
-        None => Headers::default(),
-    };
-    Ok(options(settings, address, token, headers))
+    let (connect_timeout, retry_timeout) = (common.connect_timeout, common.retry_timeout);
+    Ok(client::Options { server, token, headers, connect_timeout, retry_timeout })
 }
 
-/// What a client of this server is made from.
-pub fn options(settings: &Settings, server: Address, token: Option<Token>, headers: Headers) -> client::Options {
-    let (connect_timeout, retry_timeout) = (settings.connect_timeout, settings.retry_timeout);
-    client::Options { server, token, headers, connect_timeout, retry_timeout }
-}
-
-fn present(address: &mut Address, cert: &Source, key: &Source, reader: &mut Reader<'_>) -> Result<()> {
-    let doing = |source: &Source| format!("cannot read {source}");
-    let cert_pem = reader.secret(cert, MAX_PEM).with_context(|| doing(cert))?;
-    let key_pem = if key.path == cert.path {
-        cert_pem.clone()
-    } else {
-        reader.secret(key, MAX_PEM).with_context(|| doing(key))?
-    };
-    address.present(&cert_pem, &key_pem)
-}
-
-/// Finds out what a practice server is to play: one of the five outcomes, or a recording.
+/// Returns what a practice server is to play: one of the five outcomes, or a recording.
 ///
 /// # Errors
-/// When it is none of these, or has no event in it.
-pub fn rehearsed(source: &Source, watch: &Watch) -> Result<Outcome> {
+/// The source is none of these, or has no event in it.
+fn practice_outcome(source: &Source, watch: &Watch) -> Result<Outcome> {
     source.path.to_string_lossy().parse().or_else(|error: String| {
         ensure!(source.path.exists(), "{source}: it is {error}, and no such file exists");
         let recording = Reader::new(watch).text(source)?;
@@ -98,143 +62,100 @@ pub fn rehearsed(source: &Source, watch: &Watch) -> Result<Outcome> {
     })
 }
 
-/// Reads the message that starts a run. Returns it with warnings about what the server will not keep.
+fn address(server: &RealServer, watch: &Watch) -> Result<Address> {
+    let mut address = server.address.clone();
+    if let Some(source) = &server.cacert {
+        let trusted = read_bounded(source, MAX_PEM, watch).and_then(|pem| address.trust(&pem));
+        trusted.with_context(|| cannot_read("certificates", source))?;
+    }
+    if let Some((cert, key)) = &server.identity {
+        let read = |source| read_bounded(source, MAX_PEM, watch).with_context(|| format!("cannot read {source}"));
+        let cert_pem = read(cert)?;
+        // A FIFO can be read only once.
+        let key_pem = if key.path == cert.path { cert_pem.clone() } else { read(key)? };
+        address.present(&cert_pem, &key_pem)?;
+    }
+    Ok(address)
+}
+
+fn token(server: &RealServer, watch: &Watch) -> Result<Option<Token>> {
+    let source = match &server.token {
+        Some(TokenSource::Variable(token)) => return Ok(Some(token.clone())),
+        Some(TokenSource::File(source)) => source,
+        None => return Ok(None),
+    };
+    let bytes = read_bounded(source, MAX_TOKEN, watch);
+    let token = bytes.and_then(|bytes| Token::parse(&bytes, Some(source.path.clone())));
+    token.map(Some).with_context(|| cannot_read("token", source))
+}
+
+fn headers(server: &RealServer, watch: &Watch) -> Result<Headers> {
+    let Some(source) = &server.headers else { return Ok(Headers::default()) };
+    let bytes = read_bounded(source, MAX_HEADERS, watch);
+    let headers = bytes.and_then(|bytes| Headers::parse(&bytes, Some(source.path.clone())));
+    headers.with_context(|| cannot_read("headers", source))
+}
+
+fn cannot_read(what: &str, source: &Source) -> String {
+    format!("cannot read the {what} in {} ({})", source.path.display(), source.name)
+}
+
+/// Reads a file that is never stdin, and refuses one that is larger than `limit`.
+fn read_bounded(source: &Source, limit: usize, watch: &Watch) -> Result<Vec<u8>> {
+    let bytes = descriptor::read_file(&source.path, limit + 1, watch)?;
+    ensure!(bytes.len() <= limit, "it is larger than {limit} bytes");
+    Ok(bytes)
+}
+
+/// A message, and warnings about the parts that the server will cut.
+pub type Warned = (NewMessage, Vec<String>);
+
+/// Reads the message that starts a run. Other commands have none.
 ///
 /// # Errors
 /// Something that cannot be read, or is over a limit of the server.
-pub fn message(message: &Message, watch: &Watch, console: &Console) -> Result<(NewMessage, Vec<String>)> {
+pub fn message(command: &Command<'_>, watch: &Watch, console: &Console) -> Result<Option<Warned>> {
+    let Command::Run(run) = command else { return Ok(None) };
     let mut reader = Reader { console: Some(console), ..Reader::new(watch) };
-    let mut warnings = Vec::new();
-    let text = reader.given(&message.prompt)?;
+    let text = reader.given(&run.prompt)?;
     ensure!(!text.trim().is_empty(), "the prompt is empty");
-    let system_prompt = message.system_prompt.as_ref();
+    let images = &run.flags.images;
+    let system_prompt = run.flags.system_prompt_file.as_ref();
     let new = NewMessage {
-        message: UserMessage { role: "user", content: prompt(text, &message.images, &mut reader)? },
+        message: UserMessage { role: "user", content: reader.content(text, images)? },
         r#type: "message",
-        model: message.model.clone(),
-        sandbox: message.sandbox,
+        model: run.flags.model.clone(),
+        sandbox: run.flags.sandbox,
         overrides: Overrides {
-            auto_approve: match &message.approval {
-                Approval::Servers => None,
-                Approval::Ask => Some(ApproveOverride::None),
-                Approval::List(list) => Some(ApproveOverride::Tools(list.clone())),
-            },
-            system_prompt: system_prompt
-                .map(|source| read_system_prompt(source, &mut reader, &mut warnings))
-                .transpose()?,
-            max_turns: message.max_turns,
+            auto_approve: run.auto_approve.clone(),
+            system_prompt: system_prompt.map(|path| reader.system_prompt(path)).transpose()?,
+            max_turns: run.max_turns,
         },
-        context: contexts(&message.contexts, &mut reader, &mut warnings)?,
+        context: reader.contexts(&run.contexts)?,
     };
-    if !message.images.is_empty() {
+    if !images.is_empty() {
         let size = serde_json::to_vec(&new)?.len();
         ensure!(
             size <= MAX_REQUEST,
             "--image: the request would have {size} bytes with the images, and the server takes {MAX_REQUEST}"
         );
     }
-    Ok((new, warnings))
+    Ok(Some((new, reader.warnings)))
 }
 
-fn prompt(text: String, images: &[Source], reader: &mut Reader<'_>) -> Result<UserContent> {
-    if images.is_empty() {
-        return Ok(UserContent::Text(text));
-    }
-    let mut parts = vec![UserPart::Text { text }];
-    for source in images {
-        // One byte more than could be sent tells that it is too large.
-        let bytes = reader.bytes(source, MAX_REQUEST + 1)?;
-        ensure!(
-            bytes.len() <= MAX_REQUEST,
-            "{source}: it is larger than the {MAX_REQUEST} bytes that the server takes"
-        );
-        let kind = image_type(&bytes).ok_or_else(|| anyhow!("{source}: it is no png, jpeg, gif or webp image"))?;
-        parts.push(UserPart::Image { url: format!("data:{kind};base64,{}", BASE64_STANDARD.encode(bytes)) });
-    }
-    Ok(UserContent::Parts(parts))
-}
-
-/// The media type of an image, by its first bytes.
-fn image_type(bytes: &[u8]) -> Option<&'static str> {
-    let is_webp = bytes.starts_with(b"RIFF") && bytes.get(8..12) == Some(b"WEBP");
-    match bytes {
-        [0x89, b'P', b'N', b'G', b'\r', b'\n', 0x1a, b'\n', ..] => Some("image/png"),
-        [0xff, 0xd8, 0xff, ..] => Some("image/jpeg"),
-        [b'G', b'I', b'F', b'8', b'7' | b'9', b'a', ..] => Some("image/gif"),
-        _ if is_webp => Some("image/webp"),
-        _ => None,
-    }
-}
-
-fn read_system_prompt(source: &Source, reader: &mut Reader<'_>, warnings: &mut Vec<String>) -> Result<String> {
-    let text = reader.text(source)?;
-    let length = text.chars().count();
-    ensure!(length <= MAX_SYSTEM_PROMPT, "{source}: {length} characters; the limit is {MAX_SYSTEM_PROMPT}");
-    if length > KEPT_SYSTEM_PROMPT - TOOL_LIST {
-        warnings.push(format!(
-            "{source}: it has {length} characters; the server keeps {KEPT_SYSTEM_PROMPT} of the system prompt and its \
-             list of tools together, and the list has about {TOOL_LIST}"
-        ));
-    }
-    Ok(text)
-}
-
-fn contexts(
-    contexts: &[Context],
-    reader: &mut Reader<'_>,
-    warnings: &mut Vec<String>,
-) -> Result<Vec<ContextEntry>> {
-    let count = contexts.len();
-    ensure!(
-        count <= MAX_CONTEXTS,
-        "--context and --context-file: {count} entries{}; the limit is {MAX_CONTEXTS}",
-        if contexts.iter().any(|context| context.flag == "--workdir") { " with that of --workdir" } else { "" }
-    );
-    let (mut entries, mut total) = (Vec::new(), 0);
-    for Context { flag, name, priority, text } in contexts {
-        let content = reader.given(text)?;
-        let (name_length, length) = (name.chars().count(), content.chars().count());
-        total += length;
-        ensure!(
-            name_length <= MAX_CONTEXT_NAME,
-            "{flag}: a name of {name_length} characters; the limit is {MAX_CONTEXT_NAME}"
-        );
-        ensure!(length <= MAX_CONTEXT, "{flag} {name}: {length} characters; the limit is {MAX_CONTEXT}");
-        if length > KEPT_CONTEXT {
-            warnings.push(format!(
-                "{flag} {name}: it has {length} characters; the server keeps {KEPT_CONTEXT} of a text and cuts out \
-                 its middle"
-            ));
-        }
-        if content.trim().is_empty() {
-            warnings.push(format!("{flag} {name}: it is empty, and the server drops it"));
-        }
-        entries.push(ContextEntry { name: name.clone(), content, priority: *priority });
-    }
-    ensure!(
-        total <= MAX_CONTEXT_TOTAL,
-        "--context and --context-file: {total} characters in all; the limit is {MAX_CONTEXT_TOTAL}"
-    );
-    if total > KEPT_CONTEXT_TOTAL {
-        warnings.push(format!(
-            "--context and --context-file: {total} characters in all; the server keeps {KEPT_CONTEXT_TOTAL} of all \
-             texts and drops the rest"
-        ));
-    }
-    Ok(entries)
-}
-
-/// Reads files and stdin. stdin is read only when asked, and can be read only once.
+/// Reads what a message is made of. stdin is read only when asked, and can be read only once.
 struct Reader<'a> {
     watch: &'a Watch,
     /// For what a person at a terminal must know.
     console: Option<&'a Console>,
     stdin_taken_by: Option<String>,
+    /// What the server will cut.
+    warnings: Vec<String>,
 }
 
 impl<'a> Reader<'a> {
     const fn new(watch: &'a Watch) -> Self {
-        Self { watch, console: None, stdin_taken_by: None }
+        Self { watch, console: None, stdin_taken_by: None, warnings: Vec::new() }
     }
 
     fn given(&mut self, text: &Text) -> Result<String> {
@@ -252,7 +173,8 @@ impl<'a> Reader<'a> {
     /// Reads no more than `limit` bytes.
     fn bytes(&mut self, source: &Source, limit: usize) -> Result<Vec<u8>> {
         if !source.is_stdin() {
-            return self.file(&source.path, limit).with_context(|| format!("cannot read {source}"));
+            let bytes = descriptor::read_file(&source.path, limit, self.watch);
+            return bytes.with_context(|| format!("cannot read {source}"));
         }
         if let Some(first) = self.stdin_taken_by.replace(source.to_string()) {
             bail!("{source} and {first} both take stdin, which can be read only once");
@@ -266,14 +188,90 @@ impl<'a> Reader<'a> {
         descriptor::read(io::stdin(), limit, self.watch).with_context(|| format!("cannot read stdin for {source}"))
     }
 
-    /// Reads a file that is never stdin, and refuses one that is larger than `limit`.
-    fn secret(&mut self, source: &Source, limit: usize) -> Result<Vec<u8>> {
-        let bytes = self.file(&source.path, limit + 1)?;
-        ensure!(bytes.len() <= limit, "it is larger than {limit} bytes");
-        Ok(bytes)
+    /// Returns the prompt with its images.
+    fn content(&mut self, text: String, images: &[PathBuf]) -> Result<UserContent> {
+        if images.is_empty() {
+            return Ok(UserContent::Text(text));
+        }
+        let mut parts = vec![UserPart::Text { text }];
+        for source in images.iter().map(|path| Source::new("--image", path)) {
+            // One byte more than could be sent tells that it is too large.
+            let bytes = self.bytes(&source, MAX_REQUEST + 1)?;
+            ensure!(
+                bytes.len() <= MAX_REQUEST,
+                "{source}: it is larger than the {MAX_REQUEST} bytes that the server takes"
+            );
+            let kind =
+                image_type(&bytes).ok_or_else(|| anyhow!("{source}: it is no png, jpeg, gif or webp image"))?;
+            parts.push(UserPart::Image { url: format!("data:{kind};base64,{}", BASE64_STANDARD.encode(bytes)) });
+        }
+        Ok(UserContent::Parts(parts))
     }
 
-    fn file(&self, path: &Path, limit: usize) -> io::Result<Vec<u8>> {
-        descriptor::read(descriptor::open(path)?, limit, self.watch)
+    fn system_prompt(&mut self, path: &Path) -> Result<String> {
+        let source = Source::new("--system-prompt-file", path);
+        let text = self.text(&source)?;
+        let length = text.chars().count();
+        ensure!(length <= MAX_SYSTEM_PROMPT, "{source}: {length} characters; the limit is {MAX_SYSTEM_PROMPT}");
+        if length > KEPT_SYSTEM_PROMPT - TOOL_LIST {
+            self.warnings.push(format!(
+                "{source}: it has {length} characters; the server keeps {KEPT_SYSTEM_PROMPT} of the system prompt and its \
+                 list of tools together, and the list has about {TOOL_LIST}"
+            ));
+        }
+        Ok(text)
+    }
+
+    fn contexts(&mut self, contexts: &[ContextText]) -> Result<Vec<Context>> {
+        let count = contexts.len();
+        ensure!(
+            count <= MAX_CONTEXTS,
+            "--context and --context-file: {count} entries{}; the limit is {MAX_CONTEXTS}",
+            if contexts.iter().any(|context| context.flag == "--workdir") { " with that of --workdir" } else { "" }
+        );
+        let (mut entries, mut total) = (Vec::new(), 0);
+        for ContextText { flag, name, priority, text } in contexts {
+            let content = self.given(text)?;
+            let (name_length, length) = (name.chars().count(), content.chars().count());
+            total += length;
+            ensure!(
+                name_length <= MAX_CONTEXT_NAME,
+                "{flag}: a name of {name_length} characters; the limit is {MAX_CONTEXT_NAME}"
+            );
+            ensure!(length <= MAX_CONTEXT, "{flag} {name}: {length} characters; the limit is {MAX_CONTEXT}");
+            if length > KEPT_CONTEXT {
+                self.warnings.push(format!(
+                    "{flag} {name}: it has {length} characters; the server keeps {KEPT_CONTEXT} of a text and cuts out \
+                     its middle"
+                ));
+            }
+            if content.trim().is_empty() {
+                self.warnings.push(format!("{flag} {name}: it is empty, and the server drops it"));
+            }
+            entries.push(Context { name: name.clone(), content, priority: *priority });
+        }
+        ensure!(
+            total <= MAX_CONTEXT_TOTAL,
+            "--context and --context-file: {total} characters in all; the limit is {MAX_CONTEXT_TOTAL}"
+        );
+        if total > KEPT_CONTEXT_TOTAL {
+            self.warnings.push(format!(
+                "--context and --context-file: {total} characters in all; the server keeps {KEPT_CONTEXT_TOTAL} of all \
+                 texts and drops the rest"
+            ));
+        }
+        Ok(entries)
+    }
+}
+
+/// Returns the media type of an image, by its first bytes.
+fn image_type(bytes: &[u8]) -> Option<&'static str> {
+    let is_webp = bytes.starts_with(b"RIFF") && bytes.get(8..12) == Some(b"WEBP");
+    match bytes {
+        [0x89, b'P', b'N', b'G', b'\r', b'\n', 0x1a, b'\n', ..] => Some("image/png"),
+        [0xff, 0xd8, 0xff, ..] => Some("image/jpeg"),
+        [b'G', b'I', b'F', b'8', b'7' | b'9', b'a', ..] => Some("image/gif"),
+        _ if is_webp => Some("image/webp"),
+        _ => None,
     }
 }

@@ -11,9 +11,10 @@
 //! 5. [`follow`] gives each event to the state machine in [`run`] and performs the effects that the machine asks for.
 //!    One of them is to ask the policy program, in [`approver`].
 //! 6. [`ending`] cancels a run that must not go on alone. [`history`] reads lost text from the session's messages.
-//! 7. [`outcome`] makes the result record and the exit code. [`output`] writes stdout, through [`recording`] the
-//!    `--record` file, and through [`result_file`] the `--result-file`. [`console`] writes stderr. [`descriptor`]
-//!    does the reads and writes that must not block.
+//! 7. [`outcome`] makes the result record and the exit code. [`output`] knows what a format shows and writes it:
+//!    through [`stdout`], through [`recording`] to the `--record` file, through [`result_file`] to the `--result-file`,
+//!    and through [`progress`] and [`console`] to stderr. [`descriptor`] does the reads and writes that must not block,
+//!    and [`files`] opens and creates files.
 //!
 //! [`rehearsal`] is the practice server of `--rehearse`.
 //!
@@ -51,10 +52,13 @@ mod history;
 
 pub mod console;
 mod descriptor;
+mod files;
 pub mod outcome;
 pub mod output;
+mod progress;
 mod recording;
 mod result_file;
+mod stdout;
 
 mod rehearsal;
 pub mod watchdog;

@@ -8,10 +8,9 @@ use crate::console::visible;
 use crate::ending::resume_command;
 use crate::follow::{Context, Follower};
 use crate::outcome::{End, Failure, Report, Waiting};
-use crate::output::{describe, seconds};
+use crate::progress::{describe, seconds};
 use crate::run::batch::{AskedCalls, PAUSED};
 use crate::run::{Effect, Input, Machine, Start};
-use crate::settings::Follow;
 use serde::Serialize;
 use std::collections::HashSet;
 use std::time::{Duration, Instant, SystemTime};
@@ -82,17 +81,8 @@ impl Context<'_> {
             Some(ListState::Failed) => session.state == SessionState::Failed,
             Some(ListState::Waiting) => waiting.contains(&session.id),
         });
-        let listed: Vec<_> = sessions.iter().map(|session| listed(session, &waiting)).collect();
-        match format {
-            PlainFormat::Json => self.output.json(&listed)?,
-            PlainFormat::Text => {
-                for session in &listed {
-                    let changed = session.updated_at.unwrap_or("-");
-                    let line = format!("{} {} {changed} {}", session.id, session.state, session.title);
-                    self.output.answer(visible(&line).trim_end())?;
-                }
-            }
-        }
+        let listed: Vec<_> = sessions.iter().map(|session| Listed::new(session, &waiting)).collect();
+        self.output.answer(format, &listed, listed.iter().map(Listed::line))?;
         Ok(Report::new(End::Completed))
     }
 
@@ -100,19 +90,11 @@ impl Context<'_> {
     pub fn pending_anywhere(mut self, format: PlainFormat) -> Result<Report, Failure> {
         let sessions = self.all_sessions()?;
         let waits = self.what_waits(sessions)?;
-        match format {
-            PlainFormat::Json => self.output.json(&waits.iter().map(WaitingSession::json).collect::<Vec<_>>())?,
-            PlainFormat::Text => {
-                for waiting in &waits {
-                    self.output.answer(&waiting.heading())?;
-                    for call in &waiting.waiting.calls {
-                        self.output.answer(&format!("  {}", describe(call)))?;
-                    }
-                }
-            }
-        }
+        let json: Vec<_> =
+            waits.iter().map(|waits| Pending::new(waits.session.id, Some(waits.run), &waits.waiting)).collect();
+        self.output.answer(format, &json, waits.iter().flat_map(WaitingSession::lines))?;
         for WaitingSession { session, waiting, .. } in &waits {
-            let command = resume_command(session.id, &self.server_only(), waiting);
+            let command = resume_command(session.id, self.follow, waiting);
             self.console.progress(&format!("to approve: {command}"));
         }
         let calls: Vec<_> = waits.into_iter().flat_map(|waits| waits.waiting.calls).collect();
@@ -124,43 +106,32 @@ impl Context<'_> {
     pub fn pending(mut self, session: Uuid, format: PlainFormat) -> Result<Report, Failure> {
         self.watch.arm(self.client.retry_timeout(), "--retry-timeout");
         let active = self.client.session(session)?.active_run();
-        let mut end = End::Completed;
+        let mut waiting = Waiting::default();
         if let Some(run) = active {
             if !self.client.pending(session)?.tool_calls.is_empty() {
-                end = self.peek(session, run)?;
+                waiting = self.peek(session, run)?;
             }
         } else if let Some(failure) = self.swallowed_pause(session) {
             return Err(failure);
         }
-        let none = Waiting::default();
-        let waiting = if let End::Paused(waiting) = &end { waiting } else { &none };
-        match format {
-            PlainFormat::Text => {
-                for call in &waiting.calls {
-                    self.output.answer(&describe(call))?;
-                }
-            }
-            PlainFormat::Json => {
-                let run_id = active.filter(|_| !waiting.calls.is_empty());
-                let batch = waiting.batch.as_deref();
-                self.output.json(&Pending { session_id: session, run_id, batch, tool_calls: &waiting.calls })?;
-            }
-        }
+        let run_id = active.filter(|_| !waiting.calls.is_empty());
+        let json = Pending::new(session, run_id, &waiting);
+        self.output.answer(format, &json, waiting.calls.iter().map(describe))?;
         if waiting.calls.is_empty() {
             return Ok(Report::new(End::Completed));
         }
-        let resume_hint = Some(resume_command(session, &self.server_only(), waiting));
-        Ok(Report { resume_hint, session_id: Some(session), ..Report::new(end) })
+        let resume_hint = Some(resume_command(session, self.follow, &waiting));
+        Ok(Report { resume_hint, session_id: Some(session), ..Report::new(End::Paused(waiting)) })
     }
 
-    /// Follows a run until it is clear whether it waits for approval.
-    fn peek(&mut self, session: Uuid, run: Uuid) -> Result<End, Failure> {
-        let follow = Follow::default();
-        let options = self.options(run.to_string(), AskedCalls::SomeCalls, Start::Peek, &follow);
-        let mut follower = Follower::new(self, &follow, session, options, Some(Instant::now()));
+    /// Follows a run until it is clear what waits for approval.
+    fn peek(&mut self, session: Uuid, run: Uuid) -> Result<Waiting, Failure> {
+        let options = self.options(run.to_string(), AskedCalls::SomeCalls, Start::Peek);
+        let mut follower = Follower::new(self, session, options, Some(Instant::now()));
         match follower.follow(None)? {
+            End::Paused(waiting) => Ok(waiting),
             End::Failed(failure) if follower.machine.known_end().is_open() => Err(failure),
-            end => Ok(end),
+            End::Completed | End::Failed(_) => Ok(Waiting::default()),
         }
     }
 
@@ -175,16 +146,15 @@ impl Context<'_> {
         let policy = policy(self.token_accepted(&client, wait)?);
         let version = health.version.as_deref();
         let sandbox = health.sandbox.is_some();
-        if format == PlainFormat::Json {
-            self.output.json(&Ping {
-                server: client.url(),
-                version,
-                uptime_seconds: health.uptime_seconds,
-                sandbox,
-                auto_approve_mode: policy,
-                token_accepted: has_token.then_some(true),
-            })?;
-        }
+        let json = Ping {
+            server: client.url(),
+            version,
+            uptime_seconds: health.uptime_seconds,
+            sandbox,
+            auto_approve_mode: policy,
+            token_accepted: has_token.then_some(true),
+        };
+        self.output.answer(format, &json, [])?;
         let up = health.uptime_seconds.map(|up| format!(", up for {}", seconds(Duration::from_secs(up))));
         let token = if has_token { ", and takes the token" } else { "" };
         self.console.progress(&format!(
@@ -243,8 +213,7 @@ impl Context<'_> {
             for (session, run) in some {
                 let pending = self.client.pending(session.id)?;
                 if pending.run_id == Some(*run) && !pending.tool_calls.is_empty() {
-                    let options =
-                        self.options(run.to_string(), AskedCalls::SomeCalls, Start::Peek, &Follow::default());
+                    let options = self.options(run.to_string(), AskedCalls::SomeCalls, Start::Peek);
                     looks.push(Look::new(&client, session, *run, Machine::new(options))?);
                 }
             }
@@ -263,10 +232,6 @@ impl Context<'_> {
             waits.extend(looks.into_iter().filter_map(Look::waits));
         }
         Ok(waits)
-    }
-
-    fn server_only(&self) -> Follow {
-        Follow { server_flags: self.server_flags.clone(), ..Follow::default() }
     }
 }
 
@@ -322,14 +287,17 @@ impl<'c> Look<'c> {
     }
 }
 
+impl<'a> Pending<'a> {
+    fn new(session_id: Uuid, run_id: Option<Uuid>, waiting: &'a Waiting) -> Self {
+        Self { session_id, run_id, batch: waiting.batch.as_deref(), tool_calls: &waiting.calls }
+    }
+}
+
 impl WaitingSession {
-    fn json(&self) -> Pending<'_> {
-        Pending {
-            session_id: self.session.id,
-            run_id: Some(self.run),
-            batch: self.waiting.batch.as_deref(),
-            tool_calls: &self.waiting.calls,
-        }
+    fn lines(&self) -> Vec<String> {
+        let mut lines = vec![self.heading()];
+        lines.extend(self.waiting.calls.iter().map(|call| format!("  {}", describe(call))));
+        lines
     }
 
     fn heading(&self) -> String {
@@ -342,22 +310,29 @@ impl WaitingSession {
     }
 }
 
-fn listed<'a>(session: &'a ListedSession, waiting: &HashSet<Uuid>) -> Listed<'a> {
-    let (state, run_id) = match session.state {
-        SessionState::Active(run) if waiting.contains(&session.id) => ("waiting", Some(run)),
-        SessionState::Active(run) => ("running", Some(run)),
-        SessionState::Idle => ("idle", None),
-        SessionState::Failed => ("failed", None),
-        SessionState::Unknown => ("unknown", None),
-    };
-    Listed {
-        id: session.id,
-        state,
-        title: session.title.as_deref().unwrap_or_default(),
-        cwd: session.cwd.as_deref(),
-        created_at: session.created_at.as_deref(),
-        updated_at: session.updated_at.as_deref(),
-        run_id,
+impl<'a> Listed<'a> {
+    fn new(session: &'a ListedSession, waiting: &HashSet<Uuid>) -> Self {
+        let (state, run_id) = match session.state {
+            SessionState::Active(run) if waiting.contains(&session.id) => ("waiting", Some(run)),
+            SessionState::Active(run) => ("running", Some(run)),
+            SessionState::Idle => ("idle", None),
+            SessionState::Failed => ("failed", None),
+            SessionState::Unknown => ("unknown", None),
+        };
+        Self {
+            id: session.id,
+            state,
+            title: session.title.as_deref().unwrap_or_default(),
+            cwd: session.cwd.as_deref(),
+            created_at: session.created_at.as_deref(),
+            updated_at: session.updated_at.as_deref(),
+            run_id,
+        }
+    }
+
+    fn line(&self) -> String {
+        let changed = self.updated_at.unwrap_or("-");
+        visible(&format!("{} {} {changed} {}", self.id, self.state, self.title)).trim_end().to_owned()
     }
 }
 

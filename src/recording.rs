@@ -1,11 +1,12 @@
 //! `--record`: writes the events to a file that `--rehearse` can play.
 
 use crate::agent::sse::Frame;
+use crate::files;
 use crate::outcome::{Failure, Reason};
 use crate::watchdog::Watch;
 use anyhow::{Context, Result, ensure};
 use rustix::fs::OFlags;
-use std::fs::{File, Permissions};
+use std::fs::{File, OpenOptions, Permissions};
 use std::io::{self, BufWriter, ErrorKind, Write};
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
@@ -24,19 +25,14 @@ impl Recording {
     /// behind.
     pub fn prepare(path: &Path, watch: &Watch) -> Result<Self> {
         let doing = || format!("--record {}", path.display());
-        match File::options().write(true).custom_flags(non_blocking()).open(path) {
-            Ok(file) => check(&file).with_context(doing)?,
+        match open(path, &mut File::options()) {
             Err(error) if error.kind() == ErrorKind::NotFound => {
                 ensure!(path.file_name().is_some(), "{}: this is not a file name", doing());
-                let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
-                let made = tempfile::Builder::new()
-                    .prefix(".sortie-")
-                    .tempfile_in(folder.unwrap_or(Path::new(".")))
-                    .with_context(doing)?;
-                watch.remove_on_leaving(made.path());
+                files::temporary_beside(path, watch).map(drop)
             }
-            Err(error) => return Err(error).with_context(doing),
+            opened => opened.map(drop),
         }
+        .with_context(doing)?;
         Ok(Self { path: path.to_owned(), file: None })
     }
 
@@ -47,7 +43,11 @@ impl Recording {
     fn try_write(&mut self, frame: &Frame<'_>) -> io::Result<()> {
         let file = match &mut self.file {
             Some(file) => file,
-            empty => empty.insert(BufWriter::new(create(&self.path)?)),
+            empty => {
+                let file = open(&self.path, File::options().create(true).mode(MODE))?;
+                file.set_len(0)?;
+                empty.insert(BufWriter::new(file))
+            }
         };
         if let Some(id) = frame.id {
             writeln!(file, "id: {id}")?;
@@ -67,23 +67,9 @@ impl Recording {
     }
 }
 
-fn create(path: &Path) -> io::Result<File> {
-    let mut options = File::options();
-    let file = options.write(true).create(true).mode(MODE).custom_flags(non_blocking()).open(path)?;
-    check(&file)?;
-    file.set_len(0)?;
+/// Opens the file to write it. An older file may be readable by others, so the permissions are set too.
+fn open(path: &Path, options: &mut OpenOptions) -> io::Result<File> {
+    let file = files::open_regular(path, options, OFlags::empty())?;
+    file.set_permissions(Permissions::from_mode(MODE))?;
     Ok(file)
-}
-
-/// Checks that it is a regular file. An older file may be readable by others, so the permissions are set too.
-fn check(file: &File) -> io::Result<()> {
-    if !file.metadata()?.is_file() {
-        return Err(io::Error::other("it is not a regular file"));
-    }
-    file.set_permissions(Permissions::from_mode(MODE))
-}
-
-/// Without this flag, opening a FIFO would block until somebody reads it.
-fn non_blocking() -> i32 {
-    i32::try_from(OFlags::NONBLOCK.bits()).unwrap_or_default()
 }

@@ -3,13 +3,14 @@
 //! The record is written to a temporary file in the same folder, which is then renamed, so that a reader never finds
 //! half a record. If that is impossible (a bind mount, a read-only or sticky folder), the file is written in place.
 
+use crate::files::{folder_of, open_regular, temporary_beside};
 use crate::outcome::Report;
 use crate::watchdog::Watch;
-use anyhow::{Context, Error, Result, bail, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use rustix::fs::OFlags;
 use std::fs::{File, FileType, Metadata};
 use std::io::{self, BufWriter, ErrorKind, Write};
-use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use tempfile::NamedTempFile;
 
@@ -63,36 +64,22 @@ impl ResultFile {
     fn may_replace(&self, there: &Metadata, error: &io::Error) -> bool {
         let user = rustix::process::geteuid();
         let is_ours = |file: &Metadata| user.is_root() || file.uid() == user.as_raw();
-        let folder = self.folder().metadata();
+        let folder = folder_of(&self.path).metadata();
         let is_held =
             folder.is_ok_and(|folder| folder.mode() & STICKY != 0 && !is_ours(&folder) && !is_ours(there));
         error.raw_os_error() == Some(rustix::io::Errno::ACCESS.raw_os_error()) && !is_held
     }
 
-    fn folder(&self) -> &Path {
-        self.path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."))
-    }
-
     /// Creates the temporary file, in the same folder so that the rename stays on one file system.
     fn make_temporary(&self) -> Result<NamedTempFile> {
         ensure!(self.path.file_name().is_some(), "this is not a file name");
-        let made = tempfile::Builder::new().prefix(".sortie-").tempfile_in(self.folder());
-        let made = made.with_context(|| format!("cannot create a file in {}", self.folder().display()))?;
-        self.watch.remove_on_leaving(made.path());
-        Ok(made)
+        temporary_beside(&self.path, &self.watch)
+            .with_context(|| format!("cannot create a file in {}", folder_of(&self.path).display()))
     }
 
     /// Opens the file to write it in place, but not a link or a FIFO that has replaced it meanwhile.
-    fn open(&self, empty: bool) -> io::Result<File> {
-        let flags = i32::try_from((OFlags::NOFOLLOW | OFlags::NONBLOCK).bits()).unwrap_or_default();
-        let file = File::options().write(true).custom_flags(flags).open(&self.path)?;
-        if !file.metadata()?.is_file() {
-            return Err(io::Error::other("it is not a regular file"));
-        }
-        if empty {
-            file.set_len(0)?;
-        }
-        Ok(file)
+    fn open(&self, truncate: bool) -> io::Result<File> {
+        open_regular(&self.path, File::options().truncate(truncate), OFlags::NOFOLLOW)
     }
 
     /// Writes the record. It may be called again with a later record.
@@ -100,33 +87,20 @@ impl ResultFile {
     /// # Errors
     /// The record could not be written. The old content is unchanged, unless the file was written in place.
     pub fn write(&self, record: &Report) -> Result<()> {
-        self.replace(record)
-            .or_else(|failed| match failed {
-                Refused::Replacing(error) => {
-                    self.open(true).map_err(|_| error).and_then(|file| fill(&file, record))
-                }
-                Refused::Writing(error) => Err(error),
-            })
-            .with_context(|| format!("cannot write the result to {}", self.name.display()))
+        self.try_write(record).with_context(|| format!("cannot write the result to {}", self.name.display()))
     }
 
-    fn replace(&self, record: &Report) -> Result<(), Refused> {
-        let temporary = self.make_temporary().map_err(Refused::Replacing)?;
-        fill(temporary.as_file(), record).map_err(Refused::Writing)?;
-        match temporary.persist(&self.path) {
-            Ok(_) => Ok(()),
-            Err(failed) => Err(Refused::Replacing(failed.error.into())),
-        }
+    fn try_write(&self, record: &Report) -> Result<()> {
+        let replaced = match self.make_temporary() {
+            Ok(temporary) => {
+                // If this fails, for example on a full disk, the file is not written in place either.
+                fill(temporary.as_file(), record)?;
+                temporary.persist(&self.path).map(drop).map_err(|failed| failed.error.into())
+            }
+            Err(error) => Err(error),
+        };
+        replaced.or_else(|error| self.open(true).map_err(|_| error).and_then(|file| fill(&file, record)))
     }
-}
-
-/// Why the file was not replaced.
-enum Refused {
-    /// The temporary file could not be made or renamed.
-    Replacing(Error),
-    /// The temporary file could not be written, for example on a full disk. Then the file is not written in place
-    /// either.
-    Writing(Error),
 }
 
 fn fill(file: &File, record: &Report) -> Result<()> {

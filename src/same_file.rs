@@ -2,15 +2,16 @@
 //! device and inode, because one file can have many names.
 
 use crate::cli::{Cli, Command};
+use crate::files::folder_of;
 use crate::rehearsal::Outcome;
 use anyhow::{Result, bail};
 use rustix::fs::{FileType, fstat};
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::fs::Metadata;
 use std::io;
 use std::os::fd::AsFd;
 use std::os::unix::fs::MetadataExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 /// The most symbolic links that are followed to a file that does not exist yet.
 const MAX_LINKS: usize = 40;
@@ -48,26 +49,23 @@ pub fn check(cli: &Cli) -> Result<()> {
 
 /// Returns the files that the command reads.
 fn read_by(cli: &Cli) -> Vec<Use> {
-    let common = &cli.common;
-    let mut paths: Vec<(&'static str, PathBuf)> = Vec::new();
-    paths.extend(common.token_file.iter().map(|path| ("--token-file", path.clone())));
-    paths.extend(std::env::var_os("SORTIE_TOKEN_FILE").map(|path| ("SORTIE_TOKEN_FILE", path.into())));
-    paths.extend(common.header_file.iter().map(|path| ("--header-file", path.clone())));
-    paths.extend(common.cacert.iter().map(|path| ("--cacert", path.clone())));
-    paths.extend(common.cert.iter().map(|path| ("--cert", path.clone())));
-    paths.extend(common.key.iter().map(|path| ("--key", path.clone())));
-    let recordings = common.rehearse.iter().filter(|outcome| outcome.parse::<Outcome>().is_err());
-    paths.extend(recordings.map(|path| ("--rehearse", path.into())));
+    let mut uses = Vec::new();
+    let mut read = |flag, path: &OsStr| {
+        uses.push((flag, if path == "-" { of_descriptor(io::stdin()) } else { of_path(Path::new(path)) }));
+    };
+    cli.common.files().for_each(|(flag, path)| read(flag, path.as_ref()));
+    std::env::var_os("SORTIE_TOKEN_FILE").iter().for_each(|path| read("SORTIE_TOKEN_FILE", path));
+    let recording = cli.common.rehearse.iter().filter(|outcome| outcome.parse::<Outcome>().is_err());
+    recording.for_each(|path| read("--rehearse", path.as_ref()));
     if let Command::Run(run) = &cli.command {
-        paths.extend(run.prompt_file.iter().map(|path| ("--prompt-file", path.clone())));
-        paths.extend(run.prompt.iter().filter(|prompt| *prompt == "-").map(|stdin| ("the prompt -", stdin.into())));
-        paths.extend(run.system_prompt_file.iter().map(|path| ("--system-prompt-file", path.clone())));
-        paths.extend(run.images.iter().map(|path| ("--image", path.clone())));
+        run.prompt_file.iter().for_each(|path| read("--prompt-file", path.as_ref()));
+        run.prompt.iter().filter(|prompt| *prompt == "-").for_each(|stdin| read("the prompt -", stdin.as_ref()));
+        run.system_prompt_file.iter().for_each(|path| read("--system-prompt-file", path.as_ref()));
+        run.images.iter().for_each(|path| read("--image", path.as_ref()));
         let contexts = run.context_file.iter().filter_map(|argument| argument.split_once('='));
-        paths.extend(contexts.map(|(_, path)| ("--context-file", path.into())));
+        contexts.for_each(|(_, path)| read("--context-file", path.as_ref()));
     }
-    let identify = |path: &Path| if path == Path::new("-") { of_descriptor(io::stdin()) } else { of_path(path) };
-    paths.iter().map(|(flag, path)| (*flag, identify(path))).collect()
+    uses
 }
 
 /// Returns `None` if the path is not a regular file and cannot become one.
@@ -77,7 +75,7 @@ fn of_path(path: &Path) -> Option<Identity> {
         if let Ok(there) = path.metadata() {
             return there.is_file().then(|| Identity::There(there.dev(), there.ino()));
         }
-        let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        let folder = folder_of(&path);
         if let Ok(target) = path.read_link() {
             path = folder.join(target);
             continue;

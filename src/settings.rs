@@ -1,7 +1,7 @@
-//! Flags + environment → validated settings. The environment is all that is read here, and nothing is started: input.rs
+//! Validates the flags and adds the environment. Only the environment is read here, and nothing is started: input.rs
 //! reads the files that the settings name. Each error names the flag or the variable that is at fault.
 
-use crate::agent::calls::Priority;
+use crate::agent::calls::{ApproveOverride, Priority};
 use crate::agent::tools::{bare_name, is_slack_tool, is_subagent_tool};
 use crate::cli::{self, Format, ListState, PlainFormat};
 use crate::client::{Address, Token};
@@ -11,7 +11,9 @@ use crate::run::policy::{OnApproval, Policy, SCOPE, names};
 use anyhow::{Context as _, Result, anyhow, bail, ensure};
 use std::collections::BTreeSet;
 use std::fmt;
+use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
+use std::str::FromStr;
 use std::time::Duration;
 use uuid::Uuid;
 
@@ -20,13 +22,10 @@ const MAX_TURNS: u32 = 256;
 
 /// What a command is to do, and with which server.
 #[derive(Debug)]
-pub struct Settings {
+pub struct Settings<'a> {
     pub server: Server,
-    /// Bound on the look-up of the server's name, and on the connect.
-    pub connect_timeout: Duration,
-    /// Longest time without contact; zero tries once.
-    pub retry_timeout: Duration,
-    pub command: Command,
+    pub follow: Follow,
+    pub command: Command<'a>,
 }
 
 /// The server to ask.
@@ -65,7 +64,7 @@ pub struct Source {
 }
 
 impl Source {
-    fn new(name: &'static str, path: impl Into<PathBuf>) -> Self {
+    pub fn new(name: &'static str, path: impl Into<PathBuf>) -> Self {
         Self { name, path: path.into() }
     }
 
@@ -90,18 +89,18 @@ pub enum Text {
 
 /// The commands.
 #[derive(Debug)]
-pub enum Command {
-    Run(Box<Run>),
-    Resume { session: Uuid, choices: Choices, follow: Follow },
-    Attach { session: Uuid, run: Option<Uuid>, follow: Follow },
+pub enum Command<'a> {
+    Run(Box<Run<'a>>),
+    Resume { session: Uuid, choices: Choices },
+    Attach { session: Uuid, run: Option<Uuid> },
     Cancel { session: Uuid, timeout: Duration },
     Pending { session: Option<Uuid>, format: PlainFormat },
     List { state: Option<ListState>, format: PlainFormat },
     Ping { wait: Option<Duration>, format: PlainFormat },
 }
 
-impl Command {
-    /// The session that it names.
+impl Command<'_> {
+    /// Returns the session that the command names.
     pub fn session(&self) -> Option<Uuid> {
         match self {
             Self::Run(run) => run.session,
@@ -116,36 +115,26 @@ impl Command {
 
 /// A run to start.
 #[derive(Debug)]
-pub struct Run {
+pub struct Run<'a> {
+    /// The flags that need no validation.
+    pub flags: &'a cli::Run,
     pub session: Option<Uuid>,
-    pub title: String,
-    pub workdir: Option<String>,
-    pub message: Message,
+    pub prompt: Text,
+    pub contexts: Vec<ContextText>,
+    /// The calls that the server approves; `None` leaves the server's own policy.
+    pub auto_approve: Option<ApproveOverride>,
     /// Do not follow the run; with `-o json`, say so in JSON.
     pub detach: Option<PlainFormat>,
+    pub max_turns: Option<u32>,
     pub max_tokens: Option<u64>,
     pub max_tool_calls: Option<u64>,
     /// `--pause-on-approval` alone: where the server approves every call, nothing will pause.
     pub only_pauses: bool,
-    pub follow: Follow,
-}
-
-/// The message that starts a run, before the files are read.
-#[derive(Debug)]
-pub struct Message {
-    pub prompt: Text,
-    pub images: Vec<Source>,
-    pub contexts: Vec<Context>,
-    pub system_prompt: Option<Source>,
-    pub model: Option<String>,
-    pub sandbox: bool,
-    pub max_turns: Option<u32>,
-    pub approval: Approval,
 }
 
 /// A text beside the prompt.
 #[derive(Debug)]
-pub struct Context {
+pub struct ContextText {
     /// The flag that it came from.
     pub flag: &'static str,
     pub name: String,
@@ -153,30 +142,16 @@ pub struct Context {
     pub text: Text,
 }
 
-/// Who approves the run's tool calls on the server.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Approval {
-    /// The server's own policy.
-    Servers,
-    /// Nobody decides: the server asks about each call.
-    Ask,
-    /// This list: other calls are asked about.
-    List(Vec<String>),
-}
-
-/// How a run is followed.
+/// How a run is followed. The default is for commands that follow a run only to see its state.
 #[derive(Clone, Debug, Default)]
 pub struct Follow {
-    pub timeout: Duration,
     pub idle_timeout: Option<Duration>,
     pub cancel: bool,
-    /// No beat if it is zero.
+    /// Zero prints no heartbeat.
     pub heartbeat: Duration,
     pub policy: Policy,
     pub program: Option<String>,
     pub fail_on_tool_error: bool,
-    /// The flags that resume must be given to go on under the same policy.
-    pub policy_flags: Vec<String>,
     /// The flags that a later command must be given to reach the same server in the same way.
     pub server_flags: Vec<String>,
 }
@@ -185,21 +160,27 @@ pub struct Follow {
 ///
 /// # Errors
 /// What is wrong, with the name of the flag or the variable.
-pub fn resolve(cli: &cli::Cli) -> Result<Settings> {
+pub fn resolve(cli: &cli::Cli) -> Result<Settings<'_>> {
     let common = &cli.common;
     ensure!(!common.quiet || common.verbose == 0, "--quiet does not go with --verbose");
+    let mut follow = Follow::default();
     let command = match &cli.command {
-        cli::Command::Run(run) => Command::Run(Box::new(resolve_run(run, common)?)),
-        cli::Command::Resume(resume) => Command::Resume {
-            session: session(&resume.session)?,
-            choices: choices(resume)?,
-            follow: later_follow(&resume.follow, common)?,
-        },
-        cli::Command::Attach(attach) => Command::Attach {
-            session: session(&attach.session)?,
-            run: attach.run.as_deref().map(|id| uuid("--run", id)).transpose()?,
-            follow: later_follow(&attach.follow, common)?,
-        },
+        cli::Command::Run(run) => {
+            let (run, followed) = resolve_run(run, common)?;
+            follow = followed;
+            Command::Run(Box::new(run))
+        }
+        cli::Command::Resume(resume) => {
+            let (session, choices) = (session(&resume.session)?, choices(resume)?);
+            follow = later_follow(&resume.follow)?;
+            Command::Resume { session, choices }
+        }
+        cli::Command::Attach(attach) => {
+            let session = session(&attach.session)?;
+            let run = attach.run.as_deref().map(|id| uuid("--run", id)).transpose()?;
+            follow = later_follow(&attach.follow)?;
+            Command::Attach { session, run }
+        }
         cli::Command::Cancel(cancel) => {
             Command::Cancel { session: session(&cancel.session)?, timeout: cancel.timeout }
         }
@@ -211,8 +192,11 @@ pub fn resolve(cli: &cli::Cli) -> Result<Settings> {
         cli::Command::Ping(ping) => Command::Ping { wait: ping.wait, format: ping.output },
         cli::Command::Help(_) => bail!("help asks no server"),
     };
-    let (connect_timeout, retry_timeout) = (common.connect_timeout, common.retry_timeout);
-    Ok(Settings { server: server(common)?, connect_timeout, retry_timeout, command })
+    Ok(Settings {
+        server: server(common)?,
+        follow: Follow { server_flags: server_flags(common), ..follow },
+        command,
+    })
 }
 
 fn server(common: &cli::Common) -> Result<Server> {
@@ -255,8 +239,7 @@ fn file(name: &'static str, path: Option<&Path>) -> Option<Source> {
 }
 
 fn source(flag: &'static str, variable: &'static str, path: Option<&Path>) -> Option<Source> {
-    let path = path?;
-    file(origin(flag, variable, Some(path)), Some(path))
+    file(origin(flag, variable, path), path)
 }
 
 /// Returns which of the two a value came from. clap fills in a variable's value where the flag is not given.
@@ -279,28 +262,21 @@ fn token(flag: Option<&Path>) -> Result<Option<TokenSource>> {
     Ok(path.map(TokenSource::File))
 }
 
-/// What a later command must be given to reach the same server in the same way.
-pub fn server_flags(common: &cli::Common) -> Vec<String> {
+/// Returns the flags that a later command must be given to reach the same server in the same way.
+fn server_flags(common: &cli::Common) -> Vec<String> {
     let mut flags = Vec::new();
     let mut flag = |name: &str, value: &str| flags.extend([name.to_owned(), value.to_owned()]);
     if let Some(outcome) = given(common.rehearse.as_deref()) {
         flag("--rehearse", outcome);
         return flags;
     }
-    let paths = [
-        ("--token-file", &common.token_file),
-        ("--header-file", &common.header_file),
-        ("--cacert", &common.cacert),
-        ("--cert", &common.cert),
-        ("--key", &common.key),
-    ];
     if let Some(url) = given(common.server.as_deref().map(str::trim_end)).filter(|url| *url != DEFAULT_SERVER) {
         flag("--server", url);
     }
-    for (name, path) in paths {
-        path.iter()
-            .filter(|path| !path.as_os_str().is_empty())
-            .for_each(|path| flag(name, &path.to_string_lossy()));
+    for (name, path) in common.files() {
+        if !path.as_os_str().is_empty() {
+            flag(name, &path.to_string_lossy());
+        }
     }
     flags.extend(common.allow_http.then(|| "--allow-http".into()));
     flags
@@ -314,7 +290,7 @@ fn uuid(what: &str, id: &str) -> Result<Uuid> {
     Uuid::parse_str(id).map_err(|error| anyhow!("{what} {id:?} is not a UUID: {error}"))
 }
 
-fn resolve_run(run: &cli::Run, common: &cli::Common) -> Result<Run> {
+fn resolve_run<'a>(run: &'a cli::Run, common: &cli::Common) -> Result<(Run<'a>, Follow)> {
     let session = run.session.as_deref().map(|id| uuid("--session", id)).transpose()?;
     ensure!(
         session.is_none() || run.system_prompt_file.is_none(),
@@ -333,81 +309,71 @@ fn resolve_run(run: &cli::Run, common: &cli::Common) -> Result<Run> {
     let rehearsed = given(common.rehearse.as_deref());
     let may_pause = rehearsed.is_some_and(|outcome| matches!(outcome.parse(), Ok(Outcome::Paused) | Err(_)));
     let default = if may_pause { OnApproval::Pause } else { OnApproval::Accept };
-    let follow = follow(&run.follow, default, common, detach.is_some())?;
-    let approval = approval(&follow.policy);
-    Ok(Run {
+    let follow = follow(&run.follow, default, detach.is_some())?;
+    let auto_approve = auto_approve(&follow.policy);
+    let run = Run {
+        flags: run,
         session,
-        title: run.title.clone().unwrap_or_else(|| format!("autopilot: {}", run.profile)),
-        workdir: run.workdir.clone(),
+        prompt: prompt(run)?,
+        contexts: contexts(run)?,
+        max_turns: number("--max-turns", &run.max_turns, 1..=MAX_TURNS, &format!("from 1 to {MAX_TURNS}"))?,
         only_pauses: rehearsed.is_none()
             && follow.policy.on_approval == OnApproval::Pause
-            && approval == Approval::Servers
+            && auto_approve.is_none()
             && detach.is_none(),
-        message: message(run, approval)?,
+        auto_approve,
         detach,
-        max_tokens: budget("--max-tokens", run.max_tokens.as_deref())?,
-        max_tool_calls: budget("--max-tool-calls", run.max_tool_calls.as_deref())?,
-        follow,
-    })
-}
-
-fn budget(flag: &str, number: Option<&str>) -> Result<Option<u64>> {
-    let parse = |text: &str| {
-        let number = text.parse().ok().filter(|number| *number > 0);
-        number.ok_or_else(|| anyhow!("{flag} {text}: it must be a number greater than zero"))
+        max_tokens: number("--max-tokens", &run.max_tokens, 1..=u64::MAX, "greater than zero")?,
+        max_tool_calls: number("--max-tool-calls", &run.max_tool_calls, 1..=u64::MAX, "greater than zero")?,
     };
-    number.map(parse).transpose()
+    Ok((run, follow))
 }
 
-fn message(run: &cli::Run, approval: Approval) -> Result<Message> {
-    let prompt = match (&run.prompt, &run.prompt_file) {
-        (Some(prompt), None) if prompt == "-" => Text::In(Source::new("the prompt", "-")),
-        (Some(prompt), None) => Text::Given(prompt.clone()),
-        (None, Some(path)) => Text::In(Source::new("--prompt-file", path)),
+/// Parses a flag's number. `bounds` names the range for an error.
+fn number<T: FromStr + PartialOrd>(
+    flag: &str,
+    text: &Option<String>,
+    range: RangeInclusive<T>,
+    bounds: &str,
+) -> Result<Option<T>> {
+    let Some(text) = text else { return Ok(None) };
+    let number = text.parse().ok().filter(|number| range.contains(number));
+    number.map(Some).ok_or_else(|| anyhow!("{flag} {text}: it must be a number {bounds}"))
+}
+
+fn prompt(run: &cli::Run) -> Result<Text> {
+    match (&run.prompt, &run.prompt_file) {
+        (Some(prompt), None) if prompt == "-" => Ok(Text::In(Source::new("the prompt", "-"))),
+        (Some(prompt), None) => Ok(Text::Given(prompt.clone())),
+        (None, Some(path)) => Ok(Text::In(Source::new("--prompt-file", path))),
         _ => bail!(
             "no prompt: it is an argument, or in the file of --prompt-file, or - reads it from stdin; one that begins \
              with - must follow --"
         ),
-    };
-    let max_turns = run.max_turns.as_deref().map(|turns| {
-        let number = turns.parse().ok().filter(|number| (1..=MAX_TURNS).contains(number));
-        number.ok_or_else(|| anyhow!("--max-turns {turns}: it must be a number from 1 to {MAX_TURNS}"))
-    });
-    Ok(Message {
-        prompt,
-        images: run.images.iter().map(|path| Source::new("--image", path)).collect(),
-        contexts: contexts(run)?,
-        system_prompt: run.system_prompt_file.as_ref().map(|path| Source::new("--system-prompt-file", path)),
-        model: run.model.clone(),
-        sandbox: run.sandbox,
-        max_turns: max_turns.transpose()?,
-        approval,
-    })
+    }
 }
 
 /// The entry for the working directory goes first: the server keeps the entries of high priority in their order.
-fn contexts(run: &cli::Run) -> Result<Vec<Context>> {
+fn contexts(run: &cli::Run) -> Result<Vec<ContextText>> {
     let mut contexts = Vec::new();
     contexts.extend(run.workdir.as_deref().map(working_directory));
     for argument in &run.context {
-        let (name, priority, text) = context_argument(argument, "--context", "TEXT")?;
-        contexts.push(Context { flag: "--context", name, priority, text: Text::Given(text.to_owned()) });
+        contexts.push(context("--context", argument, "TEXT", |text| Text::Given(text.to_owned()))?);
     }
     for argument in &run.context_file {
-        let (name, priority, path) = context_argument(argument, "--context-file", "PATH")?;
-        let text = Text::In(Source::new("--context-file", path));
-        contexts.push(Context { flag: "--context-file", name, priority, text });
+        let flag = "--context-file";
+        contexts.push(context(flag, argument, "PATH", |path| Text::In(Source::new(flag, path)))?);
     }
     Ok(contexts)
 }
 
 /// The server gives the working directory to the model and to nothing else (protocol trap 16).
-fn working_directory(workdir: &str) -> Context {
+fn working_directory(workdir: &str) -> ContextText {
     let text = format!(
         "Work in the directory {workdir}. Your tools may start in another directory: use absolute paths, and begin \
          shell commands with cd {workdir}."
     );
-    Context {
+    ContextText {
         flag: "--workdir",
         name: "working directory".into(),
         priority: Some(Priority::High),
@@ -415,12 +381,13 @@ fn working_directory(workdir: &str) -> Context {
     }
 }
 
-/// `NAME=VALUE`, `NAME:high=VALUE` or `NAME:normal=VALUE`.
-fn context_argument<'a>(
-    argument: &'a str,
-    flag: &str,
+/// Parses `NAME=VALUE`, `NAME:high=VALUE` or `NAME:normal=VALUE`.
+fn context(
+    flag: &'static str,
+    argument: &str,
     value_name: &str,
-) -> Result<(String, Option<Priority>, &'a str)> {
+    text: impl FnOnce(&str) -> Text,
+) -> Result<ContextText> {
     let (name, value) =
         argument.split_once('=').ok_or_else(|| anyhow!("{flag} {argument:?}: it must be NAME={value_name}"))?;
     let (name, priority) = match name.rsplit_once(':') {
@@ -432,18 +399,18 @@ fn context_argument<'a>(
         _ => (name, None),
     };
     ensure!(!name.trim().is_empty(), "{flag} {argument:?}: the name is empty");
-    Ok((name.to_owned(), priority, value))
+    Ok(ContextText { flag, name: name.to_owned(), priority, text: text(value) })
 }
 
-/// How `resume` and `attach` follow: they cannot set the run's overrides.
-fn later_follow(cli: &cli::Follow, common: &cli::Common) -> Result<Follow> {
+/// Returns how `resume` and `attach` follow. They cannot set the run's overrides.
+fn later_follow(cli: &cli::Follow) -> Result<Follow> {
     if let Some(scope) = cli.allow_tools.iter().find(|tool| tool.contains(SCOPE)) {
         bail!("--allow-tool {scope}: only run can send a list with command scopes to the server");
     }
-    follow(cli, OnApproval::Pause, common, false)
+    follow(cli, OnApproval::Pause, false)
 }
 
-fn follow(cli: &cli::Follow, default: OnApproval, common: &cli::Common, detached: bool) -> Result<Follow> {
+fn follow(cli: &cli::Follow, default: OnApproval, detached: bool) -> Result<Follow> {
     let on_approval = if cli.pause_on_approval { Some(OnApproval::Pause) } else { cli.on_approval };
     let program = cli.approve_with.clone();
     ensure!(program.as_deref().is_none_or(|program| !program.trim().is_empty()), "--approve-with names no program");
@@ -468,33 +435,37 @@ fn follow(cli: &cli::Follow, default: OnApproval, common: &cli::Common, detached
     if policy.list_is_sent {
         policy.allow.iter().try_for_each(|entry| sendable(entry))?;
     }
-    if let Some(both) = policy.deny.iter().find(|deny| policy.allow.iter().any(|allow| overlap(allow, deny))) {
+    if let Some(both) =
+        policy.deny.iter().find(|deny| policy.allow.iter().any(|allow| names(allow, deny) || names(deny, allow)))
+    {
         bail!("the tool {both} is given to both --allow-tool and --deny-tool");
     }
     Ok(Follow {
-        timeout: cli.timeout,
         idle_timeout: cli.idle_timeout,
         cancel: !cli.no_cancel,
         heartbeat: cli.heartbeat,
-        policy_flags: policy_flags(&policy, program.as_deref()),
         policy,
         program,
         fail_on_tool_error: cli.fail_on_tool_error,
-        server_flags: server_flags(common),
+        server_flags: Vec::new(),
     })
 }
 
-/// A list that went to the server stays with the run.
-fn policy_flags(policy: &Policy, program: Option<&str>) -> Vec<String> {
-    let mut flags = Vec::new();
-    let mut flag = |name: &str, value: &str| flags.extend([name.to_owned(), value.to_owned()]);
-    let allow = policy.allow.iter().filter(|_| !policy.list_is_sent);
-    allow.for_each(|tool| flag("--allow-tool", tool));
-    policy.deny.iter().for_each(|tool| flag("--deny-tool", tool));
-    program.iter().for_each(|program| flag("--approve-with", program));
-    flags.extend(policy.subagents.then(|| "--enable-subagents".into()));
-    flags.extend(policy.slack.then(|| "--enable-slack-tools".into()));
-    flags
+impl Follow {
+    /// Returns the flags that resume must be given to go on under the same policy. A list that went to the server stays
+    /// with the run.
+    pub fn policy_flags(&self) -> Vec<String> {
+        let policy = &self.policy;
+        let mut flags = Vec::new();
+        let mut flag = |name: &str, value: &str| flags.extend([name.to_owned(), value.to_owned()]);
+        let allow = policy.allow.iter().filter(|_| !policy.list_is_sent);
+        allow.for_each(|tool| flag("--allow-tool", tool));
+        policy.deny.iter().for_each(|tool| flag("--deny-tool", tool));
+        self.program.iter().for_each(|program| flag("--approve-with", program));
+        flags.extend(policy.subagents.then(|| "--enable-subagents".into()));
+        flags.extend(policy.slack.then(|| "--enable-slack-tools".into()));
+        flags
+    }
 }
 
 fn tools(names: &[String], flag: &str) -> Result<BTreeSet<String>> {
@@ -506,11 +477,6 @@ fn tools(names: &[String], flag: &str) -> Result<BTreeSet<String>> {
         trimmed => Ok(trimmed.to_owned()),
     });
     names.collect()
-}
-
-/// Whether one tool can be meant by both.
-fn overlap(one: &str, other: &str) -> bool {
-    names(one, other) || names(other, one)
 }
 
 /// Checks an entry of a list that goes to the server. The server cuts each entry behind its first `__`, matches the
@@ -536,17 +502,16 @@ fn sendable(entry: &str) -> Result<()> {
     Ok(())
 }
 
-/// Subagent and Slack tools go into a list only with their flags: the server would approve them by itself.
-fn approval(policy: &Policy) -> Approval {
+/// Returns what the server approves in place of its own policy. Subagent and Slack tools go into a list only with their
+/// flags: the server would approve them by itself.
+fn auto_approve(policy: &Policy) -> Option<ApproveOverride> {
     if policy.list_is_sent {
         let enabled = |tool: &&String| {
             (policy.subagents || !is_subagent_tool(tool)) && (policy.slack || !is_slack_tool(tool))
         };
-        Approval::List(policy.allow.iter().filter(enabled).cloned().collect())
-    } else if policy.replaces_servers() {
-        Approval::Ask
+        Some(ApproveOverride::Tools(policy.allow.iter().filter(enabled).cloned().collect()))
     } else {
-        Approval::Servers
+        policy.replaces_servers().then_some(ApproveOverride::None)
     }
 }
 

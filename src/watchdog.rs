@@ -1,5 +1,5 @@
 //! Watches for the deadline and for signals. The first of them is the [`Cause`] that ends the command. From then on
-//! [`Watch::fd`] is readable, so that every blocking call returns from its `poll`.
+//! [`Watch::poll_fd`] is readable, so that every blocking call returns from its `poll`.
 //!
 //! The watchdog thread waits for both while the main thread blocks. When a signal arrives, the thread prints at once
 //! what the signal does. It ends the process only if the main thread is still stuck 10 s later.
@@ -10,11 +10,10 @@ use rustix::io::Errno;
 use signal_hook::consts::{SIGALRM, SIGHUP, SIGQUIT, SIGTERM, SIGUSR1, SIGUSR2, SIGVTALRM, SIGXCPU, SIGXFSZ};
 use signal_hook::iterator::backend::SignalDelivery;
 use signal_hook::iterator::exfiltrator::SignalOnly;
-use std::io::{self, ErrorKind, Read, Write};
-use std::os::fd::{AsFd, BorrowedFd};
+use std::io::{self, ErrorKind, Write};
+use std::os::fd::BorrowedFd;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -97,17 +96,6 @@ impl OnSignal {
     }
 }
 
-/// What ended a wait.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Ready {
-    /// The descriptor is ready.
-    Descriptor,
-    /// The deadline has passed or a signal has arrived.
-    Cause,
-    /// The time limit of the wait is over.
-    Time,
-}
-
 /// Prints a line on stderr.
 type Speaker = Arc<dyn Fn(&str) + Send + Sync>;
 
@@ -120,10 +108,6 @@ struct State {
     on_signal: OnSignal,
     first_signal: Option<Instant>,
     later_signal: Option<&'static str>,
-    /// The deadline of the last calls, until it has passed.
-    last_calls: Option<Instant>,
-    /// The descriptor of the last calls is readable.
-    last_calls_are_over: bool,
     /// Temporary files to delete if the process exits early.
     unfinished: Vec<PathBuf>,
     speaker: Option<Speaker>,
@@ -164,15 +148,14 @@ struct Shared {
     saying: Mutex<()>,
     /// A byte written here wakes the thread. It is readable after the deadline or a signal.
     bell: UnixStream,
-    /// Readable once the last calls must end.
-    last_calls: UnixStream,
+    /// Readable after a later signal.
+    later_bell: UnixStream,
 }
 
 /// The thread's ends of the two pairs of sockets.
 struct Thread {
     signals: SignalDelivery<UnixStream, SignalOnly>,
-    interrupted: Arc<AtomicBool>,
-    last_calls: UnixStream,
+    later_bell: UnixStream,
     /// The thread may end the process if the main thread is stuck.
     ends_process: bool,
 }
@@ -182,7 +165,7 @@ struct Thread {
 pub struct Watch {
     shared: Arc<Shared>,
     /// Only for the last calls: their own deadline, and its length.
-    last_calls: Option<(Option<Instant>, Duration)>,
+    last_calls: Option<(Instant, Duration)>,
 }
 
 impl Watch {
@@ -190,41 +173,50 @@ impl Watch {
     /// start: in a shell's background job, and under nohup.
     pub fn start() -> Result<Self, Failure> {
         let is_ignored = |number: i32| number == SIGHUP && ignored_signals() & (1 << (number - 1)) != 0;
-        let taken: Vec<_> =
-            SIGNALS.iter().map(|(number, _)| *number).filter(|number| !is_ignored(*number)).collect();
-        let (watch, thread) = Self::new(&taken).map_err(|error| missing("handle the signals", &error))?;
-        watch.take_interrupt(&thread.interrupted)?;
-        watch.spawn(thread)
+        let numbers = SIGNALS.iter().map(|(number, _)| *number);
+        Self::launch(&numbers.filter(|number| !is_ignored(*number)).collect::<Vec<_>>())
     }
 
     /// Starts a watchdog for tests: it handles no signals and never ends the process.
     pub fn without_signals() -> Result<Self, Failure> {
-        let (watch, thread) = Self::new(&[]).map_err(|error| missing("create a pair of sockets", &error))?;
-        watch.spawn(thread)
+        Self::launch(&[])
+    }
+
+    fn launch(taken: &[i32]) -> Result<Self, Failure> {
+        let (watch, mut thread) = Self::new(taken).map_err(|error| missing("handle the signals", &error))?;
+        if thread.ends_process {
+            watch.take_interrupt()?;
+        }
+        let keeper = watch.clone();
+        thread::Builder::new()
+            .name("watchdog".into())
+            .spawn(move || keeper.keep(&mut thread))
+            .map_err(|error| missing("start the watchdog thread", &error))?;
+        Ok(watch)
     }
 
     fn new(taken: &[i32]) -> io::Result<(Self, Thread)> {
         let (ear, bell) = UnixStream::pair()?;
-        let (far, last_calls) = UnixStream::pair()?;
-        for end in [&ear, &bell, &far, &last_calls] {
+        let (far, later_bell) = UnixStream::pair()?;
+        for end in [&ear, &bell, &far, &later_bell] {
             end.set_nonblocking(true)?;
         }
-        let shared = Shared { state: Mutex::default(), saying: Mutex::default(), bell, last_calls };
+        let shared = Shared { state: Mutex::default(), saying: Mutex::default(), bell, later_bell };
         let signals = SignalDelivery::with_pipe(ear, shared.bell.try_clone()?, SignalOnly, taken)?;
         if !taken.is_empty() {
             // Safe Rust cannot ignore a signal. A handler has the same effect: the write fails with EFBIG.
             signal_hook::flag::register(SIGXFSZ, Arc::default())?;
         }
         let ends_process = !taken.is_empty();
-        let thread = Thread { signals, interrupted: Arc::default(), last_calls: far, ends_process };
+        let thread = Thread { signals, later_bell: far, ends_process };
         Ok((Self { shared: Arc::new(shared), last_calls: None }, thread))
     }
 
-    fn take_interrupt(&self, interrupted: &Arc<AtomicBool>) -> Result<(), Failure> {
-        let (watch, interrupted) = (self.clone(), Arc::clone(interrupted));
+    fn take_interrupt(&self) -> Result<(), Failure> {
+        let watch = self.clone();
+        // ctrlc calls this on a thread of its own.
         let taken = ctrlc::try_set_handler(move || {
-            // Store the flag before the wake-up byte is written.
-            interrupted.store(true, Ordering::Release);
+            watch.announce(INTERRUPT);
             watch.ring();
         });
         match taken {
@@ -233,15 +225,6 @@ impl Watch {
             Err(ctrlc::Error::System(error)) => Err(missing("handle SIGINT", &error)),
             Err(error) => Err(Failure::new(Reason::Internal, format!("cannot handle SIGINT: {error}"))),
         }
-    }
-
-    fn spawn(self, mut thread: Thread) -> Result<Self, Failure> {
-        let watch = self.clone();
-        thread::Builder::new()
-            .name("watchdog".into())
-            .spawn(move || watch.keep(&mut thread))
-            .map_err(|error| missing("cannot start the watchdog thread", &error))?;
-        Ok(self)
     }
 
     /// Sets the function that prints the lines about signals. It must not block for long, and not call
@@ -270,20 +253,12 @@ impl Watch {
     }
 
     /// Returns the watch for the last calls, which cancel a run or read lost text. It ends after `limit`, or at a later
-    /// signal: one that comes 2 s or more after the first. Only one such watch works at a time: the newest.
+    /// signal: one that comes 2 s or more after the first.
     #[must_use]
     pub fn last_calls(&self, limit: Duration) -> Self {
-        let until = Instant::now().checked_add(limit);
-        let mut state = self.state();
-        state.last_calls = until;
-        if state.last_calls_are_over && state.later_signal.is_none() {
-            state.last_calls_are_over = false;
-            // Remove the byte that ended the earlier last calls.
-            let _ = (&self.shared.last_calls).read(&mut [0; 8]);
-        }
-        drop(state);
+        // The main thread is not stuck, so the current tick begins anew.
         self.ring();
-        Self { shared: Arc::clone(&self.shared), last_calls: Some((until, limit)) }
+        Self { shared: Arc::clone(&self.shared), last_calls: Some((Instant::now() + limit, limit)) }
     }
 
     /// Returns the signal that came 2 s or more after the first.
@@ -291,9 +266,11 @@ impl Watch {
         self.state().later_signal
     }
 
-    /// Returns a descriptor for `poll` that is readable after the deadline or a signal.
-    pub fn fd(&self) -> BorrowedFd<'_> {
-        if self.last_calls.is_some() { self.shared.last_calls.as_fd() } else { self.shared.bell.as_fd() }
+    /// Returns a descriptor for `poll` that is readable after the deadline or a signal; for the last calls, only after
+    /// a later signal. [`Watch::cut`] bounds a `poll` by the deadline.
+    pub fn poll_fd(&self) -> PollFd<'_> {
+        let bell = if self.last_calls.is_some() { &self.shared.later_bell } else { &self.shared.bell };
+        PollFd::new(bell, PollFlags::IN)
     }
 
     /// Wakes the thread. If the pipe is full, a wake-up is already pending.
@@ -322,9 +299,8 @@ impl Watch {
         match self.last_calls {
             None => state.cause_at(now),
             Some((until, limit)) => {
-                let is_over = until.is_some_and(|until| now >= until);
-                let over = is_over.then_some(Cause::Deadline(limit, "the limit of the last calls"));
-                state.later_signal.map(Cause::Signal).or(over)
+                let over = Cause::Deadline(limit, "the limit of the last calls");
+                state.later_signal.map(Cause::Signal).or((now >= until).then_some(over))
             }
         }
     }
@@ -343,34 +319,28 @@ impl Watch {
             if left.is_zero() {
                 return Ok(());
             }
-            poll_for(&mut [PollFd::from_borrowed_fd(self.fd(), PollFlags::IN)], Some(self.cut(left)));
+            poll_for(&mut [self.poll_fd()], Some(self.cut(left)));
         }
     }
 
-    /// Waits until `descriptor` is ready for `flags`, at most for `limit`, and at most until the deadline or a signal.
-    pub fn wait_for(&self, descriptor: BorrowedFd<'_>, flags: PollFlags, limit: Option<Duration>) -> Ready {
-        let end = limit.and_then(|limit| Instant::now().checked_add(limit));
+    /// Waits until `descriptor` is ready for `flags`. Returns false after the deadline or a signal.
+    pub fn wait_for(&self, descriptor: BorrowedFd<'_>, flags: PollFlags) -> bool {
         loop {
             if self.peek().is_some() {
-                return Ready::Cause;
+                return false;
             }
-            let left = end.map(|end| end.saturating_duration_since(Instant::now()));
-            let mut both =
-                [PollFd::from_borrowed_fd(descriptor, flags), PollFd::from_borrowed_fd(self.fd(), PollFlags::IN)];
-            poll_for(&mut both, Some(self.cut(left.unwrap_or(Duration::MAX))));
+            let mut both = [PollFd::from_borrowed_fd(descriptor, flags), self.poll_fd()];
+            poll_for(&mut both, Some(self.cut(Duration::MAX)));
             if !both[0].revents().is_empty() {
-                return Ready::Descriptor;
-            }
-            if left.is_some_and(|left| left.is_zero()) {
-                return Ready::Time;
+                return true;
             }
         }
     }
 
     /// Cuts a time at the watch's deadline, so that the wait ends even if the thread is late.
-    fn cut(&self, time: Duration) -> Duration {
+    pub fn cut(&self, time: Duration) -> Duration {
         let at = match self.last_calls {
-            Some((until, _)) => until,
+            Some((until, _)) => Some(until),
             None => self.state().deadline.map(|(at, _)| at),
         };
         at.map_or(time, |at| time.min(at.saturating_duration_since(Instant::now())))
@@ -386,13 +356,10 @@ impl Watch {
             let wait = self.next_wait();
             let woken = poll_for(&mut [PollFd::new(thread.signals.get_read(), PollFlags::IN)], wait);
             let is_tick = !woken && wait == Some(TICK);
-            let mut signal = thread.interrupted.swap(false, Ordering::Acquire).then_some(INTERRUPT);
             for number in thread.signals.pending() {
-                let name = SIGNALS.iter().find(|(known, _)| *known == number).map(|(_, name)| *name);
-                signal = signal.or(name);
-            }
-            if let Some(name) = signal {
-                self.announce(name);
+                if let Some((_, name)) = SIGNALS.iter().find(|(known, _)| *known == number) {
+                    self.announce(name);
+                }
             }
             self.wake(thread);
             if is_tick {
@@ -405,14 +372,12 @@ impl Watch {
     fn next_wait(&self) -> Option<Duration> {
         let state = self.state();
         let now = Instant::now();
-        let next = match (state.cause, state.ticks_left) {
-            (None, _) => state.deadline.map(|(at, _)| at),
+        match (state.cause, state.ticks_left) {
+            (None, _) => state.deadline.map(|(at, _)| at.saturating_duration_since(now)),
             // The main thread has noticed the deadline first.
-            (Some(_), None) => Some(now),
-            (Some(_), Some(_)) => Some(now + TICK),
-        };
-        let alarm = [next, state.last_calls].into_iter().flatten().min();
-        alarm.map(|at| at.saturating_duration_since(now))
+            (Some(_), None) => Some(Duration::ZERO),
+            (Some(_), Some(_)) => Some(TICK),
+        }
     }
 
     /// Takes a signal and prints the line about it.
@@ -436,21 +401,16 @@ impl Watch {
         speaker(&line);
     }
 
-    /// Makes the descriptors readable whose time has come.
+    /// Makes the descriptors readable that are due.
     fn wake(&self, thread: &Thread) {
-        let now = Instant::now();
         let mut state = self.state();
-        if state.cause_at(now).is_some() && state.ticks_left.is_none() {
+        if state.cause_at(Instant::now()).is_some() && state.ticks_left.is_none() {
             state.ticks_left = Some(LAST_RESORT);
             let _ = thread.signals.get_read().write(&[0]);
         }
-        let is_over = state.later_signal.is_some() || state.last_calls.is_some_and(|at| now >= at);
-        if is_over && !state.last_calls_are_over {
-            state.last_calls_are_over = true;
-            let _ = (&thread.last_calls).write(&[0]);
-        }
-        if is_over {
-            state.last_calls = None;
+        if state.later_signal.is_some() {
+            // If the pipe is full, it is readable.
+            let _ = (&thread.later_bell).write(&[0]);
         }
     }
 

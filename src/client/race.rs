@@ -3,8 +3,8 @@
 
 use super::address::Memory;
 use super::fault::Fault;
-use super::wait::wait;
-use crate::watchdog::{Ready, Watch};
+use super::wait::{Ready, wait};
+use crate::watchdog::Watch;
 use rustix::event::{PollFd, PollFlags};
 use rustix::io::{Errno, FdFlags, fcntl_setfd};
 use rustix::net::{AddressFamily, SocketType, connect as start_connect, socket, sockopt};

@@ -1,12 +1,23 @@
 //! Waits for descriptors together with the watch, at most until a point in time.
 
-use crate::watchdog::{Ready, Watch};
-use rustix::event::{PollFd, PollFlags};
+use crate::watchdog::Watch;
+use rustix::event::PollFd;
 use std::io;
 use std::time::{Duration, Instant};
 
-/// The longest wait before the watch is asked again: its descriptor wakes only the newest of its last calls.
+/// The longest wait before the watch is asked again.
 const GLANCE: Duration = Duration::from_millis(250);
+
+/// What ended a wait.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Ready {
+    /// A descriptor is ready.
+    Descriptor,
+    /// The deadline has passed or a signal has arrived.
+    Cause,
+    /// The time limit of the wait is over.
+    Time,
+}
 
 /// Returns the time after this duration. If it is out of range, returns a day from now.
 pub(super) fn later(after: Duration) -> Instant {
@@ -18,10 +29,11 @@ pub(super) fn later(after: Duration) -> Instant {
 /// several are true, the first counts.
 pub(super) fn wait<'a>(fds: &mut Vec<PollFd<'a>>, watch: Option<&'a Watch>, until: Instant) -> io::Result<Ready> {
     let ours = fds.len();
-    fds.extend(watch.map(|watch| PollFd::from_borrowed_fd(watch.fd(), PollFlags::IN)));
+    fds.extend(watch.map(Watch::poll_fd));
     loop {
         let left = until.saturating_duration_since(Instant::now());
-        let glance = left.min(GLANCE).try_into().map_err(io::Error::other)?;
+        let glance = watch.map_or(left, |watch| watch.cut(left)).min(GLANCE);
+        let glance = glance.try_into().map_err(io::Error::other)?;
         match rustix::event::poll(fds, Some(&glance)) {
             Ok(_) | Err(rustix::io::Errno::INTR) => {}
             Err(error) => return Err(error.into()),

@@ -7,17 +7,14 @@
 mod http;
 
 use http::Request;
-use std::{
-    collections::HashMap,
-    io::{self, BufReader, Write},
-    net::{Ipv4Addr, TcpListener, TcpStream},
-    str::FromStr,
-    sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
-    thread,
-    time::Duration,
-};
-
 use serde_json::{Value, json};
+use std::collections::HashMap;
+use std::io::{self, BufReader, Write};
+use std::net::{Ipv4Addr, TcpListener, TcpStream};
+use std::str::FromStr;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread;
+use std::time::Duration;
 use uuid::Uuid;
 
 const COMPLETED: &str = include_str!("../../tests/fixtures/completed-text.sse");
@@ -77,33 +74,19 @@ impl FromStr for Outcome {
     }
 }
 
-/// A practice server. It runs until the process ends.
-#[derive(Debug)]
-pub struct Rehearsal {
-    url: String,
-}
-
-impl Rehearsal {
-    /// Starts the server on a free port of 127.0.0.1.
-    pub fn start(outcome: Outcome) -> io::Result<Self> {
-        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
-        let url = format!("http://{}", listener.local_addr()?);
-        let stage = Arc::new(Stage { outcome, sessions: Mutex::default(), changed: Condvar::new() });
-        thread::Builder::new().spawn(move || {
-            for connection in listener.incoming().flatten() {
-                let stage = Arc::clone(&stage);
-                // An error ends the connection, and the client reports that.
-                let _ = thread::Builder::new().spawn(move || stage.serve(connection));
-            }
-        })?;
-        Ok(Self { url })
-    }
-
-    /// `http://127.0.0.1:PORT`
-    #[must_use]
-    pub fn url(&self) -> &str {
-        &self.url
-    }
+/// Starts a practice server on a free port of 127.0.0.1, and returns its URL. It runs until the process ends.
+pub fn start(outcome: Outcome) -> io::Result<String> {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
+    let url = format!("http://{}", listener.local_addr()?);
+    let stage = Arc::new(Stage { outcome, sessions: Mutex::default(), changed: Condvar::new() });
+    thread::Builder::new().spawn(move || {
+        for connection in listener.incoming().flatten() {
+            let stage = Arc::clone(&stage);
+            // An error ends the connection, and the client reports that.
+            let _ = thread::Builder::new().spawn(move || stage.serve(connection));
+        }
+    })?;
+    Ok(url)
 }
 
 /// A status and a JSON body.
@@ -377,17 +360,15 @@ impl Session {
     /// Adds the events of a recording, with the IDs of this session and run: from the first event named `first` (or the
     /// start, if empty) to the next event named `end`, which is left out (or the end, if empty).
     fn tell(&mut self, recording: &str, first: &str, end: &str) {
-        let mut text = recording.replace("\r\n", "\n");
-        let data = text.lines().filter_map(|line| line.strip_prefix("data:"));
-        let mut envelopes = data.filter_map(|data| serde_json::from_str::<Value>(data).ok());
+        let mut events = events(recording);
+        let mut envelopes = events.iter().filter_map(|event| serde_json::from_str::<Value>(&event.data).ok());
         let envelope = envelopes.find(|envelope| envelope["run_id"].is_string()).unwrap_or_default();
         for (name, ours) in [("session_id", &self.id), ("run_id", &self.run_id)] {
             if let Some(theirs) = envelope[name].as_str().filter(|id| !id.is_empty()) {
-                text = text.replace(theirs, ours);
+                events.iter_mut().for_each(|event| event.data = event.data.replace(theirs, ours));
             }
         }
-        let events = text.split("\n\n").filter_map(Event::parse);
-        let events = events.skip_while(|event| !first.is_empty() && event.name != first);
+        let events = events.into_iter().skip_while(|event| !first.is_empty() && event.name != first);
         for event in events.take_while(|event| event.name != end) {
             if event.name == "text_complete" {
                 let text = &event.payload("TextComplete")["text"];
@@ -415,9 +396,12 @@ fn accepted(result: &str) -> String {
 
 /// Returns whether a recording has at least one event that can be played.
 pub fn has_event(recording: &str) -> bool {
-    let recording = recording.replace("\r\n", "\n");
-    let mut events = recording.split("\n\n").filter_map(Event::parse);
-    events.any(|event| serde_json::from_str::<Value>(&event.data).is_ok_and(|data| data["event"].is_object()))
+    let is_event = |data: &str| serde_json::from_str::<Value>(data).is_ok_and(|data| data["event"].is_object());
+    events(recording).iter().any(|event| is_event(&event.data))
+}
+
+fn events(recording: &str) -> Vec<Event> {
+    recording.replace("\r\n", "\n").split("\n\n").filter_map(Event::parse).collect()
 }
 
 struct Event {

@@ -14,8 +14,7 @@ struct Client {
 
 impl Client {
     fn of(outcome: Outcome) -> Self {
-        let rehearsal = Rehearsal::start(outcome).unwrap();
-        Self { address: rehearsal.url().strip_prefix("http://").unwrap().to_owned() }
+        Self { address: start(outcome).unwrap().strip_prefix("http://").unwrap().to_owned() }
     }
 
     fn send(&self, request: &str) -> BufReader<TcpStream> {

@@ -1,4 +1,5 @@
 use super::*;
+use std::os::fd::AsFd;
 
 /// Returns the line that each signal prints, and the state after them. The times are in milliseconds.
 fn said(
@@ -53,7 +54,7 @@ fn the_line_about_a_signal_names_it_and_the_cancel() {
 
 /// Returns whether the descriptor is readable now.
 fn is_readable(watch: &Watch) -> bool {
-    poll_for(&mut [PollFd::from_borrowed_fd(watch.fd(), PollFlags::IN)], Some(Duration::ZERO))
+    poll_for(&mut [watch.poll_fd()], Some(Duration::ZERO))
 }
 
 #[test]
@@ -61,27 +62,38 @@ fn the_descriptor_is_readable_after_the_deadline() {
     let watch = Watch::without_signals().unwrap();
     assert!(!is_readable(&watch));
     watch.arm(Duration::from_millis(20), "--timeout");
-    assert!(poll_for(&mut [PollFd::from_borrowed_fd(watch.fd(), PollFlags::IN)], None));
+    assert!(poll_for(&mut [watch.poll_fd()], None));
     assert!(matches!(watch.cause(), Some(Cause::Deadline(..))));
     assert!(watch.check().is_err() && watch.sleep(Duration::from_secs(60)).is_err());
     assert!(is_readable(&watch), "nobody has read it");
     // The last calls have a deadline of their own.
     let last = watch.last_calls(Duration::from_millis(20));
     assert!(last.check().is_ok() && !is_readable(&last));
-    assert!(poll_for(&mut [PollFd::from_borrowed_fd(last.fd(), PollFlags::IN)], None));
+    assert!(last.sleep(Duration::from_secs(60)).is_err());
     assert!(last.check().is_err() && last.later_signal().is_none());
     let next = watch.last_calls(Duration::from_secs(60));
     assert!(next.check().is_ok() && !is_readable(&next));
 }
 
 #[test]
-fn a_wait_ends_with_the_descriptor_its_limit_or_the_deadline() {
+fn the_last_calls_end_at_a_later_signal() {
+    let watch = Watch::without_signals().unwrap();
+    watch.state().first_signal = Instant::now().checked_sub(SAME_SIGNAL);
+    let last = watch.last_calls(Duration::from_secs(60));
+    assert!(last.check().is_ok() && !is_readable(&last));
+    watch.announce("SIGTERM");
+    watch.ring();
+    assert!(poll_for(&mut [last.poll_fd()], None));
+    assert!(last.check().is_err() && last.sleep(Duration::from_secs(60)).is_err());
+}
+
+#[test]
+fn a_wait_ends_with_the_descriptor_or_the_deadline() {
     let watch = Watch::without_signals().unwrap();
     let (near, far) = UnixStream::pair().unwrap();
-    let wait = |limit| watch.wait_for(near.as_fd(), PollFlags::IN, limit);
-    assert_eq!(wait(Some(Duration::from_millis(5))), Ready::Time);
+    assert!(watch.sleep(Duration::from_millis(5)).is_ok(), "a sleep ends by itself");
     (&far).write_all(b"x").unwrap();
-    assert_eq!(wait(None), Ready::Descriptor);
+    assert!(watch.wait_for(near.as_fd(), PollFlags::IN));
     watch.arm(Duration::ZERO, "--timeout");
-    assert_eq!(wait(None), Ready::Cause);
+    assert!(!watch.wait_for(near.as_fd(), PollFlags::IN));
 }

@@ -264,18 +264,16 @@ fn follow(server: &Server, client: &Following, cut: Cut, recorded: &Path) -> Res
         max_tool_calls: None,
     };
     let followed = Follow {
-        timeout: Duration::MAX,
         idle_timeout: None,
         cancel: true,
         heartbeat: Duration::ZERO,
         policy,
         program: None,
         fail_on_tool_error: false,
-        policy_flags: Vec::new(),
         server_flags: Vec::new(),
     };
-    let mut context = Context { client, watch, console, output: &mut output, server_flags: Vec::new() };
-    let report = Follower::new(&mut context, &followed, cut.session(), options, None).run(None);
+    let mut context = Context { client, watch, console, output: &mut output, follow: &followed };
+    let report = Follower::new(&mut context, cut.session(), options, None).run(None);
     drop(output);
     let mut wrong = Vec::new();
     let mut expect = |what: &str, fine: bool, seen: String| {
