@@ -117,7 +117,7 @@ impl Follower<'_> {
         let watch = client.watch();
         let run = self.machine.run_id().to_owned();
         let (mut refusal, mut taken_at, mut woken): (_, Option<Instant>, _) = (String::new(), None, false);
-        let mut nap = FIRST_NAP;
+        let (mut nap, mut reopened) = (FIRST_NAP, None);
         loop {
             if taken_at.is_none() {
                 match client.cancel(self.session, &run) {
@@ -131,12 +131,14 @@ impl Follower<'_> {
             if taken_at.is_some() && !woken {
                 woken = client.decide(self.session, &run, BTreeMap::new()).is_ok();
             }
-            if self.stream.is_open() || taken_at.is_some_and(|at| at.elapsed() >= TEARDOWN) {
-                let until = Instant::now() + nap;
-                hear_rest(&mut self.stream, &mut self.machine, until, until);
-            } else {
+            if !self.stream.is_open() && taken_at.is_some_and(|at| at.elapsed() >= TEARDOWN) {
+                // The stream that was followed does not connect any more after the deadline or a signal.
+                reopened.get_or_insert_with(|| EventStream::new(client, self.session, self.stream.cursor()));
+            }
+            let until = Instant::now() + nap;
+            if !self.hear_more(reopened.as_mut(), until, until) {
                 // The check below ends the loop.
-                let _ = watch.sleep(nap);
+                let _ = watch.sleep(until.saturating_duration_since(Instant::now()));
             }
             if !self.machine.known_end().is_open() {
                 return Cancel::Ended;
@@ -151,7 +153,7 @@ impl Follower<'_> {
             if watch.check().is_err() {
                 // Events that have arrived count.
                 let now = Instant::now();
-                hear_rest(&mut self.stream, &mut self.machine, now, now + LAST_READ);
+                self.hear_more(reopened.as_mut(), now, now + LAST_READ);
                 return match (self.machine.known_end().is_open(), taken_at) {
                     (false, _) => Cancel::Ended,
                     (true, Some(_)) => Cancel::Accepted,
@@ -159,6 +161,15 @@ impl Follower<'_> {
                 };
             }
             nap = (nap * 2).min(LONGEST_NAP);
+        }
+    }
+
+    /// Reads the stream as [`hear_rest`] does: the one that was opened again, or else the one that was followed. Returns
+    /// whether there was one to read.
+    fn hear_more(&mut self, reopened: Option<&mut EventStream<'_>>, until: Instant, flood_until: Instant) -> bool {
+        match reopened {
+            Some(stream) => hear_rest(stream, &mut self.machine, until, flood_until),
+            None => self.stream.is_open() && hear_rest(&mut self.stream, &mut self.machine, until, flood_until),
         }
     }
 

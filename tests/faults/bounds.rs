@@ -172,6 +172,41 @@ fn a_server_that_falls_silent_in_mid_run_is_without_contact() {
     assert!(run.is_cancelled());
 }
 
+#[test]
+fn a_cancelled_run_whose_stream_is_gone_is_asked_about_a_few_times_a_second() {
+    let agent = Agent::start();
+    let running = start(&agent, &[]);
+    let run = agent.next_run();
+    run.text("So far");
+    agent.wait_for_streams(1);
+    agent.every(Route::Events).lose_request(Ending::Cut);
+    agent.drop_streams(Ending::Cut);
+    running.signal(Signal::TERM);
+    let record = running.wait().fails("interrupted");
+    assert_eq!(record["cancel_confirmed"], false, "the model does not answer: {record:#}");
+    let asked = agent.requests(Route::Session).len();
+    assert!((10..60).contains(&asked), "asked {asked} times in 5 s");
+}
+
+#[test]
+fn a_stream_that_is_opened_again_tells_the_end_of_a_run_whose_sandbox_is_torn_down() {
+    let agent = Agent::start();
+    let running = start(&agent, &[]);
+    let run = agent.next_run();
+    run.give_sandbox();
+    run.propose([call("a", "view").held()]);
+    run.wait_until_running("a");
+    agent.wait_for_streams(1);
+    agent.every(Route::Events).lose_request(Ending::Cut);
+    agent.drop_streams(Ending::Cut);
+    running.signal(Signal::TERM);
+    run.wait_until_over();
+    agent.behave();
+    let record = running.wait().fails("interrupted");
+    assert_eq!(record["cancel_confirmed"], true, "{record:#}");
+    assert_eq!(record["stop_reason"], "cancelled", "{record:#}");
+}
+
 // Hosts that cannot be reached.
 
 /// A listener whose queue is full: a connect to it hangs. It lasts as long as this does.
