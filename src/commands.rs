@@ -59,7 +59,9 @@ pub fn explain(error: &clap::Error, watch: Watch, console: &Console) -> Exit {
 }
 
 fn show(text: &str, watch: Watch, console: &Console) -> Exit {
-    match Output::new(Format::Text, watch, console.clone()).line(text.trim_end()) {
+    let started = watch.start(None);
+    let mut output = Output::new(Format::Text, watch, console.clone());
+    match started.and_then(|()| output.line(text.trim_end())) {
         Ok(()) => Exit::Completed,
         Err(_) => Exit::Failed,
     }
@@ -87,8 +89,8 @@ fn start_log(verbose: u8, console: &Console) {
 
 fn prepare(cli: &Cli, watch: &Watch, console: &Console, output: &mut Output) -> Result<Report, Failure> {
     let usage = |error: anyhow::Error| Failure::usage(&error);
+    watch.start(cli.command.follow().map(|follow| (follow.timeout, "--timeout")))?;
     if let Some(follow) = cli.command.follow() {
-        watch.arm(follow.timeout, "--timeout");
         same_file::check(cli).map_err(usage)?;
         if let Some(path) = &follow.result_file {
             output.set_result_file(path).map_err(usage)?;

@@ -9,7 +9,7 @@ use std::process::ExitCode;
 
 fn main() -> ExitCode {
     // Handle signals first: an unhandled one would end the process with a code of its own.
-    let watch = match Watch::start() {
+    let watch = match Watch::new() {
         Ok(watch) => watch,
         Err(failure) => {
             Console::new(None).error(&format!("failed ({}): {failure}", failure.reason));

@@ -101,6 +101,8 @@ type Speaker = Arc<dyn Fn(&str) + Send + Sync>;
 
 #[derive(Default)]
 struct State {
+    /// The thread's part, until it is started.
+    thread: Option<Thread>,
     deadline: Option<(Instant, Cause)>,
     cause: Option<Cause>,
     /// Counts down from [`LAST_RESORT`] after the deadline or a signal.
@@ -169,47 +171,52 @@ pub struct Watch {
 }
 
 impl Watch {
-    /// Installs the signal handlers and starts the thread. SIGINT and SIGHUP stay ignored if they were ignored at the
-    /// start: in a shell's background job, and under nohup.
-    pub fn start() -> Result<Self, Failure> {
+    /// Installs the signal handlers. SIGINT and SIGHUP stay ignored if they were ignored at the start: in a shell's
+    /// background job, and under nohup. A signal takes effect once the thread is started.
+    pub fn new() -> Result<Self, Failure> {
         let is_ignored = |number: i32| number == SIGHUP && ignored_signals() & (1 << (number - 1)) != 0;
         let numbers = SIGNALS.iter().map(|(number, _)| *number);
-        Self::launch(&numbers.filter(|number| !is_ignored(*number)).collect::<Vec<_>>())
+        let taken: Vec<_> = numbers.filter(|number| !is_ignored(*number)).collect();
+        let watch = Self::with_signals(&taken).map_err(|error| missing("handle the signals", &error))?;
+        watch.take_interrupt()?;
+        Ok(watch)
     }
 
     /// Starts a watchdog for tests: it handles no signals and never ends the process.
     pub fn without_signals() -> Result<Self, Failure> {
-        Self::launch(&[])
-    }
-
-    fn launch(taken: &[i32]) -> Result<Self, Failure> {
-        let (watch, mut thread) = Self::new(taken).map_err(|error| missing("handle the signals", &error))?;
-        if thread.ends_process {
-            watch.take_interrupt()?;
-        }
-        let keeper = watch.clone();
-        thread::Builder::new()
-            .name("watchdog".into())
-            .spawn(move || keeper.keep(&mut thread))
-            .map_err(|error| missing("start the watchdog thread", &error))?;
+        let watch = Self::with_signals(&[]).map_err(|error| missing("create a pair of sockets", &error))?;
+        watch.start(None)?;
         Ok(watch)
     }
 
-    fn new(taken: &[i32]) -> io::Result<(Self, Thread)> {
+    /// Starts the thread. The deadline, if there is one, comes from a flag.
+    pub fn start(&self, deadline: Option<(Duration, &'static str)>) -> Result<(), Failure> {
+        let thread = {
+            let mut state = self.state();
+            state.deadline = deadline.and_then(|(limit, flag)| at(limit, flag));
+            state.thread.take()
+        };
+        let Some(mut thread) = thread else { return Ok(()) };
+        let keeper = self.clone();
+        let spawned = thread::Builder::new().name("watchdog".into()).spawn(move || keeper.keep(&mut thread));
+        spawned.map(drop).map_err(|error| missing("start the watchdog thread", &error))
+    }
+
+    fn with_signals(taken: &[i32]) -> io::Result<Self> {
         let (ear, bell) = UnixStream::pair()?;
         let (far, later_bell) = UnixStream::pair()?;
         for end in [&ear, &bell, &far, &later_bell] {
             end.set_nonblocking(true)?;
         }
-        let shared = Shared { state: Mutex::default(), saying: Mutex::default(), bell, later_bell };
-        let signals = SignalDelivery::with_pipe(ear, shared.bell.try_clone()?, SignalOnly, taken)?;
+        let signals = SignalDelivery::with_pipe(ear, bell.try_clone()?, SignalOnly, taken)?;
         if !taken.is_empty() {
             // Safe Rust cannot ignore a signal. A handler has the same effect: the write fails with EFBIG.
             signal_hook::flag::register(SIGXFSZ, Arc::default())?;
         }
-        let ends_process = !taken.is_empty();
-        let thread = Thread { signals, later_bell: far, ends_process };
-        Ok((Self { shared: Arc::new(shared), last_calls: None }, thread))
+        let thread = Thread { signals, later_bell: far, ends_process: !taken.is_empty() };
+        let state = Mutex::new(State { thread: Some(thread), ..State::default() });
+        let shared = Shared { state, saying: Mutex::default(), bell, later_bell };
+        Ok(Self { shared: Arc::new(shared), last_calls: None })
     }
 
     fn take_interrupt(&self) -> Result<(), Failure> {
@@ -245,10 +252,9 @@ impl Watch {
         self.state().on_signal = what;
     }
 
-    /// Sets the deadline, which comes from this flag.
+    /// Sets the deadline of a command whose thread runs already. It comes from this flag.
     pub fn arm(&self, limit: Duration, flag: &'static str) {
-        // A deadline beyond the range of `Instant` never comes.
-        self.state().deadline = Instant::now().checked_add(limit).map(|at| (at, Cause::Deadline(limit, flag)));
+        self.state().deadline = at(limit, flag);
         self.ring();
     }
 
@@ -437,6 +443,11 @@ impl Watch {
         self.say(format!("failed (internal): sortie is stuck, and exits{what}"));
         std::process::exit(Exit::Failed.code().into())
     }
+}
+
+/// Returns a deadline. One beyond the range of `Instant` never comes.
+fn at(limit: Duration, flag: &'static str) -> Option<(Instant, Cause)> {
+    Instant::now().checked_add(limit).map(|at| (at, Cause::Deadline(limit, flag)))
 }
 
 /// Waits until one of the descriptors is ready. Returns false after `limit`, or if a signal has interrupted the wait.
