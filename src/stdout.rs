@@ -49,7 +49,7 @@ impl Stdout {
 
     /// Writes the agent's text.
     pub fn text(&mut self, text: &str) -> Result<(), Failure> {
-        let put = self.put_harmless(text, |shown, c| push_visible(shown, c, &['\n', '\t']));
+        let put = self.put_harmless(text.as_bytes(), |shown, c| push_visible(shown, c, &['\n', '\t']));
         put.map_err(|error| unwritten(&error))
     }
 
@@ -68,13 +68,13 @@ impl Stdout {
         self.drain().map_err(|error| unwritten(&error))
     }
 
-    /// On a terminal, each character goes through `escape`.
-    fn put_harmless(&mut self, text: &str, escape: impl Fn(&mut String, char)) -> io::Result<()> {
+    /// Takes UTF-8. On a terminal, each character goes through `escape`.
+    fn put_harmless(&mut self, text: &[u8], escape: impl Fn(&mut String, char)) -> io::Result<()> {
         if !self.is_terminal() {
-            return self.put(text.as_bytes());
+            return self.put(text);
         }
         let mut shown = String::new();
-        for c in text.chars() {
+        for c in String::from_utf8_lossy(text).chars() {
             shown.clear();
             escape(&mut shown, c);
             self.put(shown.as_bytes())?;
@@ -121,7 +121,7 @@ pub struct Json<'a>(&'a mut Stdout);
 
 impl Write for Json<'_> {
     fn write(&mut self, json: &[u8]) -> io::Result<usize> {
-        self.0.put_harmless(&String::from_utf8_lossy(json), escape_in_json)?;
+        self.0.put_harmless(json, escape_in_json)?;
         Ok(json.len())
     }
 

@@ -5,7 +5,6 @@ use super::connection::{ANSWER, Body, Chunk};
 use super::credentials::{Credentials, secret_value};
 use super::fault::{self, NoAnswer};
 use super::quote::{few_words, quote};
-use super::refusal::MAX_ERROR;
 use super::word::{CallError, Word};
 use crate::agent::json;
 use serde::de::DeserializeOwned;
@@ -15,6 +14,8 @@ use ureq::http::{Request, Response, request};
 
 /// The largest answer to a call, in bytes.
 const MAX_ANSWER: usize = 8 * 1024 * 1024;
+/// The most of an error's body that is read or quoted, in bytes.
+pub(super) const MAX_ERROR: usize = 64 * 1024;
 /// How often one attempt reads its token or headers again.
 const MAX_RENEWALS: u32 = 2;
 

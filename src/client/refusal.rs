@@ -2,15 +2,12 @@
 
 use super::Client;
 use super::credentials::Credentials;
-use super::exchange::{Answer, Call, FailedAttempt, Retry, header, media_type};
+use super::exchange::{Answer, Call, FailedAttempt, MAX_ERROR, Retry, header, media_type};
 use super::quote::{few_words, quote};
 use super::word::{CallError, Gateway, Refusal, Word};
 use crate::agent::calls as api;
 use std::time::{Duration, SystemTime};
 use ureq::http::{StatusCode, request};
-
-/// The most of an error's body that is read, in bytes.
-pub(super) const MAX_ERROR: usize = 64 * 1024;
 
 impl Client {
     /// Makes the error for an answer other than 2xx. Its body is read for at most `patience`.
