@@ -66,9 +66,8 @@ impl Bench {
         for ((client, _), samples) in clients.iter().zip(&rows).skip(first) {
             let theirs = Middle::of(samples);
             if theirs.exit == 0 {
-                // By so much the same binary differs from itself.
-                let name = format!("a trivial run takes no more {what} than one of {client}, give or take 5 %");
-                self.bar(name, compared(&theirs), of(&ours) <= 1.05 * of(&theirs));
+                let name = format!("a trivial run takes no more {what} than one of {client}");
+                self.bar(name, compared(&theirs), of(&ours) <= of(&theirs));
             }
         }
         Ok(())
