@@ -3,7 +3,7 @@
 use crate::agent::calls::{AutoApprove, Decision, SessionState};
 use crate::agent::events::{ToolCall, decode};
 use crate::approver::{self, Question};
-use crate::client::{CallError, Client, EventStream, Refusal, Silence, StreamItem, Word};
+use crate::client::{CallError, Client, EventStream, Refusal, StreamItem, Word};
 use crate::console::Console;
 use crate::history;
 use crate::outcome::{End, Failure, Reason};
@@ -11,7 +11,7 @@ use crate::output::Output;
 use crate::progress::seconds;
 use crate::run::batch::AskedCalls;
 use crate::run::policy::{Ruling, Verdict};
-use crate::run::{Effect, Input, Machine, Options, State, Step, Uptime};
+use crate::run::{Effect, Input, Machine, Options, Silence, State, Step, Uptime};
 use crate::settings::Follow;
 use crate::watchdog::Watch;
 use std::collections::BTreeMap;

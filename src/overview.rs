@@ -3,14 +3,14 @@
 use crate::agent::calls::{AutoApprove, ListedSession, SessionState};
 use crate::agent::events::{ToolCall, decode};
 use crate::cli::{ListState, PlainFormat};
-use crate::client::{Client, EventStream, Options, Refusal, Silence, StreamItem};
+use crate::client::{Client, EventStream, Options, Refusal, StreamItem};
 use crate::console::visible;
 use crate::ending::resume_command;
 use crate::follow::{Context, Follower};
 use crate::outcome::{End, Failure, Report, Waiting};
 use crate::progress::{describe, seconds};
 use crate::run::batch::{AskedCalls, PAUSED};
-use crate::run::{Effect, Input, Machine, Start};
+use crate::run::{Effect, Input, Machine, Silence, Start};
 use serde::Serialize;
 use std::collections::HashSet;
 use std::time::{Duration, Instant, SystemTime};

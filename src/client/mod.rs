@@ -30,7 +30,7 @@ mod word;
 pub use address::Address;
 pub use calls::new_key;
 pub use credentials::{Headers, MAX_HEADERS, MAX_TOKEN, Token};
-pub use stream::{EventStream, Silence, StreamItem};
+pub use stream::{EventStream, StreamItem};
 pub use word::{CallError, Gateway, Refusal, Word};
 
 use crate::console::Console;

@@ -9,6 +9,7 @@ use super::retry::Retries;
 use super::word::{CallError, Word};
 use crate::agent::events;
 use crate::agent::sse::{Frame, Parser};
+use crate::run::Silence;
 use std::time::{Duration, Instant};
 use uuid::Uuid;
 
@@ -42,20 +43,6 @@ pub enum StreamItem<'a> {
     Read(Silence),
     /// A read found nothing, or there is no connection.
     Quiet(Silence),
-}
-
-/// How quiet the stream is.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Silence {
-    /// How long reads have blocked since the last byte of an event, the last call and the last reconnect. Comments do
-    /// not count. Time with unread bytes does not count either, unlike with a clock.
-    pub quiet: Duration,
-    /// Any byte has come since the stream was opened. Comments count.
-    pub heard: bool,
-    /// No byte has come for 20 s after the request: something between us and the server buffers the stream.
-    pub held_back: bool,
-    /// The time since the last event, by the clock.
-    pub idle: Duration,
 }
 
 /// A reader of a session's events. It ends with its client's watch.

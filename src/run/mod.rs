@@ -43,7 +43,6 @@ mod machine;
 mod tally;
 mod unconfirmed;
 
-pub use crate::client::Silence;
 pub use machine::Machine;
 pub use unconfirmed::is_replayed;
 
@@ -57,6 +56,20 @@ use transcript::{FilledIn, Keep};
 
 /// The message about a session whose state is `failed` (protocol trap 21).
 pub const STATE_FAILED: &str = "the server says that the run failed, and not why; its log may tell";
+
+/// How quiet the stream is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Silence {
+    /// How long reads have blocked since the last byte of an event, the last call and the last reconnect. Comments do
+    /// not count. Time with unread bytes does not count either, unlike with a clock.
+    pub quiet: Duration,
+    /// Any byte has come since the stream was opened. Comments count.
+    pub heard: bool,
+    /// No byte has come for 20 s after the request: something between us and the server buffers the stream.
+    pub held_back: bool,
+    /// The time since the last event, by the clock.
+    pub idle: Duration,
+}
 
 /// An input of the machine.
 #[derive(Debug)]
