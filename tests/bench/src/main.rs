@@ -163,9 +163,9 @@ impl Bench {
                 done = part(&mut self);
             }
         }
+        done = done.and_then(|()| self.sizes());
         fs::remove_dir_all(&self.scratch)?;
         done?;
-        self.sizes()?;
         println!("\n#### The bars\n\n| bar | measured | met |\n|---|---|---|");
         for Bar { what, measured, met } in &self.bars {
             println!("| {what} | {measured} | {} |", if *met { "yes" } else { "**no**" });
