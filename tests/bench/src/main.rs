@@ -177,7 +177,9 @@ impl Bench {
     /// its pages one by one: each start takes a tenth longer.
     fn install(&mut self) -> Result<()> {
         let Options { sortie, against, clients, .. } = &mut self.options;
-        let commands = clients.iter_mut().map(|(_, command)| command).filter(|command| command.contains('/'));
+        let is_path =
+            |command: &&mut String| command.split(' ').next().is_some_and(|program| program.contains('/'));
+        let commands = clients.iter_mut().map(|(_, command)| command).filter(is_path);
         for (number, command) in [sortie].into_iter().chain(against).chain(commands).enumerate() {
             let (program, rest) = command.split_once(' ').unwrap_or((command, ""));
             let folder = self.scratch.join(number.to_string());
