@@ -5,7 +5,7 @@
 //!
 //! The `retry` field is skipped like an unknown one: the client has its own backoff.
 
-use std::{fmt, iter, mem};
+use std::{fmt, mem};
 
 use memchr::memchr2;
 
@@ -289,19 +289,20 @@ impl Block {
         }
         match field {
             Field::Data => {
-                for text in decoded(value) {
-                    self.push_data(text)?;
+                match simdutf8::basic::from_utf8(value) {
+                    Ok(text) => self.push_data(text)?,
+                    Err(_) => self.push_repaired(value)?,
                 }
                 self.push_data("\n")?;
             }
             Field::Event => {
                 self.event.clear();
-                self.event.extend(decoded(value));
+                self.event.push_str(&String::from_utf8_lossy(value));
             }
             Field::Id if value.contains(&0) => {}
             Field::Id => {
                 self.id.clear();
-                self.id.extend(decoded(value));
+                self.id.push_str(&String::from_utf8_lossy(value));
                 self.has_id = true;
             }
             Field::Other => {}
@@ -328,6 +329,18 @@ impl Block {
         Ok(())
     }
 
+    /// Appends data with U+FFFD in place of invalid UTF-8, which may be three times as long as the line: so it is bounded
+    /// piece by piece. A line can be decoded alone, because an LF is never a part of another character.
+    fn push_repaired(&mut self, line: &[u8]) -> Result<(), TooLarge> {
+        for chunk in line.utf8_chunks() {
+            self.push_data(chunk.valid())?;
+            if !chunk.invalid().is_empty() {
+                self.push_data("\u{FFFD}")?;
+            }
+        }
+        Ok(())
+    }
+
     fn clear(&mut self) {
         self.data.clear();
         self.data.shrink_to(KEEP);
@@ -335,20 +348,6 @@ impl Block {
         self.id.clear();
         self.has_id = false;
     }
-}
-
-/// Returns the text in pieces, with U+FFFD in place of invalid UTF-8. A line can be decoded alone, because an LF is never
-/// a part of another character.
-fn decoded(bytes: &[u8]) -> impl Iterator<Item = &str> {
-    let (valid, invalid) = match simdutf8::basic::from_utf8(bytes) {
-        Ok(text) => (text, &[][..]),
-        Err(_) => ("", bytes),
-    };
-    let repaired = invalid.utf8_chunks().flat_map(|chunk| {
-        let is_whole = chunk.invalid().is_empty();
-        [chunk.valid(), if is_whole { "" } else { "\u{FFFD}" }]
-    });
-    iter::once(valid).chain(repaired)
 }
 
 /// Returns how much a buffer of this length and capacity must grow to hold `needed` bytes: its capacity doubles, but
