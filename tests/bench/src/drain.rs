@@ -30,11 +30,7 @@ impl Long {
     }
 
     fn rounds(self, short: usize) -> usize {
-        match self.0 {
-            10 => short,
-            100 => short.div_ceil(2),
-            _ => short.div_ceil(3),
-        }
+        if self.0 < 1000 { short } else { short.div_ceil(2) }
     }
 }
 

@@ -30,7 +30,7 @@ const USAGE: &str = "usage: bench [--sortie PATH] [--against PATH]… [--client 
   --static PATH      the static binary, for its size
   --full             1 GB streams and a longer silence too
   --quick            10 MB streams and what is soon measured, as in CI
-  --rounds N         rounds for each stream of 10 MB [default: 9]; larger ones take fewer
+  --rounds N         rounds for each stream [default: 11]; those of 1 GB take half
   --only PART        drain, ascii, trivial, moments, latency, https, attach, idle or many
   --serve STREAM     measure nothing: serve \"10 MB small, large chunks\", say, until ended; for a profiler";
 
@@ -74,7 +74,7 @@ fn options(arguments: &[String]) -> Result<Options> {
         linked: None,
         full: false,
         quick: false,
-        rounds: 9,
+        rounds: 11,
         only: Vec::new(),
         serve: None,
     };
