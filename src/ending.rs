@@ -1,7 +1,6 @@
 //! What every command does after it has followed a run: cancel a run that must not go on alone, confirm that it has
 //! stopped, read lost text from the session's messages, and make the report.
 
-use crate::agent::events::decode;
 use crate::client::{CallError, Client, EventStream, Refusal, StreamItem, Word};
 use crate::console::Console;
 use crate::follow::{Follower, LAST_READ, session_state};
@@ -238,17 +237,15 @@ fn is_final(error: &CallError) -> bool {
 fn hear_rest(stream: &mut EventStream<'_>, machine: &mut Machine, until: Instant, flood_until: Instant) -> bool {
     loop {
         match stream.next(Some(until)) {
-            Ok(StreamItem::Event { id, frame }) => {
-                if let Ok(envelope) = decode(&frame) {
-                    machine.step(Input::Event(id, &envelope));
-                }
+            Ok(StreamItem::Event { id, envelope: Ok(envelope), .. }) => {
+                machine.step(Input::Event(id, &envelope));
             }
             Ok(StreamItem::Lost { newest }) => {
                 machine.step(Input::Lost { newest });
             }
             // A flood of comments or unknown events never leaves a read empty.
             Ok(StreamItem::Read(_)) if Instant::now() >= flood_until => return true,
-            Ok(StreamItem::Read(_) | StreamItem::Reconnected) => {}
+            Ok(StreamItem::Read(_) | StreamItem::Reconnected | StreamItem::Event { .. }) => {}
             Ok(StreamItem::Quiet(_)) if Instant::now() < until && !machine.has_terminal_event() => {}
             Ok(StreamItem::Quiet(_)) => return true,
             Err(_) => return false,

@@ -1,7 +1,7 @@
 //! The main loop: gives the stream's events to the machine and performs the effects that the machine returns.
 
 use crate::agent::calls::{AutoApprove, Decision, SessionState};
-use crate::agent::events::{ToolCall, decode};
+use crate::agent::events::ToolCall;
 use crate::approver::{self, Question};
 use crate::client::{CallError, Client, EventStream, Refusal, StreamItem, Word};
 use crate::console::Console;
@@ -98,22 +98,20 @@ impl<'a> Follower<'a> {
         let until = self.wake_at();
         let Self { stream, machine, output, console, .. } = self;
         match stream.next(until) {
-            Ok(StreamItem::Event { id, frame }) => match decode(&frame) {
-                Ok(envelope) => {
-                    let step = machine.step(Input::Event(id, &envelope));
-                    if step.fresh {
-                        output.event(id, &frame, &envelope, step.text)?;
-                    }
-                    if let Some(notice) = &step.notice {
-                        console.error(notice);
-                    }
-                    Ok(step.effect)
+            Ok(StreamItem::Event { id, frame, envelope: Ok(envelope) }) => {
+                let step = machine.step(Input::Event(id, &envelope));
+                if step.fresh {
+                    output.event(id, &frame, &envelope, step.text)?;
                 }
-                Err(malformed) => {
-                    stream.reject(&malformed.0)?;
-                    Ok(Effect::Continue)
+                if let Some(notice) = &step.notice {
+                    console.error(notice);
                 }
-            },
+                Ok(step.effect)
+            }
+            Ok(StreamItem::Event { envelope: Err(malformed), .. }) => {
+                stream.reject(&malformed.0)?;
+                Ok(Effect::Continue)
+            }
             Ok(StreamItem::Lost { newest }) => Ok(machine.step(Input::Lost { newest }).effect),
             Ok(StreamItem::Reconnected) => Ok(machine.step(Input::Reconnected).effect),
             Ok(StreamItem::Read(silence)) => self.read(silence),
@@ -307,9 +305,8 @@ impl<'a> Follower<'a> {
         let began = Instant::now();
         while began.elapsed() < LAST_READ {
             match self.stream.next(Some(began + LAST_READ)) {
-                Ok(StreamItem::Quiet(_)) | Err(_) => break,
-                Ok(StreamItem::Event { id, frame }) => {
-                    let Ok(envelope) = decode(&frame) else { break };
+                Ok(StreamItem::Quiet(_) | StreamItem::Event { envelope: Err(_), .. }) | Err(_) => break,
+                Ok(StreamItem::Event { id, frame, envelope: Ok(envelope) }) => {
                     let step = self.machine.step(Input::Event(id, &envelope));
                     if step.fresh {
                         self.output.event(id, &frame, &envelope, step.text)?;

@@ -1,7 +1,7 @@
 //! Reads the past of a session: its messages, and the events of its last run.
 
 use crate::agent::calls::{Message, SessionState, end_with_answer, end_with_open_call, have_call_after_prompt};
-use crate::agent::events::{Event, decode};
+use crate::agent::events::Event;
 use crate::client::{CallError, Client, EventStream, StreamItem, Word};
 use crate::outcome::COMPLETED;
 use crate::run::{History, is_replayed};
@@ -91,8 +91,7 @@ pub fn find_run(client: &Client, session: Uuid, wanted: Option<Uuid>) -> Result<
     let (mut last, mut replay_ends): (Option<LastRun>, Option<u64>) = (None, None);
     loop {
         match stream.next(None)? {
-            StreamItem::Event { id, frame } => {
-                let Ok(envelope) = decode(&frame) else { continue };
+            StreamItem::Event { id, envelope: Ok(envelope), .. } => {
                 let run = envelope.run_id.as_deref().and_then(|id| Uuid::parse_str(id).ok());
                 if let Some(id) = run.filter(|run| wanted.is_none_or(|wanted| wanted == *run)) {
                     last = Some(LastRun { id, ended: ended(&envelope.event) });
@@ -110,7 +109,7 @@ pub fn find_run(client: &Client, session: Uuid, wanted: Option<Uuid>) -> Result<
                     return Ok(last);
                 }
             }
-            StreamItem::Reconnected | StreamItem::Read(_) => {}
+            StreamItem::Reconnected | StreamItem::Read(_) | StreamItem::Event { .. } => {}
         }
     }
 }

@@ -1,7 +1,7 @@
 //! The commands that change nothing: `list`, `pending` and `ping`.
 
 use crate::agent::calls::{AutoApprove, ListedSession, SessionState};
-use crate::agent::events::{ToolCall, decode};
+use crate::agent::events::ToolCall;
 use crate::cli::{ListState, PlainFormat};
 use crate::client::{Client, EventStream, Options, Refusal, StreamItem};
 use crate::console::visible;
@@ -258,9 +258,9 @@ impl<'c> Look<'c> {
         let mut any = false;
         loop {
             match self.stream.next(None)? {
-                StreamItem::Event { id, frame } => {
+                StreamItem::Event { id, envelope, .. } => {
                     any = true;
-                    if let Ok(envelope) = decode(&frame) {
+                    if let Ok(envelope) = envelope {
                         self.machine.step(Input::Event(id, &envelope));
                     }
                 }

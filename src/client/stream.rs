@@ -7,7 +7,7 @@ use super::cursor::{Arrival, Cursor, Gap};
 use super::exchange::Call;
 use super::retry::Retries;
 use super::word::{CallError, Word};
-use crate::agent::events;
+use crate::agent::events::{self, Envelope, Malformed};
 use crate::agent::sse::{Frame, Parser};
 use crate::run::Silence;
 use std::time::{Duration, Instant};
@@ -32,6 +32,7 @@ pub enum StreamItem<'a> {
     Event {
         id: Option<u64>,
         frame: Frame<'a>,
+        envelope: Result<Envelope<'a>, Malformed>,
     },
     /// The server no longer has the events before the next one. If the server said so in a gap, `newest` is the newest
     /// event at that time: the replay is complete with that event.
@@ -137,7 +138,7 @@ impl<'c> EventStream<'c> {
         Ok(match self.advance(until)? {
             Told::Event => {
                 let frame = self.parser.frame();
-                StreamItem::Event { id: id(&frame), frame }
+                StreamItem::Event { id: id(&frame), frame, envelope: events::decode(&frame) }
             }
             Told::Lost(newest) => StreamItem::Lost { newest },
             Told::Reconnected => StreamItem::Reconnected,
