@@ -178,7 +178,10 @@ impl Output {
     ) -> Result<(), Failure> {
         match format {
             PlainFormat::Json => self.json(json),
-            PlainFormat::Text => lines.into_iter().try_for_each(|line| self.line(&line)),
+            PlainFormat::Text => {
+                lines.into_iter().try_for_each(|line| self.stdout.line(&line))?;
+                self.flush()
+            }
         }
     }
 
