@@ -302,12 +302,39 @@ fn before_the_first_event_the_state_is_asked_for_after_two_seconds_and_then_ever
 }
 
 #[test]
+fn while_a_proposal_may_be_lost_the_state_is_asked_for_sooner() {
+    let mut run = machine(Start::Fresh);
+    feed(&mut run, 1, &ours(STARTED));
+    tell(&mut run, Input::Lost { newest: None });
+    assert_eq!(quiet(&mut run, 1750, 1), Effect::Continue);
+    assert_eq!(quiet(&mut run, 2000, 2), Effect::AskState);
+}
+
+#[test]
+fn the_machine_hears_of_the_time_while_the_stream_is_being_opened_if_the_state_may_tell_the_end() {
+    let two_seconds = Some(Duration::from_secs(2));
+    let mut run = machine(Start::Fresh);
+    assert_eq!(run.patience(), two_seconds, "the run may have died before its first event");
+    assert_eq!(quiet(&mut run, 2000, 2), Effect::AskState);
+    assert_eq!(run.patience(), None);
+    tell(&mut run, Input::State(State::Failed));
+    assert_eq!(run.patience(), two_seconds);
+    let mut run = machine(Start::Fresh);
+    feed(&mut run, 1, &ours(STARTED));
+    assert_eq!(run.patience(), None);
+    assert_eq!(machine(Start::FromNow).patience(), None);
+}
+
+#[test]
 fn an_unknown_session_is_asked_for_again_for_five_seconds() {
     let mut run = machine(Start::Fresh);
     feed(&mut run, 1, &ours(STARTED));
     assert_eq!(quiet(&mut run, 15_000, 15), Effect::AskState);
     assert_eq!(tell(&mut run, Input::State(State::NoSession)), Effect::Continue);
     for second in 16..20 {
+        let before = Silence { idle: Duration::from_secs(15), ..Silence::default() };
+        let now = Duration::from_millis(second * 1000 - 750);
+        assert_eq!(tell(&mut run, Input::Quiet { silence: before, now }), Effect::Continue, "too soon");
         assert_eq!(quiet(&mut run, 15_000, second), Effect::AskState);
         assert_eq!(tell(&mut run, Input::State(State::NoSession)), Effect::Continue);
     }
@@ -368,6 +395,19 @@ fn only_the_servers_own_state_confirms_a_stop() {
         let mut run = machine(Start::Fresh);
         assert_eq!(tell(&mut run, Input::StateAfterCancel(state.clone())), Effect::Continue);
         assert_eq!(run.known_end().is_open(), !stopped, "{state:?}");
+    }
+}
+
+#[test]
+fn after_a_cancel_the_messages_of_another_run_are_not_shown() {
+    for (state, shown) in [(State::Idle, true), (State::Active { run_id: OTHER.into() }, false)] {
+        let mut run = machine(Start::Fresh);
+        feed(&mut run, 1, &ours(STARTED));
+        tell(&mut run, Input::Lost { newest: None });
+        tell(&mut run, Input::StateAfterCancel(state));
+        let history = History { texts: vec!["late".into()], known: true, ..History::default() };
+        let filled_in = run.step(Input::Messages(history)).filled_in.unwrap();
+        assert_eq!(filled_in.pieces == ["late"], shown, "{filled_in:?}");
     }
 }
 
