@@ -97,7 +97,7 @@ pub enum Command {
     /// approves the next. Without a choice the policy decides the pending calls too.
     #[command(after_help = SHORT_RUN, after_long_help = LONG_RUN)]
     Resume(Box<Resume>),
-    /// Follow a run that is going on, or that has just ended
+    /// Follow an active run, or show the session's last run
     ///
     /// Like run, it cancels the run at the deadline and at a signal, unless --no-cancel is given.
     #[command(after_help = SHORT_RUN, after_long_help = LONG_RUN)]
@@ -130,7 +130,7 @@ const LONG_RUN: &str = "\
 Options without a default are off.
 
 Signals: SIGINT, SIGTERM, SIGHUP, SIGQUIT, SIGALRM, SIGVTALRM, SIGXCPU, SIGUSR1 and SIGUSR2 cancel the run and exit 1.
-A second one, 2 s or more after the first, gives up waiting until the run has stopped.
+A second one, 2 s or more after the first, makes sortie exit before the run has stopped.
 
 Exit codes: 0 completed, 1 failed, 10 paused: tool calls wait for approval.";
 const EXIT_CANCEL: &str = "\
@@ -144,7 +144,7 @@ Options without a default are off.
 Exit codes: 0 the sessions were listed, 1 failed.";
 const EXIT_PING: &str = "\
 Options without a default are off.
-Exit codes: 0 the server is there and accepts the token, 1 it is not or does not.";
+Exit codes: 0 the server answers and accepts the token, 1 it does not.";
 const EXIT_HELP: &str = "Exit codes: 0 the help was shown, 1 there is no such command.";
 
 impl Command {
@@ -178,8 +178,8 @@ pub struct Common {
 
     /// File with headers for a gateway in front of the server
     ///
-    /// Its lines are "Name: value"; empty lines and lines that begin with # are skipped. The headers go with every call,
-    /// over plain http only where the token may go, and are never shown.
+    /// Its lines are "Name: value"; empty lines and lines that begin with # are skipped. The headers go with every HTTP
+    /// call, over plain http only where the token may go, and are never shown.
     #[arg(long, value_name = "PATH", env = "SORTIE_HEADER_FILE", hide_env_values = true, global = true,
           hide_short_help = true, value_hint = ValueHint::FilePath)]
     pub header_file: Option<PathBuf>,
@@ -197,7 +197,7 @@ pub struct Common {
     #[arg(long, value_name = "PATH", global = true, hide_short_help = true, value_hint = ValueHint::FilePath)]
     pub key: Option<PathBuf>,
 
-    /// Let the token go over plain http to another machine, where it can be read on the way
+    /// Send the token over plain http to another machine, although the network can read it
     #[arg(long, env = "SORTIE_ALLOW_HTTP", hide_env_values = true, global = true, hide_short_help = true,
           value_parser = clap::builder::FalseyValueParser::new())]
     pub allow_http: bool,
@@ -229,7 +229,7 @@ pub struct Common {
     #[arg(short, long, conflicts_with = "verbose", global = true, help_heading = "Output", display_order = 90)]
     pub quiet: bool,
 
-    /// Log each call on stderr; -vv the HTTP library too [env: SORTIE_LOG]
+    /// Log each HTTP call on stderr; -vv the HTTP library too [env: SORTIE_LOG]
     ///
     /// SORTIE_LOG sets the level for each part instead, as in sortie=debug,ureq=info. The token is in no log.
     #[arg(short, long, action = ArgAction::Count, global = true, help_heading = "Output", display_order = 91)]
@@ -268,7 +268,7 @@ pub struct Follow {
 
     /// Replace the server's policy, its denials included: allow only this tool
     ///
-    /// Repeat it for each tool that may run. A tool that is not on the list is rejected, or pauses the run with --pause-on-approval.
+    /// Repeat it for each tool that may run. A tool that is not on the list is rejected; with --pause-on-approval it pauses the run.
     /// The name may have the server's prefix (stakpak__view) or not (view). With --approve-with, the program decides the
     /// calls that are on the list.
     ///
@@ -287,7 +287,7 @@ pub struct Follow {
 
     /// Replace the server's policy, its denials included: ask this program
     ///
-    /// It is asked about each call. Its exit code decides: 0 accepts the call, 1 rejects it, 10 pauses the run. The program is run by sh -c, gets
+    /// It is asked about each call that no other flag decides. Its exit code decides: 0 accepts the call, 1 rejects it, 10 pauses the run. The program is run by sh -c, gets
     /// {session_id, run_id, tool_call} as JSON on stdin, and has 60 s. What it prints is the reason for a rejection. Any
     /// other exit code, a crash, a timeout or a missing program pauses the run.
     #[arg(long, value_name = "CMD", value_hint = ValueHint::CommandString, help_heading = "Approval")]
@@ -295,19 +295,19 @@ pub struct Follow {
 
     /// Allow the policy to accept Slack tools (rejected by default)
     ///
-    /// Slack tools that the server approves by itself can only be stopped with a policy flag.
+    /// If the server approves them by itself, only --allow-tool, --deny-tool or --approve-with rejects them.
     #[arg(long, hide_short_help = true, help_heading = "Approval")]
     pub enable_slack_tools: bool,
 
     /// Allow the policy to accept tools that start subagents (rejected by default)
     ///
-    /// Those that the server approves by itself can only be stopped with a policy flag.
+    /// If the server approves them by itself, only --allow-tool, --deny-tool or --approve-with rejects them.
     #[arg(long, hide_short_help = true, help_heading = "Approval")]
     pub enable_subagents: bool,
 
     /// Cancel the run if it has not ended after this time
     ///
-    /// With its unit: 90s, 10m, 1h 30m. It bounds the whole command.
+    /// With its unit: 90s, 10m, 1h 30m. It bounds the whole command, but for the cancel, which may take 5 s more.
     #[arg(long, value_name = "DURATION", default_value = "30m", value_parser = duration, help_heading = "Ends")]
     pub timeout: Duration,
 
@@ -340,7 +340,7 @@ pub struct Follow {
           help_heading = "Output")]
     pub record: Option<PathBuf>,
 
-    /// Print a line on stderr after this much silence, so that CI does not kill a quiet job; 0s never does
+    /// Print a line on stderr after this much silence, so that CI does not kill a quiet job; 0s prints none
     ///
     /// With its unit: 30s, 5m.
     #[arg(long, value_name = "DURATION", default_value = "60s", value_parser = duration_or_zero,
@@ -373,30 +373,30 @@ pub enum PlainFormat {
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Prompt")]
 pub struct Run {
-    /// The task, unless --prompt-file gives it; - reads it from stdin
+    /// The prompt, unless --prompt-file gives it; - reads it from stdin
     ///
     /// A prompt that begins with - must follow --, as in: sortie run -- "- tidy up".
     #[arg(value_name = "PROMPT", display_order = 0)]
     pub prompt: Option<String>,
 
-    /// Read the task from this file; - is stdin
+    /// Read the prompt from this file; - is stdin
     #[arg(long, value_name = "PATH", conflicts_with = "prompt", value_hint = ValueHint::FilePath,
           display_order = 1)]
     pub prompt_file: Option<PathBuf>,
 
-    /// Send this png, jpeg, gif or webp image with the task
+    /// Send this png, jpeg, gif or webp image with the prompt
     ///
-    /// Repeat it for each image. The server takes 2 MB for the task and everything with it, and an image takes a third
+    /// Repeat it for each image. The server takes 2 MB for the prompt and everything with it, and an image takes a third
     /// more there than on the disk.
     #[arg(long = "image", value_name = "PATH", value_hint = ValueHint::FilePath, hide_short_help = true,
           display_order = 2)]
     pub images: Vec<PathBuf>,
 
-    /// Send the task to this session [default: a new one]
+    /// Send the prompt to this session [default: a new one]
     #[arg(long, value_name = "ID", conflicts_with_all = ["profile", "title", "workdir"])]
     pub session: Option<String>,
 
-    /// The profile; the new session's title is "autopilot: NAME"
+    /// Set the new session's title to "autopilot: NAME"
     #[arg(long, value_name = "NAME", default_value = "default", hide_short_help = true)]
     pub profile: String,
 
@@ -421,7 +421,7 @@ pub struct Run {
     #[arg(long, value_name = "PATH", value_hint = ValueHint::FilePath, hide_short_help = true)]
     pub system_prompt_file: Option<PathBuf>,
 
-    /// Give the agent a text beside the task
+    /// Give the agent a text beside the prompt
     ///
     /// Repeat it for each text. NAME:high=TEXT or NAME:normal=TEXT sets its priority. With --context-file, at most 32
     /// texts of 50000 characters each, and 500000 in all. The server keeps less: sortie warns.
@@ -447,7 +447,7 @@ pub struct Run {
 
     /// Cancel the run past N tool calls; the current turn may still use tokens
     ///
-    /// From the first call above N on, no call is approved any more.
+    /// sortie approves no call after the Nth.
     #[arg(long, value_name = "N", allow_hyphen_values = true, hide_short_help = true, help_heading = "Ends")]
     pub max_tool_calls: Option<String>,
 
@@ -457,7 +457,7 @@ pub struct Run {
 
     /// Print the session's ID and exit 0, without following the run
     ///
-    /// With --output json, the line is {"type":"detached","session_id","run_id"}. With --allow-tool, the list goes to the
+    /// With --output json, the line is an object with type ("detached"), session_id and run_id. With --allow-tool, the list goes to the
     /// server, and other calls wait for sortie resume.
     #[arg(long, help_heading = "Ends")]
     pub detach: bool,
@@ -557,19 +557,19 @@ pub enum ListState {
     Idle,
     /// The last run failed
     Failed,
-    /// A run waits for an approval; it takes 2 s to tell
+    /// A run waits for an approval; this check takes 2 s
     Waiting,
 }
 
 #[derive(Debug, Args)]
 pub struct Ping {
-    /// Try until the server is there, for this long [default: try once]
+    /// Retry for this long until the server answers [default: try once]
     ///
     /// With its unit: 30s, 5m.
     #[arg(long, value_name = "DURATION", value_parser = duration, help_heading = "Ends")]
     pub wait: Option<Duration>,
 
-    /// What goes to stdout; text says nothing there
+    /// What goes to stdout; text prints nothing
     #[arg(short, long, value_name = "FORMAT", value_enum, default_value = "text", help_heading = "Output")]
     pub output: PlainFormat,
 }
@@ -589,7 +589,7 @@ const TOPICS: [(&str, &str); 8] = [
     ("cancel", "Stop a run"),
     ("pending", "Show the calls that wait"),
     ("list", "Show the sessions"),
-    ("ping", "Ask for the server"),
+    ("ping", "Check the server"),
     ("help", "Show help"),
 ];
 
@@ -627,7 +627,8 @@ pub fn mistake(error: &clap::Error) -> String {
         _ => String::new(),
     };
     // Without the name of the option's value, and without the dots of one that can be repeated.
-    let option = |kind| words(kind).split(" <").next().unwrap_or_default().trim_end_matches("...").to_owned();
+    let option =
+        |kind| words(kind).split(" <").next().unwrap_or_default().trim_end_matches("...").trim_end().to_owned();
     let (argument, value) = (option(ContextKind::InvalidArg), words(ContextKind::InvalidValue));
     let usage = error.get(ContextKind::Usage).map(ToString::to_string).unwrap_or_default();
     let is_command = |word: &&str| word.chars().all(|c| c.is_ascii_lowercase());
@@ -648,7 +649,7 @@ pub fn mistake(error: &clap::Error) -> String {
         }
         ErrorKind::TooManyValues => format!("{argument} takes no value"),
         ErrorKind::MissingRequiredArgument => format!("{argument} is missing"),
-        ErrorKind::ArgumentConflict => format!("{argument} does not go with {}", option(ContextKind::PriorArg)),
+        ErrorKind::ArgumentConflict => format!("{argument} cannot be used with {}", option(ContextKind::PriorArg)),
         ErrorKind::InvalidUtf8 => {
             let is_at_fault = |name: &&&str| std::env::var_os(name).is_some_and(|value| value.to_str().is_none());
             let name = ["SORTIE_SERVER", "SORTIE_REHEARSE"].iter().find(is_at_fault);

@@ -1,4 +1,4 @@
-//! Opens and creates files. No open blocks, whatever the path names.
+//! Opens and creates files. Opening never blocks, not even a FIFO.
 
 use crate::watchdog::Watch;
 use rustix::fs::OFlags;

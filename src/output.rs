@@ -230,7 +230,7 @@ impl Output {
                 // A lost answer must not look like an empty one.
                 None if report.run.text_is_cut => {
                     let message = format!(
-                        "the last turn says more than {MAX_TEXT} bytes, which -o final does not keep; -o text does"
+                        "the last turn is longer than {MAX_TEXT} bytes, and -o final cannot keep it; -o text prints it"
                     );
                     return Err(Failure::new(Reason::Output, message));
                 }

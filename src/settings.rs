@@ -162,7 +162,7 @@ pub struct Follow {
 /// What is wrong, with the name of the flag or the variable.
 pub fn resolve(cli: &cli::Cli) -> Result<Settings<'_>> {
     let common = &cli.common;
-    ensure!(!common.quiet || common.verbose == 0, "--quiet does not go with --verbose");
+    ensure!(!common.quiet || common.verbose == 0, "--quiet cannot be used with --verbose");
     let mut follow = Follow::default();
     let command = match &cli.command {
         cli::Command::Run(run) => {
@@ -294,7 +294,7 @@ fn resolve_run<'a>(run: &'a cli::Run, common: &cli::Common) -> Result<(Run<'a>, 
     let session = run.session.as_deref().map(|id| uuid("--session", id)).transpose()?;
     ensure!(
         session.is_none() || run.system_prompt_file.is_none(),
-        "--system-prompt-file does not go with --session: a session keeps the system prompt of its first run"
+        "--system-prompt-file cannot be used with --session: a session keeps the system prompt of its first run"
     );
     if let Some(workdir) = &run.workdir {
         ensure!(
@@ -347,8 +347,8 @@ fn prompt(run: &cli::Run) -> Result<Text> {
         (Some(prompt), None) => Ok(Text::Given(prompt.clone())),
         (None, Some(path)) => Ok(Text::In(Source::new("--prompt-file", path))),
         _ => bail!(
-            "no prompt: it is an argument, or in the file of --prompt-file, or - reads it from stdin; one that begins \
-             with - must follow --"
+            "no prompt: give it as an argument, with --prompt-file PATH, or on stdin with -; a prompt that begins with - \
+             must follow --"
         ),
     }
 }
@@ -394,7 +394,7 @@ fn context(
         Some((name, "high")) => (name, Some(Priority::High)),
         Some((name, "normal")) => (name, Some(Priority::Normal)),
         Some((_, word)) if word.chars().all(|c| c.is_ascii_alphabetic()) => {
-            bail!("{flag} {name}: the priority behind the colon must be high or normal")
+            bail!("{flag} {name}: the priority after the colon must be high or normal")
         }
         _ => (name, None),
     };
@@ -428,7 +428,7 @@ fn follow(cli: &cli::Follow, default: OnApproval, detached: bool) -> Result<Foll
     if let Some(scope) = scope {
         ensure!(
             policy.deny.is_empty() && !policy.program,
-            "--allow-tool {scope}: a list with command scopes goes to the server, and does not go with --deny-tool or \
+            "--allow-tool {scope}: a list with command scopes goes to the server, and cannot be used with --deny-tool or \
              --approve-with"
         );
     }
@@ -554,8 +554,8 @@ fn detach(cli: &cli::Run) -> Result<Option<PlainFormat>> {
         || matches!(follow.on_approval, Some(OnApproval::Accept | OnApproval::Reject));
     ensure!(
         !decides,
-        "--detach leaves nobody to decide tool calls: it does not go with --on-approval, --deny-tool and \
-         --approve-with, which sortie attach takes; --allow-tool goes to the server"
+        "--detach leaves nobody to decide tool calls: it cannot be used with --deny-tool, --approve-with and \
+         --on-approval accept or reject, which sortie attach takes; --allow-tool goes to the server"
     );
     let format = match follow.output {
         Format::Text => Some(PlainFormat::Text),
@@ -564,8 +564,8 @@ fn detach(cli: &cli::Run) -> Result<Option<PlainFormat>> {
     };
     ensure!(
         format.is_some() && follow.result_file.is_none(),
-        "--detach prints the session's ID and cannot tell how the run ends: it goes with --output text or json, and \
-         not with --result-file, which sortie attach takes"
+        "--detach prints the session's ID and cannot tell how the run ends: it needs --output text or json, and cannot \
+         be used with --result-file, which sortie attach takes"
     );
     Ok(format)
 }

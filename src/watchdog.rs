@@ -407,7 +407,7 @@ impl Watch {
         speaker(&line);
     }
 
-    /// Makes the descriptors readable that are due.
+    /// Makes the due descriptors readable.
     fn wake(&self, thread: &Thread) {
         let mut state = self.state();
         if state.cause_at(Instant::now()).is_some() && state.ticks_left.is_none() {

@@ -31,7 +31,7 @@ pub fn without_long_texts(json: &str) -> Option<String> {
     }
     let mut short: Option<String> = None;
     let mut rest = json;
-    // Where the text begins that has not been copied yet.
+    // The start of what has not been copied yet.
     let mut kept = 0;
     while let Some(start) = memchr::memchr(b'"', rest.as_bytes()) {
         let text = &rest[start + 1..];

@@ -1,4 +1,5 @@
-//! The agent server's protocol. Only this folder knows the names that the server uses.
+//! The agent server's protocol. Only this folder knows the names that the server uses. "Protocol trap N" in a comment of
+//! any module means the list TRAPS in sortie-server(7).
 
 pub(crate) mod calls;
 pub mod events;

@@ -157,7 +157,7 @@ impl<'c> EventStream<'c> {
         Err(self.broken(why))
     }
 
-    /// Starts the quiet anew, after a call or a policy program.
+    /// Resets the quiet, after a call or a policy program.
     pub fn restart_quiet(&mut self) {
         self.quiet = Duration::ZERO;
     }
@@ -171,7 +171,7 @@ impl<'c> EventStream<'c> {
         self.last_event
     }
 
-    /// Starts the idle time anew, after a time that does not count, such as that of a policy program.
+    /// Resets the idle time, after a time that does not count, such as that of a policy program.
     pub fn restart_idle(&mut self) {
         self.last_event = Instant::now();
     }
@@ -233,7 +233,7 @@ impl<'c> EventStream<'c> {
         Ok(None)
     }
 
-    /// Returns the parser's event, unless it is a repetition, or reacts to a gap or hole.
+    /// Returns the parser's event. Skips a repeated one, and reconnects at a gap or hole.
     fn frame(&mut self) -> Result<Option<Told>, CallError> {
         let frame = self.parser.frame();
         if let Some(gap) = events::gap(&frame) {
@@ -324,8 +324,8 @@ impl<'c> EventStream<'c> {
         self.quiet = Duration::ZERO;
         let cursor = self.cursor.last();
         if self.client.watch.cause().is_none() {
-            self.client.console.progress(&format!("{why}: reconnecting from event {cursor}"));
-            log::info!("reconnecting from event {cursor}: {why}");
+            self.client.console.progress(&format!("{why}: reconnecting after event {cursor}"));
+            log::info!("reconnecting after event {cursor}: {why}");
         }
         if connection.from == cursor {
             self.retries.back_off();

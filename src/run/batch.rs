@@ -127,7 +127,7 @@ impl Batch {
     }
 
     /// Replaces a lost proposal: `calls` is the server's pending list, `finished` are the calls with a result in the
-    /// session's messages. The messages may lag behind; only when they are read again 6 s later, they are complete.
+    /// session's messages. The messages may lag behind; after 6 s they are complete.
     pub fn adopt(&mut self, calls: Vec<ToolCall>, finished: &[String]) {
         let is_known = self.calls.iter().map(|(call, _)| &call.id).eq(calls.iter().map(|call| &call.id));
         if !is_known {

@@ -45,9 +45,12 @@ impl Choices {
         if let Some(batch) = &self.batch
             && pending.batch.as_ref() != Some(batch)
         {
-            let now = pending.batch.as_ref().map(|now| format!("batch {now}"));
-            let now = now.unwrap_or_else(|| "a batch whose proposal is lost".into());
-            let message = format!("batch {batch} is not pending; pending now: {now}: {listed}; nothing was sent");
+            let now = match &pending.batch {
+                Some(now) => format!("batch {now}: {listed}"),
+                None if calls.is_empty() => listed,
+                None => format!("{listed}, whose proposal is lost"),
+            };
+            let message = format!("batch {batch} is not pending; pending now: {now}; nothing was sent");
             return Some(Failure::new(Reason::Conflict, message));
         }
         let decides = self.verdict("").is_some();

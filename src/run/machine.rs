@@ -172,7 +172,7 @@ impl Machine {
         .into()
     }
 
-    /// Starts the quiet anew: after a request, or a time without reads, the earlier quiet proves nothing.
+    /// Resets the quiet: after a request, or a time without reads, the earlier quiet proves nothing.
     pub(super) const fn disturbed(&mut self) {
         self.silence.quiet = Duration::ZERO;
     }
@@ -320,7 +320,7 @@ impl Machine {
             COMPLETED => return End::Completed,
             "cancelled" => (Reason::Cancelled, "the run was cancelled on the server".into()),
             "max_turns" => {
-                (Reason::MaxTurns, format!("the run reached its limit of {} turns", self.tally.summary.turns))
+                (Reason::MaxTurns, format!("the run reached its limit of turns: {}", self.tally.summary.turns))
             }
             "error" => (Reason::RunError, "the run ended with an error".into()),
             other => (Reason::RunError, format!("the run ended with an unknown stop reason: {other}")),

@@ -8,8 +8,8 @@ use std::time::Duration;
 
 /// Ask for the session's state after this long without an event, and then at this interval.
 const ASK_AFTER: Duration = Duration::from_secs(15);
-/// The first question comes sooner before the run's first event, because only the state shows a run that died before it
-/// (protocol trap 21), and when a proposal may have been lost.
+/// The first question is asked after this long before the run's first event, because only the state shows a run that
+/// died before it (protocol trap 21), and when a proposal may have been lost.
 const ASK_EARLY: Duration = Duration::from_secs(2);
 /// The interval before the run's first event, and while the stream is held back.
 const ASK_OFTEN: Duration = Duration::from_secs(5);

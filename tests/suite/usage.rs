@@ -106,7 +106,7 @@ fn a_usage_error_is_one_line_with_the_closest_valid_word() {
         ),
         (
             &["run", "--pause-on-approval", "--on-approval", "accept", "x"],
-            "--pause-on-approval does not go with --on-approval; see sortie run --help",
+            "--pause-on-approval cannot be used with --on-approval; see sortie run --help",
         ),
         (&["run", "--detach=yes", "x"], "--detach takes no value; see sortie run --help"),
         (&["cancel"], "<SESSION> is missing; see sortie cancel --help"),
@@ -118,7 +118,7 @@ fn a_usage_error_is_one_line_with_the_closest_valid_word() {
         (&["run", "--\u{1b}[2J", "x"], "there is no option --\\u{1b}[2J here; see sortie run --help"),
         (
             &["run", "- tidy up"],
-            "there is no option -  here (a prompt that begins with - must follow --); see sortie run --help",
+            "there is no option - here (a prompt that begins with - must follow --); see sortie run --help",
         ),
         (
             &["run", "-1 is odd"],
@@ -128,23 +128,23 @@ fn a_usage_error_is_one_line_with_the_closest_valid_word() {
             &["run", "--tidy up"],
             "there is no option --tidy up here (a prompt that begins with - must follow --); see sortie run --help",
         ),
-        (&["run", "-q", "x", "-v"], "--quiet does not go with --verbose; see sortie run --help"),
-        (&["-q", "run", "x", "-v"], "--quiet does not go with --verbose"),
+        (&["run", "-q", "x", "-v"], "--quiet cannot be used with --verbose; see sortie run --help"),
+        (&["-q", "run", "x", "-v"], "--quiet cannot be used with --verbose"),
         (&["run", "--max-tokens", "0", "x"], "--max-tokens 0: it must be a number greater than zero"),
         (&["run", "--max-tool-calls", "-1", "x"], "--max-tool-calls -1: it must be a number greater than zero"),
         (&["run", "-w", ".", "x"], "--workdir .: it must be an absolute path on the server"),
         (&["run", "-w", "", "x"], "--workdir : it must be an absolute path on the server"),
         (
             &["run", "--session", session, "--system-prompt-file", "s", "x"],
-            "--system-prompt-file does not go with --session: a session keeps the system prompt of its first run",
+            "--system-prompt-file cannot be used with --session: a session keeps the system prompt of its first run",
         ),
         (
             &["run", "--context", "log:urgent=x", "x"],
-            "--context log:urgent: the priority behind the colon must be high or normal",
+            "--context log:urgent: the priority after the colon must be high or normal",
         ),
         (
             &["run", "--context-file", "log:=x", "x"],
-            "--context-file log:: the priority behind the colon must be high or normal",
+            "--context-file log:: the priority after the colon must be high or normal",
         ),
         (&["attach", "--run", "7", session], "--run \"7\" is not a UUID: invalid length: found 1"),
         (&["ping", "--key", "k"], "--key is the key of a client certificate: --cert is missing"),

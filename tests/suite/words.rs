@@ -265,7 +265,7 @@ fn v_logs_each_call_with_its_time_and_no_secret() {
     assert!(logged(&format!(" DEBUG GET /v1/sessions/{session}/events 200 in ")) >= 2, "{}", output.stderr);
     assert_eq!(logged(" WARN  cannot send the prompt "), 1, "the retry: {}", output.stderr);
     assert_eq!(logged(" INFO  the event stream is open after event 0"), 1, "{}", output.stderr);
-    assert_eq!(logged(" INFO  reconnecting from event 3: the connection was closed "), 1, "{}", output.stderr);
+    assert_eq!(logged(" INFO  reconnecting after event 3: the connection was closed "), 1, "{}", output.stderr);
 }
 
 // Retries.
