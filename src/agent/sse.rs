@@ -103,6 +103,15 @@ impl Field {
             _ => Self::Other,
         }
     }
+
+    /// Returns the length of the longest value that the field may have, in bytes.
+    const fn longest(self) -> usize {
+        match self {
+            Self::Data => MAX_DATA,
+            Self::Event | Self::Id => MAX_VALUE,
+            Self::Other => usize::MAX,
+        }
+    }
 }
 
 /// The event that is being read: the buffers of WHATWG HTML 9.2.6.
@@ -216,7 +225,7 @@ impl Parser {
             Place::Value(Field::Other) | Place::Colon(_) | Place::Name => Ok(()),
             Place::Value(field) => {
                 let len = self.value.len() + text.len();
-                if len > self.block.room(field) {
+                if len > field.longest() {
                     return Err(TooLarge);
                 }
                 self.value.reserve_exact(growth(self.value.len(), self.value.capacity(), len));
@@ -284,7 +293,7 @@ impl Parser {
 impl Block {
     /// Stores a field.
     fn set(&mut self, field: Field, value: &[u8]) -> Result<(), TooLarge> {
-        if value.len() > self.room(field) {
+        if value.len() > field.longest() {
             return Err(TooLarge);
         }
         match field {
@@ -308,15 +317,6 @@ impl Block {
             Field::Other => {}
         }
         Ok(())
-    }
-
-    /// Returns the length of the longest value that the field may have, in bytes.
-    fn room(&self, field: Field) -> usize {
-        match field {
-            Field::Data => MAX_DATA - self.data.len(),
-            Field::Event | Field::Id => MAX_VALUE,
-            Field::Other => usize::MAX,
-        }
     }
 
     fn push_data(&mut self, text: &str) -> Result<(), TooLarge> {
