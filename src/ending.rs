@@ -78,7 +78,9 @@ impl Follower<'_> {
             }
             End::Failed(failure) => failure.reason.class(),
         };
-        if !self.machine.known_end().is_open() || class == Class::Refusal {
+        // Before a refusal nothing was sent to the run, unless it was followed already.
+        let is_untouched = class == Class::Refusal && !self.machine.has_caught_up();
+        if !self.machine.known_end().is_open() || is_untouched {
             return (None, false);
         }
         if self.settings.cancel || class != Class::Cause {

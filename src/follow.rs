@@ -116,6 +116,8 @@ impl<'a> Follower<'a> {
             Ok(StreamItem::Reconnected) => Ok(machine.step(Input::Reconnected).effect),
             Ok(StreamItem::Read(silence)) => self.read(silence),
             Ok(StreamItem::Quiet(silence)) => self.quiet(silence),
+            // Nothing paces a second try here.
+            Err(error) if error.is(&Refusal::NotFound) => Err(error.into()),
             Err(error) => Ok(self.machine.step(Input::State(refused(error)?)).effect),
         }
     }
@@ -272,7 +274,6 @@ impl<'a> Follower<'a> {
     fn ask_state(&mut self) -> Result<State, Failure> {
         let state = match self.client.session(self.session) {
             Ok(state) => session_state(state),
-            Err(error) if error.is(&Refusal::NotFound) => State::NoSession,
             Err(error) => refused(error)?,
         };
         if matches!(&state, State::Active { run_id } if run_id == self.machine.run_id()) {
@@ -288,7 +289,10 @@ impl<'a> Follower<'a> {
 
     /// Returns the pending calls of our run and which of them have finished, to replace a lost proposal.
     fn ask_pending(&mut self) -> Result<Input<'static>, Failure> {
-        let pending = self.client.pending(self.session)?;
+        let pending = match self.client.pending(self.session) {
+            Ok(pending) => pending,
+            Err(error) => return Ok(Input::State(refused(error)?)),
+        };
         let is_ours = pending.run_id.is_some_and(|id| id.to_string() == self.machine.run_id());
         let calls = if is_ours { pending.tool_calls } else { Vec::new() };
         let finished =
@@ -340,17 +344,20 @@ pub fn session_state(state: SessionState) -> State {
     match state {
         SessionState::Active(run) => State::Active { run_id: run.to_string() },
         SessionState::Failed => State::Failed,
-        SessionState::Idle | SessionState::Unknown => State::Idle,
+        SessionState::Idle => State::Idle,
+        SessionState::Unknown => State::Unclear,
     }
 }
 
-/// Returns the state for a refused token, which may mean that the server was restarted (protocol trap 18).
+/// Returns the state for a refused call: a refused token may mean that the server was restarted (protocol trap 18), and
+/// an unknown session that another server has answered.
 ///
 /// # Errors
 /// Every other error.
 fn refused(error: CallError) -> Result<State, Failure> {
-    if error.word == Word::Server(Refusal::Unauthorized) {
-        return Ok(State::Refused(error.into()));
+    match error.word {
+        Word::Server(Refusal::Unauthorized) => Ok(State::Refused(error.into())),
+        Word::Server(Refusal::NotFound) => Ok(State::NoSession),
+        _ => Err(error.into()),
     }
-    Err(error.into())
 }

@@ -29,6 +29,8 @@ pub(super) enum Phase {
     Following,
     /// The session runs no run, or another one.
     Stopped,
+    /// As before, and all events have come: the state is asked for once more.
+    Confirming,
     /// The session's state is `failed` (protocol trap 21).
     Failed,
     /// The server does not know the session.
@@ -50,6 +52,8 @@ pub struct Machine {
     /// The silence and the time of the last [`Input::Quiet`].
     pub(super) silence: Silence,
     pub(super) now: Duration,
+    /// The past of the run has been read, and the choices fit its pending calls.
+    has_caught_up: bool,
     /// An event of our run has come.
     pub(super) begun: bool,
     /// No event of our run is missing so far.
@@ -82,6 +86,7 @@ impl Machine {
             known_end: KnownEnd::Open,
             silence: Silence::default(),
             now: Duration::ZERO,
+            has_caught_up: options.start == Start::Fresh,
             begun: false,
             complete: true,
             superseded: false,
@@ -102,6 +107,12 @@ impl Machine {
         &self.known_end
     }
 
+    /// Returns whether the past of the run has been read, and the choices fit its pending calls. Before, nothing was sent
+    /// to the run.
+    pub const fn has_caught_up(&self) -> bool {
+        self.has_caught_up
+    }
+
     /// Returns whether `RunCompleted` or `RunError` has come.
     pub const fn has_terminal_event(&self) -> bool {
         matches!(self.known_end, KnownEnd::Completed(_) | KnownEnd::Errored)
@@ -114,7 +125,7 @@ impl Machine {
     /// Returns whether the session's messages can tell something that the events did not.
     pub fn needs_messages(&self) -> bool {
         self.transcript.is_held()
-            || matches!(self.known_end, KnownEnd::Restarted { .. })
+            || matches!(self.known_end, KnownEnd::Restarted { .. } | KnownEnd::Stopped)
             || matches!(self.known_end, KnownEnd::StateFailed { .. }) && !self.complete
     }
 
@@ -194,6 +205,9 @@ impl Machine {
     }
 
     fn our_event<'a>(&mut self, id: Option<u64>, event: &'a Event<'a>) -> Step<'a> {
+        if self.phase == Phase::UnknownSession {
+            self.phase = self.active_phase();
+        }
         if !self.begun {
             self.begun = true;
             if *event != Event::RunStarted {
@@ -352,7 +366,9 @@ impl Machine {
             Phase::CatchingUp if silence.quiet < SETTLED && now < CATCH_UP => Effect::Continue,
             Phase::CatchingUp => self.caught_up(),
             Phase::Following => self.follow_quietly(),
-            Phase::Stopped | Phase::Failed | Phase::UnknownSession | Phase::Refused(_) => self.confirm_quietly(),
+            Phase::Stopped | Phase::Confirming | Phase::Failed | Phase::UnknownSession | Phase::Refused(_) => {
+                self.confirm_quietly()
+            }
         }
     }
 
@@ -381,13 +397,19 @@ impl Machine {
     }
 
     fn follow_on(&mut self) -> Effect {
-        self.phase = Phase::Following;
         let mismatch =
             self.choices.as_ref().and_then(|choices| choices.mismatch(&self.batch.waiting(), self.run_id()));
-        match mismatch {
-            Some(failure) => Effect::End(failure.into()),
-            None => self.follow_quietly(),
+        if let Some(failure) = mismatch {
+            return Effect::End(failure.into());
         }
+        self.has_caught_up = true;
+        self.phase = Phase::Following;
+        self.follow_quietly()
+    }
+
+    /// Returns the phase of a run that is active.
+    pub(super) const fn active_phase(&self) -> Phase {
+        if self.has_caught_up { Phase::Following } else { Phase::CatchingUp }
     }
 
     /// Returns what the batch needs next.
@@ -444,6 +466,10 @@ impl Machine {
     fn messages<'a>(&mut self, history: History) -> Step<'a> {
         let history = if self.superseded { History::default() } else { history };
         self.told_by_messages(&history);
+        if self.known_end == KnownEnd::Stopped {
+            // Without the terminal event, text may be missing too.
+            self.transcript.hold();
+        }
         if !self.transcript.is_held() {
             return Effect::Continue.into();
         }

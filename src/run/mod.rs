@@ -12,18 +12,21 @@
 //! | following | quiet | same | see to the batch; else ask for the session's state when it is time |
 //! | following | quiet, over a budget | same | end: `max_tokens` or `max_tool_calls` |
 //! | any | reconnected | same | ask for the session's state, unless it was the reason to reconnect |
-//! | all but catching up | state: our run is active | following | – (if the proposal was lost: ask for the pending calls) |
+//! | any | state: our run is active | following, once the past has been read | – (if the proposal was lost: ask for the pending calls) |
+//! | any | state: one that does not say whether a run is active | same | – |
 //! | any | state: idle, or another run | stopped | reconnect: all events of our run are published by now (trap 8) |
 //! | any | state: failed | failed | reconnect, for the events before the failure |
 //! | any | state: no such session | unknown session | – |
 //! | any | state: the token is refused | refused | ask for the server's health |
 //! | any | after a cancel, state: idle, failed, or another run | same | – (the run is known to have ended) |
-//! | stopped | the replay is complete or held back | same | ask for the server's health |
-//! | stopped | health: the server is younger than the run | – | end: `lost`, restarted (trap 12) |
-//! | stopped | health: any other answer | – | end: `lost` (trap 7) |
+//! | stopped | the replay is complete or held back | confirming | ask for the session's state again: the newest answer counts |
+//! | confirming | state: idle, or another run | same | ask for the server's health |
+//! | confirming | health: the server is younger than the run | – | end: `lost`, restarted (trap 12) |
+//! | confirming | health: any other answer | – | end: `lost` (trap 7) |
 //! | failed | no event for 2 s | – | end: `run_error` (trap 21) |
 //! | unknown session | quiet, for less than 5 s | same | ask for the session's state again |
 //! | unknown session | quiet, for 5 s | – | end: `lost`, another server |
+//! | unknown session | an event of our run | following | as while following |
 //! | refused | health: the server is younger than the run | – | end: `lost`, restarted (trap 18) |
 //! | refused | health: any other answer | – | end: `auth` |
 //!
@@ -31,8 +34,8 @@
 //! replay is complete with that event.
 //!
 //! One match in [`machine`] says what each event does. It changes the text in [`transcript`], the tool calls in
-//! [`batch`] and the counts in [`tally`]. [`policy`] and [`choices`] decide the calls. [`unconfirmed`] has the last
-//! four phases.
+//! [`batch`] and the counts in [`tally`]. [`policy`] and [`choices`] decide the calls. [`unconfirmed`] has the phases
+//! after the first two.
 
 pub mod batch;
 pub mod choices;
@@ -119,8 +122,10 @@ pub enum Input<'a> {
 pub enum State {
     /// A run is starting or running.
     Active { run_id: String },
-    /// No run is active. A state that this version does not know counts as idle.
+    /// No run is active.
     Idle,
+    /// A state that does not say whether a run is active: it proves nothing.
+    Unclear,
     /// The last run failed. The server does not say which run that was (protocol trap 21).
     Failed,
     /// The server does not know the session.

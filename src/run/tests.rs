@@ -229,7 +229,8 @@ fn a_run_that_left_the_session_state_has_ended_once_its_events_are_replayed() {
             (Some(uptime(1, None)), KnownEnd::Stopped, false),
         ] {
             let mut run = confirming(state.clone());
-            assert_eq!(quiet(&mut run, 2000, 32), Effect::AskHealth);
+            assert_eq!(quiet(&mut run, 2000, 32), Effect::AskState, "once more");
+            assert_eq!(tell(&mut run, Input::State(state.clone())), Effect::AskHealth);
             let Effect::End(End::Failed(failure)) = tell(&mut run, Input::Health(uptime)) else { panic!() };
             assert_eq!(
                 (failure.reason, failure.passes, run.known_end()),
@@ -250,7 +251,54 @@ fn a_replay_without_a_byte_proves_nothing_unless_the_stream_is_held_back() {
         now,
     };
     assert_eq!(tell(&mut run, quiet(false)), Effect::Continue);
-    assert_eq!(tell(&mut run, quiet(true)), Effect::AskHealth);
+    assert_eq!(tell(&mut run, quiet(true)), Effect::AskState);
+    assert_eq!(tell(&mut run, Input::State(State::Idle)), Effect::AskHealth);
+}
+
+#[test]
+fn the_newest_state_counts() {
+    let mut run = confirming(State::Idle);
+    assert_eq!(quiet(&mut run, 2000, 32), Effect::AskState);
+    assert_eq!(tell(&mut run, active()), Effect::Continue, "the state before was stale");
+    assert_eq!(quiet(&mut run, 3000, 33), Effect::Continue);
+    assert_eq!(feed(&mut run, 2, &ours(COMPLETED)).effect, Effect::End(End::Completed));
+}
+
+#[test]
+fn a_state_that_does_not_say_whether_a_run_is_active_proves_nothing() {
+    let mut run = machine(Start::Fresh);
+    feed(&mut run, 1, &ours(STARTED));
+    assert_eq!(tell(&mut run, Input::State(State::Unclear)), Effect::Continue);
+    assert_eq!(quiet(&mut run, 9000, 9), Effect::Continue);
+    let mut run = confirming(State::Idle);
+    assert_eq!(quiet(&mut run, 2000, 32), Effect::AskState);
+    assert_eq!(tell(&mut run, Input::State(State::Unclear)), Effect::Continue);
+    assert_eq!(quiet(&mut run, 6750, 36), Effect::Continue);
+    assert_eq!(quiet(&mut run, 7000, 37), Effect::AskState, "and again 5 s later");
+    let mut run = machine(Start::Fresh);
+    tell(&mut run, Input::StateAfterCancel(State::Unclear));
+    assert!(run.known_end().is_open());
+}
+
+#[test]
+fn an_event_of_our_run_shows_that_the_session_is_known() {
+    let mut run = machine(Start::Fresh);
+    feed(&mut run, 1, &ours(STARTED));
+    tell(&mut run, Input::State(State::NoSession));
+    feed(&mut run, 2, &ours(&turn(1)));
+    assert_eq!(quiet(&mut run, 6000, 6), Effect::Continue, "it goes on");
+}
+
+#[test]
+fn the_choices_are_checked_even_if_the_session_was_unknown_in_between() {
+    let batch = Choices { batch: Some("11111111.9".into()), approve_all: true, ..Choices::default() };
+    let mut run = Machine::new(Options { choices: Some(batch), ..options(Start::FromNow) });
+    feed(&mut run, 1, &ours(STARTED));
+    feed(&mut run, 2, &proposal(&["a"]));
+    tell(&mut run, Input::State(State::NoSession));
+    assert_eq!(tell(&mut run, active()), Effect::Continue);
+    assert_eq!(reason(&quiet(&mut run, 250, 0)), Some(Reason::Conflict));
+    assert!(!run.has_caught_up());
 }
 
 #[test]
@@ -258,26 +306,27 @@ fn a_replay_is_complete_with_the_newest_event_that_a_gap_named() {
     let mut run = confirming(State::Idle);
     assert_eq!(tell(&mut run, Input::Lost { newest: Some(9) }), Effect::Continue);
     assert_eq!(feed(&mut run, 8, &ours(&turn(1))).effect, Effect::Continue);
-    assert_eq!(feed(&mut run, 9, &others(&turn(1))).effect, Effect::AskHealth);
+    assert_eq!(feed(&mut run, 9, &others(&turn(1))).effect, Effect::AskState);
 }
 
 #[test]
 fn a_failed_session_state_fails_the_run_after_two_seconds_without_an_event() {
     let called = [ours(STARTED), proposal(&["a"])];
-    for (events, tools) in [(&called[..1], false), (&called[..], true)] {
+    for (events, heard, tools) in
+        [(&called[..1], true, false), (&called[..], true, true), (&called[..1], false, true)]
+    {
         let mut run = machine(Start::Fresh);
         for (event, id) in events.iter().zip(1..) {
             feed(&mut run, id, event);
         }
         assert!(is_reconnect(&tell(&mut run, Input::State(State::Failed))));
         tell(&mut run, Input::Reconnected);
-        // No byte has come.
-        let silence = Silence { idle: Duration::from_secs(9), ..Silence::default() };
+        let silence = Silence { idle: Duration::from_secs(9), heard, ..Silence::default() };
         let at = |ms| Input::Quiet { silence, now: Duration::from_millis(ms) };
         assert_eq!(tell(&mut run, at(1750)), Effect::Continue);
         assert_eq!(reason(&tell(&mut run, at(2000))), Some(Reason::RunError));
         assert_eq!(run.known_end(), &KnownEnd::StateFailed { tools });
-        assert!(!run.needs_messages());
+        assert_eq!(run.needs_messages(), !heard, "a stream that is held back may lack a proposal");
     }
     // The run died before its first event. Only the messages tell whether it called tools.
     for called_tools in [false, true] {
@@ -762,7 +811,8 @@ fn the_messages_of_a_later_run_are_not_taken_for_ours() {
             feed(&mut run, id, event);
         }
         tell(&mut run, Input::State(state.clone()));
-        assert_eq!(quiet(&mut run, 2000, 20), Effect::AskHealth);
+        assert_eq!(quiet(&mut run, 2000, 20), Effect::AskState);
+        assert_eq!(tell(&mut run, Input::State(state.clone())), Effect::AskHealth);
         tell(&mut run, Input::Health(None));
         let texts = vec!["Done.".to_owned()];
         run.step(Input::Messages(History { texts, known: true, ..History::default() }));

@@ -61,21 +61,25 @@ impl Machine {
         match self.phase {
             Phase::CatchingUp | Phase::Following => self.ask_state(),
             // The answer about the state was the reason to reconnect.
-            Phase::Stopped | Phase::Failed | Phase::UnknownSession | Phase::Refused(_) => Effect::Continue,
+            Phase::Stopped | Phase::Confirming | Phase::Failed | Phase::UnknownSession | Phase::Refused(_) => {
+                Effect::Continue
+            }
         }
     }
 
     pub(super) fn state(&mut self, state: State) -> Effect {
         match state {
             State::Active { run_id } if run_id == self.options.run_id => {
-                if self.phase == Phase::CatchingUp {
-                    return Effect::Continue;
-                }
-                self.phase = Phase::Following;
-                if self.may_lack_proposal() { Effect::AskPending } else { Effect::Continue }
+                self.phase = self.active_phase();
+                let asks = self.phase == Phase::Following && self.may_lack_proposal();
+                if asks { Effect::AskPending } else { Effect::Continue }
             }
+            State::Unclear => Effect::Continue,
             State::Active { .. } | State::Idle => {
                 self.superseded |= state != State::Idle;
+                if self.phase == Phase::Confirming {
+                    return Effect::AskHealth;
+                }
                 // The last event comes again, which shows that the replay has begun.
                 self.enter(Phase::Stopped, Effect::Replay("the session no longer runs our run"))
             }
@@ -106,7 +110,10 @@ impl Machine {
 
     pub(super) fn confirm_quietly(&mut self) -> Effect {
         match self.phase {
-            Phase::Stopped if is_replayed(&self.silence) => Effect::AskHealth,
+            Phase::Stopped if is_replayed(&self.silence) => self.confirm(),
+            Phase::Confirming if self.asked_at.is_none_or(|asked| self.has_passed(ASK_OFTEN, asked)) => {
+                self.ask_state()
+            }
             // The state `failed` is the server's word. It needs no complete replay.
             Phase::Failed if self.silence.idle >= REPLAYED && self.has_passed(REPLAYED, self.since) => {
                 self.state_failed()
@@ -127,13 +134,20 @@ impl Machine {
     pub(super) fn replay_is_over(&mut self) -> Effect {
         self.replay_ends = None;
         match self.phase {
-            Phase::Stopped => Effect::AskHealth,
+            Phase::Stopped => self.confirm(),
             _ => Effect::Continue,
         }
     }
 
+    /// Asks once more for the state: an answer of another replica, or one from before a new run, may have been stale.
+    fn confirm(&mut self) -> Effect {
+        self.phase = Phase::Confirming;
+        self.ask_state()
+    }
+
     fn state_failed(&mut self) -> Effect {
-        self.complete &= self.begun;
+        // A replay that is held back may lack the events about tool calls.
+        self.complete &= self.begun && self.silence.heard;
         // If events are missing, only the messages can tell whether the run called tools.
         self.known_end = KnownEnd::StateFailed { tools: !self.complete || self.tally.calls() > 0 };
         let sandbox = if self.options.sandbox { " (--sandbox: did it start?)" } else { "" };
@@ -160,7 +174,7 @@ impl Machine {
     pub(super) fn state_after_cancel(&mut self, state: &State) -> Effect {
         match state {
             State::Active { run_id } if *run_id == self.options.run_id => {}
-            State::NoSession | State::Refused(_) => {}
+            State::Unclear | State::NoSession | State::Refused(_) => {}
             State::Active { .. } | State::Idle => {
                 self.superseded |= *state != State::Idle;
                 self.known_end = KnownEnd::Stopped;
