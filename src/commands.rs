@@ -366,9 +366,15 @@ impl Context<'_> {
     fn cancel(mut self, session: Uuid, timeout: Duration) -> Result<Report, Failure> {
         self.watch.arm(timeout, "--timeout");
         self.watch.on_signal_say(OnSignal::StopWaiting);
-        let Some(run_id) = self.client.session(session)?.active_run() else {
-            self.console.progress("the session has no active run");
-            return Ok(Report::new(End::Completed));
+        let run_id = match self.client.session(session)? {
+            SessionState::Active(run_id) => run_id,
+            SessionState::Idle | SessionState::Failed => {
+                self.console.progress("the session has no active run");
+                return Ok(Report::new(End::Completed));
+            }
+            SessionState::Unknown => {
+                return Err(Failure::new(Reason::Protocol, "the server does not say whether a run is active"));
+            }
         };
         let options = self.options(run_id.to_string(), AskedCalls::SomeCalls, Start::Peek);
         let mut follower = Follower::new(&mut self, session, options, None);

@@ -20,6 +20,9 @@ const MAX_CONTEXTS: usize = 32;
 const MAX_CONTEXT_NAME: usize = 256;
 const MAX_CONTEXT: usize = 50_000;
 const MAX_CONTEXT_TOTAL: usize = 500_000;
+/// The most bytes of a prompt or another text, so that an endless file is an error. The server takes much less, and says
+/// so itself.
+const MAX_TEXT: usize = 16 * 1024 * 1024;
 /// The server takes a request of up to this many bytes.
 const MAX_REQUEST: usize = 2 * 1024 * 1024;
 /// The largest file of certificates, in bytes.
@@ -166,7 +169,8 @@ impl<'a> Reader<'a> {
     }
 
     fn text(&mut self, source: &Source) -> Result<String> {
-        let bytes = self.bytes(source, usize::MAX)?;
+        let bytes = self.bytes(source, MAX_TEXT + 1)?;
+        ensure!(bytes.len() <= MAX_TEXT, "{source}: it is larger than {MAX_TEXT} bytes");
         String::from_utf8(bytes).map_err(|_| anyhow!("{source}: it is not UTF-8 text"))
     }
 

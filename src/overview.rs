@@ -1,13 +1,13 @@
 //! The commands that change nothing: `list`, `pending` and `ping`.
 
 use crate::agent::calls::{AutoApprove, ListedSession, SessionState};
-use crate::agent::events::ToolCall;
+use crate::agent::events::{Event, ToolCall};
 use crate::cli::{ListState, PlainFormat};
 use crate::client::{Client, EventStream, Options, Refusal, StreamItem};
 use crate::console::visible;
 use crate::ending::resume_command;
 use crate::follow::{Context, Follower};
-use crate::outcome::{End, Failure, Report, Waiting};
+use crate::outcome::{End, Failure, Reason, Report, Waiting};
 use crate::progress::{describe, seconds};
 use crate::run::batch::{AskedCalls, PAUSED};
 use crate::run::{Effect, Input, Machine, Silence, Start};
@@ -20,8 +20,10 @@ use uuid::Uuid;
 const PAGE: usize = 100;
 /// The sessions whose event streams are open at the same time.
 const SIDE_BY_SIDE: usize = 200;
-/// A session without 2 s of quiet after this many looks does not wait.
+/// A session that had events in each of so many spans of 2 s does not wait.
 const LOOKS: u32 = 3;
+/// The most memory for the list of sessions, and again for their pending calls, in bytes.
+const MAX_MEMORY: usize = 8 * 1024 * 1024;
 /// How often the token file is read while the server refuses the token.
 const TOKEN_AGAIN: Duration = Duration::from_millis(250);
 
@@ -69,9 +71,10 @@ impl Context<'_> {
     /// `sortie list`.
     pub fn list(mut self, state: Option<ListState>, format: PlainFormat) -> Result<Report, Failure> {
         let mut sessions = self.all_sessions()?;
-        let mut waiting = HashSet::new();
+        let (mut waiting, mut unclear) = (HashSet::new(), None);
         if state == Some(ListState::Waiting) {
-            let waits = self.what_waits(sessions.clone())?;
+            let waits;
+            (waits, unclear) = self.what_waits(sessions.clone())?;
             waiting.extend(waits.into_iter().map(|waits| waits.session.id));
         }
         sessions.retain(|session| match state {
@@ -83,13 +86,13 @@ impl Context<'_> {
         });
         let listed: Vec<_> = sessions.iter().map(|session| Listed::new(session, &waiting)).collect();
         self.output.answer(format, &listed, listed.iter().map(Listed::line))?;
-        Ok(Report::new(End::Completed))
+        unclear.map_or_else(|| Ok(Report::new(End::Completed)), Err)
     }
 
     /// `sortie pending` without a session.
     pub fn pending_anywhere(mut self, format: PlainFormat) -> Result<Report, Failure> {
         let sessions = self.all_sessions()?;
-        let waits = self.what_waits(sessions)?;
+        let (waits, unclear) = self.what_waits(sessions)?;
         let json: Vec<_> =
             waits.iter().map(|waits| Pending::new(waits.session.id, Some(waits.run), &waits.waiting)).collect();
         self.output.answer(format, &json, waits.iter().flat_map(WaitingSession::lines))?;
@@ -98,8 +101,11 @@ impl Context<'_> {
             self.console.progress(&format!("to approve: {command}"));
         }
         let calls: Vec<_> = waits.into_iter().flat_map(|waits| waits.waiting.calls).collect();
-        let end = if calls.is_empty() { End::Completed } else { End::Paused(Waiting { batch: None, calls }) };
-        Ok(Report::new(end))
+        match unclear {
+            Some(failure) if calls.is_empty() => Err(failure),
+            _ if calls.is_empty() => Ok(Report::new(End::Completed)),
+            _ => Ok(Report::new(End::Paused(Waiting { batch: None, calls }))),
+        }
     }
 
     /// `sortie pending SESSION`.
@@ -184,23 +190,32 @@ impl Context<'_> {
 
     /// Returns all sessions, the one that changed last first. A session that changes between two pages may come twice.
     fn all_sessions(&self) -> Result<Vec<ListedSession>, Failure> {
-        let (mut all, mut seen) = (Vec::new(), HashSet::new());
+        let (mut all, mut seen, mut size) = (Vec::new(), HashSet::new(), 0);
         for offset in (0..).step_by(PAGE) {
             let page = self.client.sessions(offset, PAGE)?;
-            let is_last = page.len() < PAGE;
+            let (is_last, before) = (page.len() < PAGE, all.len());
             all.extend(page.into_iter().filter(|session| seen.insert(session.id)));
-            if is_last {
+            size += all[before..].iter().map(ListedSession::size).sum::<usize>();
+            within_memory(size, "the list of sessions")?;
+            // A server that ignores the offset sends the same page again and again.
+            if is_last || all.len() == before {
                 break;
             }
         }
         Ok(all)
     }
 
-    /// Returns the sessions that wait for approval. All event streams are read, and read again 2 s later. A session
-    /// waits if it had no event meanwhile and a call is undecided (protocol traps 3 and 4).
-    fn what_waits(&mut self, sessions: Vec<ListedSession>) -> Result<Vec<WaitingSession>, Failure> {
+    /// Returns the sessions that wait for approval, and a failure if that is not clear for each session.
+    ///
+    /// All event streams are read, and read again 2 s later. A session waits if it had no event meanwhile and a call is
+    /// undecided (protocol traps 3 and 4). Where that does not tell, because the stream is held back or has lost events,
+    /// the run is followed alone, as for `sortie pending SESSION`.
+    fn what_waits(
+        &mut self,
+        sessions: Vec<ListedSession>,
+    ) -> Result<(Vec<WaitingSession>, Option<Failure>), Failure> {
         let client = self.client.for_glances();
-        let mut waits = Vec::new();
+        let (mut waits, mut unclear, mut size) = (Vec::new(), Vec::new(), 0);
         let active: Vec<_> = sessions
             .into_iter()
             .filter_map(|session| match session.state {
@@ -217,22 +232,71 @@ impl Context<'_> {
                     looks.push(Look::new(&client, session, *run, Machine::new(options))?);
                 }
             }
-            for look in &mut looks {
-                look.hear()?;
-            }
+            hear_all(&mut looks, size)?;
             for _ in 0..LOOKS {
-                if looks.iter().all(|look| look.settled) {
+                if looks.iter().all(|look| !look.is_busy && look.heard) {
                     break;
                 }
                 self.watch.sleep(PAUSED)?;
-                for look in looks.iter_mut().filter(|look| !look.settled) {
-                    look.settled = !look.hear()? && look.heard;
+                hear_all(&mut looks, size)?;
+            }
+            size += looks.iter().map(|look| look.proposal).sum::<usize>();
+            for look in looks {
+                let session = look.session.clone();
+                match look.waits() {
+                    Some(Some(waiting)) => waits.push(waiting),
+                    Some(None) => {}
+                    None => unclear.push(session),
                 }
             }
-            waits.extend(looks.into_iter().filter_map(Look::waits));
         }
-        Ok(waits)
+        let failure = self.peek_at_each(unclear, &mut waits)?;
+        Ok((waits, failure))
     }
+
+    /// Adds those of these sessions that wait. Returns the first failure to find out.
+    fn peek_at_each(
+        &mut self,
+        sessions: Vec<ListedSession>,
+        waits: &mut Vec<WaitingSession>,
+    ) -> Result<Option<Failure>, Failure> {
+        if !sessions.is_empty() {
+            self.watch.arm(self.client.retry_timeout(), "--retry-timeout");
+        }
+        let mut first = None;
+        for session in sessions {
+            let Some(run) = session.state.active_run() else { continue };
+            match self.peek(session.id, run) {
+                Ok(waiting) if waiting.calls.is_empty() => {}
+                Ok(waiting) => waits.push(WaitingSession { session, run, waiting }),
+                Err(failure) => {
+                    let message = format!("cannot tell whether session {} waits: {failure}", session.id);
+                    self.console.error(&message);
+                    first.get_or_insert(Failure { message, ..failure });
+                }
+            }
+        }
+        Ok(first)
+    }
+}
+
+/// Reads the events that have arrived. `size`: the bytes that earlier sessions take.
+fn hear_all(looks: &mut [Look<'_>], mut size: usize) -> Result<(), Failure> {
+    for look in looks {
+        look.hear()?;
+        size += look.proposal;
+        within_memory(size, "the pending calls")?;
+    }
+    Ok(())
+}
+
+/// # Errors
+/// What the server sends takes too much memory.
+fn within_memory(size: usize, what: &str) -> Result<(), Failure> {
+    if size <= MAX_MEMORY {
+        return Ok(());
+    }
+    Err(Failure::new(Reason::Protocol, format!("{what} of all sessions would take more than {MAX_MEMORY} bytes")))
 }
 
 /// A session whose run has pending calls, and its event stream.
@@ -241,8 +305,12 @@ struct Look<'c> {
     run: Uuid,
     machine: Machine,
     stream: EventStream<'c>,
+    /// A byte of the stream has come.
     heard: bool,
-    settled: bool,
+    /// Events have come with the last look.
+    is_busy: bool,
+    /// The size of the largest proposal, in bytes.
+    proposal: usize,
 }
 
 impl<'c> Look<'c> {
@@ -250,38 +318,49 @@ impl<'c> Look<'c> {
         let mut stream = EventStream::new(client, session.id, 0);
         // The first call only opens the stream.
         stream.next(None)?;
-        Ok(Self { session: session.clone(), run, machine, stream, heard: false, settled: false })
+        Ok(Self { session: session.clone(), run, machine, stream, heard: false, is_busy: true, proposal: 0 })
     }
 
-    /// Reads the events that have arrived, and returns whether there were any.
-    fn hear(&mut self) -> Result<bool, Failure> {
-        let mut any = false;
+    /// Reads the events that have arrived.
+    fn hear(&mut self) -> Result<(), Failure> {
+        let began = Instant::now();
+        self.is_busy = false;
         loop {
             match self.stream.next(None)? {
-                StreamItem::Event { id, envelope, .. } => {
-                    any = true;
+                StreamItem::Event { id, frame, envelope } => {
+                    self.is_busy = true;
                     if let Ok(envelope) = envelope {
+                        if matches!(envelope.event, Event::ToolCallsProposed(_)) {
+                            self.proposal = self.proposal.max(frame.data.len());
+                        }
                         self.machine.step(Input::Event(id, &envelope));
                     }
                 }
                 StreamItem::Lost { newest } => {
                     self.machine.step(Input::Lost { newest });
                 }
+                // A flood of comments never leaves a read empty.
+                StreamItem::Read(_) if began.elapsed() >= PAUSED => return Ok(()),
                 StreamItem::Reconnected | StreamItem::Read(_) => {}
                 StreamItem::Quiet(silence) => {
                     self.heard |= silence.heard;
-                    return Ok(any);
+                    return Ok(());
                 }
             }
         }
     }
 
-    fn waits(mut self) -> Option<WaitingSession> {
-        let silence = Silence { quiet: PAUSED, idle: PAUSED, heard: true, held_back: false };
+    /// Returns what waits, if anything does, or `None` if the events do not tell.
+    fn waits(mut self) -> Option<Option<WaitingSession>> {
+        if self.is_busy {
+            return Some(None);
+        }
+        let silence = Silence { quiet: PAUSED, idle: PAUSED, heard: self.heard, held_back: false };
         match self.machine.step(Input::Quiet { silence, now: PAUSED }).effect {
-            Effect::End(End::Paused(waiting)) if self.settled => {
-                Some(WaitingSession { session: self.session, run: self.run, waiting })
+            Effect::End(End::Paused(waiting)) if self.heard => {
+                Some(Some(WaitingSession { session: self.session, run: self.run, waiting }))
             }
+            Effect::End(_) if self.heard => Some(None),
             _ => None,
         }
     }

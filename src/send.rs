@@ -6,12 +6,14 @@
 //! | `session_already_running`, in a session that this command has created | yes: nobody else knows the session | try again for 5 s, then look for the run |
 //! | `session_already_running`, after an answer was lost | in doubt | try again for 5 s, then look for the run |
 //! | `session_already_running`, otherwise | no | try again for 2 s (trap 8), or for 15 s if the active run has ended (trap 20) |
+//! | `not_found`, in a session that this command has created | no: another server has answered | try again for 5 s |
+//! | another refusal with a 5xx status | in doubt: the server may have failed after it took the prompt | look for the run, to cancel it |
 //! | any other refusal by the server, and no answer was lost before | no | fail |
 //! | none, but the request may have arrived | in doubt | look for the run, to cancel it |
 //! | none, and the request was not sent | no | fail |
 
 use crate::agent::calls::{NewMessage, SessionState};
-use crate::client::{CallError, Client, Refusal};
+use crate::client::{CallError, Client, Refusal, Word};
 use crate::outcome::Failure;
 use std::time::{Duration, Instant};
 use uuid::Uuid;
@@ -20,7 +22,7 @@ use uuid::Uuid;
 const SETTLING: Duration = Duration::from_secs(2);
 /// How long it may do so while the run's sandbox is torn down (protocol trap 20).
 const TEARDOWN: Duration = Duration::from_secs(15);
-/// How long the server may still work on a prompt whose answer was lost.
+/// How long the server may still work on a prompt whose answer was lost, or another server may answer.
 const LOST_ANSWER: Duration = Duration::from_secs(5);
 /// The time between two tries in a busy session.
 const BUSY: Duration = Duration::from_millis(100);
@@ -53,9 +55,11 @@ impl Prompt<'_> {
                 Err(error) => error,
             };
             let is_busy = error.is(&Refusal::SessionBusy);
-            in_doubt |= error.may_have_arrived || is_busy && self.is_new_session;
+            let is_elsewhere = self.is_new_session && error.is(&Refusal::NotFound);
+            let has_failed_inside = matches!(error.word, Word::Server(Refusal::Other { status: 500.., .. }));
+            in_doubt |= error.may_have_arrived || has_failed_inside || is_busy && self.is_new_session;
             let unsent = |error: CallError| Unsent { failure: error.into(), in_doubt };
-            if !is_busy {
+            if !is_busy && !is_elsewhere {
                 return Err(unsent(error));
             }
             let (since, patience) = *busy.get_or_insert_with(|| (Instant::now(), self.patience(client, in_doubt)));

@@ -80,6 +80,14 @@ pub struct ListedSession {
     pub state: SessionState,
 }
 
+impl ListedSession {
+    /// Returns the memory that the session takes, in bytes.
+    pub fn size(&self) -> usize {
+        let texts = [&self.title, &self.cwd, &self.created_at, &self.updated_at];
+        size_of::<Self>() + texts.into_iter().flatten().map(String::len).sum::<usize>()
+    }
+}
+
 /// `GET /v1/sessions/{id}`.
 #[derive(Debug, Deserialize)]
 pub struct SessionDetail {

@@ -446,6 +446,141 @@ fn a_page_instead_of_the_configuration_is_retried() {
     running.wait().code(0);
 }
 
+/// An answer about the session with this run status.
+fn session_with(status: &Value) -> Page {
+    Page::json(200, &json!({ "session": { "run_status": status }, "config": {} }))
+}
+
+/// The server's own refusal.
+fn refusal(status: u16, code: &str) -> Page {
+    Page::json(status, &json!({ "error": "no", "code": code, "request_id": "1" }))
+}
+
+#[test]
+fn one_stale_idle_does_not_end_the_run() {
+    let agent = lively();
+    let gateway = Gateway::to(&agent);
+    let (mut running, run) = follow(&agent, &gateway, &[]);
+    gateway.next(Route::Session).answer_instead(&session_with(&json!({ "state": "idle" })));
+    agent.drop_streams(Ending::Cut);
+    // The newest answer counts.
+    gateway.wait_for_calls_of(&mut running, Route::Session, 2);
+    let_pass(Duration::from_secs(1));
+    running.is_going_on();
+    run.text("The rest.");
+    run.complete();
+    running.wait().code(0).stdout("So far. The rest.\n");
+}
+
+#[test]
+fn a_state_that_names_no_run_does_not_end_the_run() {
+    for state in ["running", "never heard of"] {
+        let agent = lively();
+        let gateway = Gateway::to(&agent);
+        let (mut running, run) = follow(&agent, &gateway, &[]);
+        gateway.on(Route::Session).answer_instead(&session_with(&json!({ "state": state, "run_id": null })));
+        agent.drop_streams(Ending::Cut);
+        gateway.wait_for_calls_of(&mut running, Route::Session, 1);
+        let_pass(Duration::from_secs(3));
+        running.is_going_on();
+        run.text("The rest.");
+        run.complete();
+        running.wait().code(0).stdout("So far. The rest.\n");
+    }
+}
+
+#[test]
+fn the_cancel_command_does_not_take_a_state_that_names_no_run_for_the_end() {
+    let agent = Agent::start();
+    let run = agent.begin_run(agent.session());
+    let body = json!({ "session": { "run_status": { "state": "running", "run_id": null } }, "config": {} });
+    agent.every(Route::Session).answer(200, &[("content-type", "application/json")], &body.to_string());
+    agent.sortie(["cancel", &run.session.to_string()]).run().code(1);
+    assert!(!run.is_over());
+}
+
+#[test]
+fn a_run_whose_events_come_is_not_lost_because_its_session_is_unknown() {
+    let agent = lively();
+    let gateway = Gateway::to(&agent);
+    let (mut running, run) = follow(&agent, &gateway, &[]);
+    gateway.on(Route::Session).answer_instead(&refusal(404, "not_found"));
+    agent.drop_streams(Ending::Cut);
+    gateway.wait_for_calls_of(&mut running, Route::Session, 2);
+    run.text("The ");
+    running.wait_for_stdout("So far. The ");
+    let_pass(Duration::from_secs(6));
+    running.is_going_on();
+    run.text("rest.");
+    run.complete();
+    running.wait().code(0).stdout("So far. The rest.\n");
+}
+
+#[test]
+fn a_404_for_the_prompt_in_a_new_session_is_another_servers() {
+    let agent = Agent::start();
+    let gateway = Gateway::to(&agent);
+    gateway.on(Calls::of(Route::Send).number(1)).answer_instead(&refusal(404, "not_found"));
+    let (running, run) = follow(&agent, &gateway, &[]);
+    run.complete();
+    running.wait().code(0);
+    one_prompt(&agent, &gateway);
+}
+
+#[test]
+fn a_404_for_a_decision_does_not_end_the_run() {
+    let agent = lively();
+    let gateway = Gateway::to(&agent);
+    gateway.on(Calls::of(Route::Decide).number(1)).answer_instead(&refusal(404, "not_found"));
+    let (mut running, run) = follow(&agent, &gateway, &[]);
+    run.propose([call("a", "create")]);
+    gateway.wait_for_calls_of(&mut running, Route::Decide, 2);
+    assert_eq!(run.wait_for_decisions(1), [("a".to_owned(), Decision::Accept, Effect::Applied)]);
+    run.complete();
+    running.wait().code(0);
+}
+
+#[test]
+fn a_409_in_mid_run_cancels_the_run() {
+    let agent = Agent::start();
+    let gateway = Gateway::to(&agent);
+    gateway.on(Calls::of(Route::Decide).number(1)).answer_instead(&refusal(409, "tool_call_already_decided"));
+    let (running, run) = follow(&agent, &gateway, &[]);
+    run.propose([call("a", "create")]);
+    let (_, record) = fails(running, "conflict");
+    assert_eq!(record["cancel_confirmed"], true, "{record:#}");
+    assert!(run.is_over());
+}
+
+#[test]
+fn a_prompt_that_a_failing_server_took_leaves_no_run_going() {
+    let agent = Agent::start();
+    let gateway = Gateway::to(&agent);
+    gateway.on(Route::Send).answer_after_passing_it_on(&refusal(500, "internal_error"));
+    let running = start(gateway.sortie(["run", "--retry-timeout", "2s"]), &[]);
+    let (_, record) = fails(running, "server");
+    // The model has not answered yet.
+    says(&record, false, false);
+    assert!(agent.next_run().is_cancelled());
+}
+
+#[test]
+fn if_only_the_stream_is_blocked_the_text_comes_from_the_messages() {
+    for page in [Page::html(502), Page::html(403)] {
+        let agent = Agent::start();
+        let gateway = Gateway::to(&agent);
+        let (mut running, run) = follow(&agent, &gateway, &["--retry-timeout", "3s"]);
+        gateway.later(Route::Events).answer_instead(&page);
+        agent.drop_streams(Ending::Cut);
+        gateway.wait_for_calls_of(&mut running, Route::Events, 2);
+        run.text("The rest.");
+        run.complete();
+        let (output, record) = ended(running, 1);
+        assert_eq!(output.stdout, "So far. The rest.\n", "{record:#}\n{}", output.stderr);
+        assert_eq!(record["text"], "So far. The rest.");
+    }
+}
+
 // The cancel.
 
 /// The run is interrupted while this page answers everything.

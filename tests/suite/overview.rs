@@ -1,6 +1,7 @@
 //! `list`, and `pending` without a session: what the server's sessions do.
 
-use crate::support::agent::{Agent, RunHandle, call};
+use crate::support::agent::{Agent, Options, Route, RunHandle, call};
+use crate::support::gateway::{Calls, Gateway, Page};
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -54,6 +55,58 @@ fn pending_without_a_session_exits_0_if_no_call_is_pending() {
     agent.begin_run(agent.session()).complete();
     assert_eq!(print(&agent, &["pending"], 0), json!([]));
     agent.sortie(["pending"]).run().code(0).stdout("");
+}
+
+#[test]
+fn pending_without_a_session_finds_calls_whose_events_are_lost() {
+    // Only the newest events are left: in one session the proposal is among them, in the other it is not.
+    for kept in [4, 1] {
+        let agent = Agent::with(Options { events_kept: kept, ..Options::default() });
+        let run = agent.begin_run(agent.session());
+        run.text("So far.");
+        run.propose([call("a", "create")]);
+        run.wait_until_waiting_at("a");
+        let pending = print(&agent, &["pending"], 10);
+        assert_eq!(pending[0]["tool_calls"][0]["id"], "a", "{kept}: {pending:#}");
+        let listed = print(&agent, &["list", "--state", "waiting"], 0);
+        assert_eq!(listed[0]["id"], run.session.to_string(), "{kept}: {listed:#}");
+    }
+}
+
+#[test]
+fn pending_without_a_session_does_not_exit_0_if_a_stream_does_not_tell() {
+    let agent = Agent::start();
+    let gateway = Gateway::to(&agent);
+    let run = waiting(&agent, "a");
+    gateway.on(Route::Events).hold_body_until_its_end();
+    let output = gateway.sortie(["pending", "--retry-timeout", "2s"]).run().code(1);
+    output.stderr_has(&format!("cannot tell whether session {} waits", run.session));
+}
+
+#[test]
+fn a_list_that_repeats_its_page_ends() {
+    let agent = Agent::out_of_bounds();
+    let gateway = Gateway::to(&agent);
+    let session = |_| json!({ "id": Uuid::new_v4(), "title": "t", "run_status": { "state": "idle" } });
+    let page: Vec<Value> = (0..100).map(session).collect();
+    gateway.on(Calls::of(Route::Sessions)).answer_instead(&Page::json(200, &json!({ "sessions": page })));
+    for command in [["list", "--output", "json"], ["pending", "--output", "json"]] {
+        gateway.sortie(command).run().code(0);
+    }
+    assert_eq!(gateway.requests(Route::Sessions).len(), 4, "two pages each");
+}
+
+#[test]
+fn a_list_that_never_ends_is_an_error() {
+    let agent = Agent::start();
+    let title = "x".repeat(60_000);
+    let session = || json!({ "id": Uuid::new_v4(), "title": title, "run_status": { "state": "idle" } });
+    for _ in 0..2 {
+        let page: Vec<_> = (0..100).map(|_| session()).collect();
+        let body = json!({ "sessions": page }).to_string();
+        agent.next(Route::Sessions).answer(200, &[("content-type", "application/json")], &body);
+    }
+    agent.sortie(["list"]).run().code(1).stderr_has("(protocol)").stderr_has("the list of sessions");
 }
 
 #[test]

@@ -34,6 +34,17 @@ fn the_prompt_can_be_in_a_file() {
 }
 
 #[test]
+fn an_endless_prompt_is_a_usage_error() {
+    let agent = Agent::out_of_bounds();
+    agent
+        .sortie(["run", "--prompt-file", "/dev/zero"])
+        .run()
+        .code(1)
+        .stderr_has("(usage)")
+        .stderr_has("larger than");
+}
+
+#[test]
 fn a_dash_as_the_prompt_file_is_stdin() {
     let agent = Agent::answering("Done.");
     let command = agent.sortie(["run", "--prompt-file", "-"]).with_stdin("from stdin");
