@@ -1,7 +1,7 @@
 //! Parses an event stream: bytes in, frames out. It knows the grammar of WHATWG HTML 9.2.6 and does no I/O.
 //!
-//! The frames do not depend on where the bytes are cut into chunks. A whole line is read in the input buffer; between
-//! two chunks the parser keeps the value of a known field, never a whole line.
+//! The frames do not depend on where the bytes are cut into chunks. A whole line is read in the input buffer. Only a line
+//! that is cut is gathered first.
 //!
 //! The `retry` field is skipped like an unknown one: the client has its own backoff.
 
@@ -55,33 +55,18 @@ impl fmt::Display for TooLarge {
 impl std::error::Error for TooLarge {}
 
 /// The state between two chunks of one stream. It takes about twice [`MAX_EVENT`] bytes at most: the data of an event,
-/// and the line that is being read.
+/// and a line that is cut.
 #[derive(Debug, Default)]
 pub struct Parser {
     /// The first line has ended. Only the first line may begin with a BOM.
     past_first_line: bool,
     /// The last byte was a CR. If the next byte is an LF, it belongs to the same line end.
     after_cr: bool,
-    /// The length of the current line so far, in bytes.
-    line_len: usize,
-    place: Place,
-    /// The field name of the current line so far.
-    name: Vec<u8>,
-    /// The value of the current line so far, of a line that comes in several pieces.
-    value: Vec<u8>,
+    /// The current line so far, if it comes in several pieces.
+    line: Vec<u8>,
     block: Block,
     /// The block is a complete event. It is cleared before the next byte is read.
     is_complete: bool,
-}
-
-/// The parser's position within a line.
-#[derive(Clone, Copy, Debug, Default)]
-enum Place {
-    #[default]
-    Name,
-    /// Right after the colon, where one space is skipped.
-    Colon(Field),
-    Value(Field),
 }
 
 /// The fields that this parser reads.
@@ -150,17 +135,21 @@ impl Parser {
                 continue;
             }
             let Some(end) = memchr2(b'\n', b'\r', input) else {
-                self.text(mem::take(input))?;
+                self.gather(mem::take(input))?;
                 break;
             };
             let (text, rest) = (&input[..end], &input[end + 1..]);
             self.after_cr = input[end] == b'\r';
             *input = rest;
-            if self.line_len == 0 {
-                self.whole_line(text)?;
+            if self.line.is_empty() {
+                self.line(text)?;
             } else {
-                self.text(text)?;
-                self.end_line()?;
+                self.gather(text)?;
+                let line = mem::take(&mut self.line);
+                self.line(&line)?;
+                self.line = line;
+                self.line.clear();
+                self.line.shrink_to(KEEP);
             }
             if self.is_complete {
                 return Ok(true);
@@ -184,11 +173,23 @@ impl Parser {
     #[must_use]
     pub fn is_between_events(&self) -> bool {
         let block = &self.block;
-        self.line_len == 0 && (self.is_complete || block.data.is_empty() && block.event.is_empty() && !block.has_id)
+        self.line.is_empty()
+            && (self.is_complete || block.data.is_empty() && block.event.is_empty() && !block.has_id)
     }
 
-    /// Reads a line that begins and ends within one chunk, as most lines do.
-    fn whole_line(&mut self, line: &[u8]) -> Result<(), TooLarge> {
+    /// Keeps a piece of a line that is cut.
+    fn gather(&mut self, piece: &[u8]) -> Result<(), TooLarge> {
+        let len = self.line.len() + piece.len();
+        if len > MAX_LINE {
+            return Err(TooLarge);
+        }
+        self.line.reserve_exact(growth(self.line.len(), self.line.capacity(), len));
+        self.line.extend_from_slice(piece);
+        Ok(())
+    }
+
+    /// Reads a line, without the line end.
+    fn line(&mut self, line: &[u8]) -> Result<(), TooLarge> {
         if line.len() > MAX_LINE {
             return Err(TooLarge);
         }
@@ -203,80 +204,6 @@ impl Parser {
             None => (line, &[][..]),
         };
         self.block.set(Field::of(name), value.strip_prefix(b" ").unwrap_or(value))
-    }
-
-    /// Reads a piece of the current line, without the line end.
-    fn text(&mut self, text: &[u8]) -> Result<(), TooLarge> {
-        self.line_len = self.line_len.saturating_add(text.len());
-        if self.line_len > MAX_LINE {
-            return Err(TooLarge);
-        }
-        let mut text = text;
-        if let Place::Name = self.place {
-            text = self.gather_name(text);
-        }
-        if let Place::Colon(field) = self.place
-            && !text.is_empty()
-        {
-            text = text.strip_prefix(b" ").unwrap_or(text);
-            self.place = Place::Value(field);
-        }
-        match self.place {
-            Place::Value(Field::Other) | Place::Colon(_) | Place::Name => Ok(()),
-            Place::Value(field) => {
-                let len = self.value.len() + text.len();
-                if len > field.longest() {
-                    return Err(TooLarge);
-                }
-                self.value.reserve_exact(growth(self.value.len(), self.value.capacity(), len));
-                self.value.extend_from_slice(text);
-                Ok(())
-            }
-        }
-    }
-
-    /// Takes the field name, up to the colon, from the front of `text`, and returns the rest.
-    fn gather_name<'t>(&mut self, text: &'t [u8]) -> &'t [u8] {
-        let room = MAX_NAME - self.name.len();
-        let window = &text[..text.len().min(room + 1)];
-        if let Some(colon) = window.iter().position(|&byte| byte == b':') {
-            self.name.extend_from_slice(&text[..colon]);
-            self.place = Place::Colon(Field::of(self.name()));
-            &text[colon + 1..]
-        } else if text.len() > room {
-            self.place = Place::Value(Field::Other);
-            text
-        } else {
-            self.name.extend_from_slice(text);
-            &[]
-        }
-    }
-
-    /// Returns the field name without the stream's BOM.
-    fn name(&self) -> &[u8] {
-        match self.name.strip_prefix(BOM) {
-            Some(name) if !self.past_first_line => name,
-            _ => &self.name,
-        }
-    }
-
-    /// Interprets the line that has just ended, and prepares for the next line.
-    fn end_line(&mut self) -> Result<(), TooLarge> {
-        let value = mem::take(&mut self.value);
-        match self.place {
-            Place::Name if self.name().is_empty() => self.end_block(),
-            // A line without a colon is a name with an empty value.
-            Place::Name => self.block.set(Field::of(self.name()), &value)?,
-            Place::Colon(field) | Place::Value(field) => self.block.set(field, &value)?,
-        }
-        self.value = value;
-        self.past_first_line = true;
-        self.line_len = 0;
-        self.place = Place::Name;
-        self.name.clear();
-        self.value.clear();
-        self.value.shrink_to(KEEP);
-        Ok(())
     }
 
     /// Ends the block at a blank line. A block that has data is an event.
@@ -351,9 +278,9 @@ impl Block {
 }
 
 /// Returns how much a buffer of this length and capacity must grow to hold `needed` bytes: its capacity doubles, but
-/// never exceeds the bound.
+/// never exceeds the longest line.
 fn growth(len: usize, capacity: usize, needed: usize) -> usize {
-    if needed > capacity { capacity.saturating_mul(2).clamp(needed, MAX_DATA) - len } else { 0 }
+    if needed > capacity { capacity.saturating_mul(2).clamp(needed, MAX_LINE) - len } else { 0 }
 }
 #[cfg(test)]
 mod tests;
