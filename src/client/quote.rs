@@ -1,6 +1,7 @@
 //! Quotes answers in errors, shortened and harmless for a terminal.
 
 use crate::console::visible_start;
+use std::iter::once;
 
 /// The longest quote of a text that the server chose, in characters.
 const MAX_QUOTE: usize = 300;
@@ -15,25 +16,9 @@ pub(super) fn quote(text: &str) -> String {
 /// Returns the title of a page, or its first words.
 pub(super) fn few_words(page: &str) -> String {
     let text = title(page).unwrap_or(page);
-    let mut words = String::new();
-    let mut in_tag = false;
-    for c in text.chars() {
-        match c {
-            '<' => in_tag = true,
-            '>' if in_tag => {
-                in_tag = false;
-                words.push(' ');
-            }
-            c if in_tag || c.is_whitespace() && words.ends_with(' ') => {}
-            c if c.is_whitespace() => words.push(' '),
-            c => words.push(c),
-        }
-        // Repeated spaces are removed below, so this limit is larger than necessary.
-        if words.len() > 8 * MAX_WORDS {
-            break;
-        }
-    }
-    let words: Vec<&str> = words.split_whitespace().collect();
+    let (start, tags) = text.split_once('<').unwrap_or((text, ""));
+    let between = tags.split('<').filter_map(|tag| Some(tag.split_once('>')?.1));
+    let words: Vec<_> = once(start).chain(between).flat_map(str::split_whitespace).take(MAX_WORDS).collect();
     visible_start(&words.join(" "), MAX_WORDS)
 }
 
