@@ -17,19 +17,13 @@ use ureq::unversioned::transport::{
 };
 
 /// The TLS settings. Clones share the configuration that is made of them.
-#[derive(Clone, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Tls {
     /// The authorities to trust instead of the system's.
     roots: Option<Arc<RootCertStore>>,
     identity: Arc<Identity>,
     /// Created for the first connection, because reading the system's certificates takes time.
     config: Arc<OnceLock<Arc<ClientConfig>>>,
-}
-
-impl fmt::Debug for Tls {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Tls")
-    }
 }
 
 /// The client certificate.
