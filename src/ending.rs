@@ -230,7 +230,7 @@ fn is_final(error: &CallError) -> bool {
             Refusal::SessionBusy | Refusal::RunNotActive | Refusal::NotFound | Refusal::Unauthorized
         ),
         Word::Permanent | Word::Internal => true,
-        Word::Gateway(_) | Word::Nothing | Word::Broken | Word::OverBound | Word::Stopped(_) => false,
+        Word::Gateway { .. } | Word::Nothing | Word::Broken | Word::OverBound | Word::Stopped(_) => false,
     }
 }
 

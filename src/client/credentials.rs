@@ -26,13 +26,13 @@ pub(super) struct Credentials {
 impl Credentials {
     /// Reads the token file again after the server's own 401, and the header file after a 401, 403 or 3xx of a gateway.
     /// Returns which of them was refused. If its file cannot be read or is not valid, the old content stays.
-    pub fn read_again(&mut self, word: &Word, status: u16) -> Option<&'static str> {
+    pub fn read_again(&mut self, word: &Word) -> Option<&'static str> {
         match word {
             Word::Server(Refusal::Unauthorized) => {
                 self.token = self.token.as_ref().and_then(Token::read_again).or_else(|| self.token.take());
                 Some("token file")
             }
-            Word::Gateway(_) if matches!(status, 401 | 403 | 300..=399) => {
+            Word::Gateway { status: 401 | 403 | 300..=399, .. } => {
                 self.headers = self.headers.read_again().unwrap_or_else(|| self.headers.clone());
                 Some("header file")
             }

@@ -108,7 +108,7 @@ impl Client {
                 let got = few_words(&self.credentials().redact(&got));
                 let got = if got.is_empty() { "an empty body" } else { &got };
                 let what = format!("{status}{kind}: expected the server's JSON ({error}), got {got}");
-                Err(self.other_shape(call, &what))
+                Err(self.other_shape(call, &answer, &what))
             }
         }
     }
@@ -123,7 +123,7 @@ impl Client {
             } else {
                 self.quoted(&media_type)
             };
-            return Err(self.other_shape(call, &format!("expected an event stream, got {got}")));
+            return Err(self.other_shape(call, &answer, &format!("expected an event stream, got {got}")));
         }
         self.check_encoding(call, &answer)?;
         self.note_contact();
@@ -141,7 +141,7 @@ impl Client {
                 return Ok(answer);
             }
             let failed = self.refusal(call, &credentials, &mut answer, patience);
-            if renewals == MAX_RENEWALS || !self.renew(&credentials, &failed.error.word, answer.status().as_u16()) {
+            if renewals == MAX_RENEWALS || !self.renew(&credentials, &failed.error.word) {
                 return Err(failed);
             }
             renewals += 1;

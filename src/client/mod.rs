@@ -31,7 +31,7 @@ pub use address::Address;
 pub use calls::new_key;
 pub use credentials::{Headers, MAX_HEADERS, MAX_TOKEN, Token};
 pub use stream::{EventStream, StreamItem};
-pub use word::{CallError, Gateway, Refusal, Word};
+pub use word::{CallError, Refusal, Word};
 
 use crate::console::Console;
 use crate::watchdog::Watch;
@@ -124,9 +124,9 @@ impl Client {
     }
 
     /// Reads the refused credentials again. Returns whether they are now other ones than those that were `used`.
-    fn renew(&self, used: &Credentials, word: &Word, status: u16) -> bool {
+    fn renew(&self, used: &Credentials, word: &Word) -> bool {
         let mut shared = self.shared();
-        let Some(file) = shared.credentials.read_again(word, status) else { return false };
+        let Some(file) = shared.credentials.read_again(word) else { return false };
         let is_new = shared.credentials != *used;
         drop(shared);
         if is_new {

@@ -4,8 +4,9 @@ use super::Client;
 use super::credentials::Credentials;
 use super::exchange::{Answer, Call, FailedAttempt, MAX_ERROR, Retry, header, media_type};
 use super::quote::{few_words, quote};
-use super::word::{CallError, Gateway, Refusal, Word};
+use super::word::{CallError, Refusal, Word, passes};
 use crate::agent::calls as api;
+use crate::outcome::Reason;
 use std::time::{Duration, SystemTime};
 use ureq::http::{StatusCode, request};
 
@@ -31,7 +32,7 @@ impl Client {
         let said = named(answer.status()) + if text.is_empty() { "" } else { ": " } + &text;
         let passes = match &own {
             Some(refusal) => refusal.passes(),
-            None => self.contact().is_some() || Gateway::passes(status),
+            None => self.contact().is_some() || passes(status),
         };
         let error = match own {
             Some(refusal) => self.own_refusal(call, credentials, refusal, &said),
@@ -67,24 +68,24 @@ impl Client {
     fn gateway_refusal(&self, call: &Call<'_>, answer: &Answer, said: &str, passes: bool) -> CallError {
         let status = answer.status().as_u16();
         let has_proxy = self.options.server.forward_proxy().is_some();
-        let gateway = match status {
-            401 => Gateway::Auth,
-            403 | 407 | 502 | 503 | 504 if has_proxy => Gateway::Proxy(status),
-            _ if passes => Gateway::Page(status),
-            _ => Gateway::NoAgentServer,
+        let reason = match status {
+            401 => Reason::Auth,
+            403 | 407 | 502 | 503 | 504 if has_proxy => Reason::Connection,
+            _ if passes => Reason::Server,
+            _ => Reason::Protocol,
         };
         let claim = if passes { "" } else { "this is no agent server: " };
-        let advice = self.gateway_advice(gateway, answer, passes);
-        self.error(call, Word::Gateway(gateway), &format!("{claim}{said}{advice}")).arrived(passes)
+        let advice = self.gateway_advice(reason, answer, passes);
+        self.error(call, Word::Gateway { status, reason }, &format!("{claim}{said}{advice}")).arrived(passes)
     }
 
-    fn gateway_advice(&self, gateway: Gateway, answer: &Answer, passes: bool) -> String {
+    fn gateway_advice(&self, reason: Reason, answer: &Answer, passes: bool) -> String {
         let front = "; something in front of the agent server answered";
-        match (gateway, answer.status().as_u16()) {
-            (Gateway::Proxy(407), _) => {
+        match (reason, answer.status().as_u16()) {
+            (Reason::Connection, 407) => {
                 "; give the proxy's user and password: http://USER:PASSWORD@HOST:PORT".into()
             }
-            (Gateway::Proxy(_), _) => "; the proxy answered, not the agent server".into(),
+            (Reason::Connection, _) => "; the proxy answered, not the agent server".into(),
             (_, 400 | 403 | 495 | 496) if self.options.server.tls.lacks_identity() => {
                 format!("{front}; it asked for a client certificate (--cert, --key)")
             }
@@ -105,15 +106,12 @@ impl Client {
     }
 
     /// Makes the error for a 2xx without the call's shape.
-    pub(super) fn other_shape(&self, call: &Call<'_>, what: &str) -> FailedAttempt {
+    pub(super) fn other_shape(&self, call: &Call<'_>, answer: &Answer, what: &str) -> FailedAttempt {
         let had_contact = self.contact().is_some();
-        let (gateway, claim) = if had_contact {
-            (Gateway::OtherShape, "the answer is not the agent server's")
-        } else {
-            (Gateway::NoAgentServer, "this is no agent server")
-        };
+        let claim = if had_contact { "the answer is not the agent server's" } else { "this is no agent server" };
+        let word = Word::Gateway { status: answer.status().as_u16(), reason: Reason::Protocol };
         let retry = Retry::if_passing(had_contact, Duration::ZERO);
-        self.failed(call, Word::Gateway(gateway), retry, &format!("{claim}: {what}"))
+        self.failed(call, word, retry, &format!("{claim}: {what}"))
     }
 }
 

@@ -361,7 +361,7 @@ impl<'c> EventStream<'c> {
         };
         self.client.check()?;
         // The server sends the head at once, so something in front of it buffers the stream or answers instead.
-        if failed.late || matches!(failed.error.word, Word::Gateway(_)) {
+        if failed.late || matches!(failed.error.word, Word::Gateway { .. }) {
             self.judge_silence();
         }
         if failed.late && self.may_be_held_back(bounded < patience) {

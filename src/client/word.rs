@@ -30,7 +30,12 @@ pub enum Word {
     /// The server's own refusal.
     Server(Refusal),
     /// Something in front of the server answered. This proves nothing about a run.
-    Gateway(Gateway),
+    Gateway {
+        status: u16,
+        /// [`Reason::Auth`] for a 401, [`Reason::Connection`] for an answer of the HTTP proxy itself,
+        /// [`Reason::Server`] for another page that may go away, and [`Reason::Protocol`] for the rest.
+        reason: Reason,
+    },
     /// No answer came within the retry timeout.
     Nothing,
     /// A fault that no retry can change (a certificate, the wrong scheme, a proxy that refuses). The request was not
@@ -65,21 +70,6 @@ pub enum Refusal {
     Invalid,
     /// Another status, with the server's code.
     Other { status: u16, code: String },
-}
-
-/// An answer of something in front of the server.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Gateway {
-    /// A 401 that is not the agent server's own.
-    Auth,
-    /// A permanent error, before the server itself has answered any call of this command.
-    NoAgentServer,
-    /// A 2xx without the call's shape, until the retry timeout.
-    OtherShape,
-    /// A page with this status, until the retry timeout.
-    Page(u16),
-    /// The HTTP proxy answered with this status instead of forwarding the request.
-    Proxy(u16),
 }
 
 impl CallError {
@@ -149,27 +139,16 @@ impl Refusal {
     }
 }
 
-impl Gateway {
-    /// Returns whether a retry may succeed after this status from something in front of the server.
-    pub(super) const fn passes(status: u16) -> bool {
-        matches!(status, 408 | 425 | 429 | 499 | 500..)
-    }
-
-    fn reason(self) -> (Reason, bool) {
-        match self {
-            Self::Auth => (Reason::Auth, false),
-            Self::NoAgentServer | Self::OtherShape => (Reason::Protocol, false),
-            Self::Page(status) => (Reason::Server, Self::passes(status)),
-            Self::Proxy(status) => (Reason::Connection, Self::passes(status)),
-        }
-    }
+/// Returns whether a retry may succeed after this status from something in front of the server.
+pub(super) const fn passes(status: u16) -> bool {
+    matches!(status, 408 | 425 | 429 | 499 | 500..)
 }
 
 impl From<CallError> for Failure {
     fn from(error: CallError) -> Self {
         let (reason, passes) = match &error.word {
             Word::Server(refusal) => refusal.reason(),
-            Word::Gateway(gateway) => gateway.reason(),
+            Word::Gateway { status, reason } => (*reason, passes(*status)),
             Word::Nothing => (Reason::Connection, true),
             Word::Permanent => (Reason::Connection, false),
             Word::Broken | Word::OverBound => (Reason::Protocol, false),
@@ -221,6 +200,7 @@ mod tests {
 
     #[test]
     fn each_word_has_its_reason_and_whether_it_passes() {
+        let gateway = |status, reason| Word::Gateway { status, reason };
         let other = |status| Word::Server(Refusal::Other { status, code: "x".into() });
         let rows = [
             (Word::Server(Refusal::Unauthorized), Reason::Auth, false),
@@ -234,13 +214,12 @@ mod tests {
             (other(429), Reason::Server, true),
             (other(418), Reason::Server, false),
             (other(501), Reason::Server, true),
-            (Word::Gateway(Gateway::Auth), Reason::Auth, false),
-            (Word::Gateway(Gateway::NoAgentServer), Reason::Protocol, false),
-            (Word::Gateway(Gateway::OtherShape), Reason::Protocol, false),
-            (Word::Gateway(Gateway::Page(524)), Reason::Server, true),
-            (Word::Gateway(Gateway::Page(404)), Reason::Server, false),
-            (Word::Gateway(Gateway::Proxy(407)), Reason::Connection, false),
-            (Word::Gateway(Gateway::Proxy(502)), Reason::Connection, true),
+            (gateway(401, Reason::Auth), Reason::Auth, false),
+            (gateway(200, Reason::Protocol), Reason::Protocol, false),
+            (gateway(524, Reason::Server), Reason::Server, true),
+            (gateway(404, Reason::Server), Reason::Server, false),
+            (gateway(407, Reason::Connection), Reason::Connection, false),
+            (gateway(502, Reason::Connection), Reason::Connection, true),
             (Word::Nothing, Reason::Connection, true),
             (Word::Permanent, Reason::Connection, false),
             (Word::Broken, Reason::Protocol, false),

@@ -8,8 +8,9 @@ use crate::support::terminal::Terminal;
 use crate::support::wire::{Wire, answer};
 use rustix::process::Signal;
 use serde_json::{Value, json};
-use sortie::client::{Address, CallError, Client, Gateway, Headers, Options, Token, Word};
+use sortie::client::{Address, CallError, Client, Headers, Options, Token, Word};
 use sortie::console::Console;
+use sortie::outcome::Reason;
 use sortie::watchdog::Watch;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -420,8 +421,8 @@ fn headers_are_sent_with_every_call_and_read_again_when_a_gateway_refuses_them()
         let client = client(&wire, headers, None);
         let refused = client.health().unwrap_err();
         assert!(refused.message.contains("--header-file"), "{refused}");
-        let gateway = if status == 401 { Gateway::Auth } else { Gateway::NoAgentServer };
-        assert_eq!(refused.word, Word::Gateway(gateway), "{refused}");
+        let reason = if status == 401 { Reason::Auth } else { Reason::Protocol };
+        assert_eq!(refused.word, Word::Gateway { status, reason }, "{refused}");
         std::fs::write(&path, "CF-Access-Client-Id: second\n").unwrap();
         assert_eq!(client.health().unwrap().version.as_deref(), Some("0.3.88"));
     }
@@ -437,7 +438,7 @@ fn secrets_that_a_gateway_repeats_are_not_shown() {
     let client = client(&wire, headers, Token::parse(b"hunter3", None).ok());
     let CallError { message, word, may_have_arrived } = client.health().unwrap_err();
     assert!(!message.contains("hunter"), "{message}");
-    assert_eq!((word, may_have_arrived), (Word::Gateway(Gateway::NoAgentServer), false));
+    assert_eq!((word, may_have_arrived), (Word::Gateway { status: 404, reason: Reason::Protocol }, false));
 }
 
 // Streams that are held back.
