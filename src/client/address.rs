@@ -3,22 +3,11 @@
 use super::tls::Tls;
 use anyhow::{Context, bail, ensure};
 use std::net::{IpAddr, SocketAddr};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use ureq::http::Uri;
 
 /// The IP address that answered last. Clones share it.
-#[derive(Clone, Debug, Default)]
-pub struct Memory(Arc<Mutex<Option<SocketAddr>>>);
-
-impl Memory {
-    pub(super) fn get(&self) -> Option<SocketAddr> {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    pub(super) fn set(&self, address: SocketAddr) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(address);
-    }
-}
+pub(super) type Memory = Arc<Mutex<Option<SocketAddr>>>;
 
 /// A valid address of an agent server. Clones share the memory.
 #[derive(Clone, Debug)]

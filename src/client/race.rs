@@ -12,6 +12,7 @@ use std::collections::VecDeque;
 use std::io;
 use std::net::{IpAddr, SocketAddr, TcpStream, ToSocketAddrs};
 use std::os::unix::net::UnixStream;
+use std::sync::PoisonError;
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
@@ -29,7 +30,7 @@ pub fn connect(
 ) -> Result<TcpStream, ureq::Error> {
     let host = host.trim_matches(['[', ']']);
     let number = host.parse::<IpAddr>().ok().map(|address| SocketAddr::new(address, port));
-    let first = number.or_else(|| memory.get());
+    let first = number.or_else(|| *memory.lock().unwrap_or_else(PoisonError::into_inner));
     let race = Race {
         host,
         port,
@@ -43,7 +44,7 @@ pub fn connect(
         error: None,
     };
     let (address, stream) = race.run()?;
-    memory.set(address);
+    *memory.lock().unwrap_or_else(PoisonError::into_inner) = Some(address);
     Ok(stream)
 }
 
