@@ -44,7 +44,7 @@ const OUTPUT: usize = 32 * 1024;
 /// Creates the HTTP agent. The time limits come with each request.
 ///
 /// With `keep`, a connection is kept for the next request. If the server closes it just when the request is sent, the
-/// request may or may not have arrived. The caller then sends it again: a POST has an idempotency key, so that the
+/// request may or may not have arrived. The client then sends it again: a POST has an idempotency key, so that the
 /// server does its work only once (see [`fault::is_stale`]).
 pub fn agent(server: &Address, keep: bool, tick: Duration, watch: &Watch) -> ureq::Agent {
     let forward_proxy = server.forward_proxy();

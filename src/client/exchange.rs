@@ -1,7 +1,7 @@
 //! One request and its answer. [`super::word`] tells whether the answer is the server's own.
 
 use super::Client;
-use super::connection::{ANSWER, Body, Chunk};
+use super::connection::{ANSWER, Body, Chunk, TICK};
 use super::credentials::{Credentials, secret_value};
 use super::fault::{self, NoAnswer};
 use super::quote::{few_words, quote};
@@ -47,7 +47,10 @@ impl<'a> Call<'a> {
 /// An attempt without a usable answer.
 pub(super) struct FailedAttempt {
     pub error: CallError,
-    pub retry: Retry,
+    /// If a retry may succeed, the wait that the server asks for, which may be zero.
+    pub retry: Option<Duration>,
+    /// The server had closed a kept connection.
+    pub stale: bool,
     /// The request was sent, and no head of an answer came in time.
     pub late: bool,
 }
@@ -55,22 +58,7 @@ pub(super) struct FailedAttempt {
 /// An error that no retry can change.
 impl From<CallError> for FailedAttempt {
     fn from(error: CallError) -> Self {
-        Self { error, retry: Retry::Never, late: false }
-    }
-}
-
-/// Whether a retry may succeed, and when.
-pub(super) enum Retry {
-    Never,
-    /// The server had closed a kept connection: a retry needs no wait.
-    AtOnce,
-    /// The server asks for this wait, which may be zero.
-    After(Duration),
-}
-
-impl Retry {
-    pub const fn if_passing(passes: bool, wait: Duration) -> Self {
-        if passes { Self::After(wait) } else { Self::Never }
+        Self { error, retry: None, stale: false, late: false }
     }
 }
 
@@ -87,7 +75,7 @@ impl Client {
         if !is_whole {
             self.note_contact();
             let why = format!("the answer is larger than {MAX_ANSWER} bytes");
-            return Err(self.failed(call, Word::OverBound, Retry::Never, &why));
+            return Err(self.failed(call, Word::OverBound, None, &why));
         }
         match json::object(&body) {
             Ok(parsed) => {
@@ -130,21 +118,29 @@ impl Client {
         Ok(Body::new(answer.into_body()))
     }
 
-    /// Sends the request and waits for the head of a 2xx answer. If the token or the gateway's headers are refused,
-    /// reads their files again and retries.
-    fn exchange(&self, call: &Call<'_>, patience: Duration) -> Result<Answer, FailedAttempt> {
-        let mut renewals = 0;
+    /// Sends the request and waits for the head of a 2xx answer. If the server had closed a kept connection, sends the
+    /// request again. If the token or the gateway's headers are refused, reads their files again and retries.
+    fn exchange(&self, call: &Call<'_>, mut patience: Duration) -> Result<Answer, FailedAttempt> {
+        let began = Instant::now();
+        let (mut renewals, mut was_stale) = (0, false);
         loop {
             let credentials = self.credentials();
-            let mut answer = self.attempt(call, &credentials, patience)?;
-            if answer.status().is_success() {
-                return Ok(answer);
-            }
-            let failed = self.refusal(call, &credentials, &mut answer, patience);
-            if renewals == MAX_RENEWALS || !self.renew(&credentials, &failed.error.word) {
+            let mut failed = match self.attempt(call, &credentials, patience) {
+                Ok(answer) if answer.status().is_success() => return Ok(answer),
+                Ok(mut answer) => self.refusal(call, &credentials, &mut answer, patience),
+                Err(failed) => failed,
+            };
+            // The first request may have arrived.
+            failed.error.may_have_arrived |= was_stale;
+            if failed.stale && !was_stale && self.check().is_ok() {
+                log::info!("{}", failed.error);
+                was_stale = true;
+                patience = patience.saturating_sub(began.elapsed()).max(TICK);
+            } else if renewals < MAX_RENEWALS && self.renew(&credentials, &failed.error.word) {
+                renewals += 1;
+            } else {
                 return Err(failed);
             }
-            renewals += 1;
         }
     }
 
@@ -190,14 +186,11 @@ impl Client {
     fn unanswered(&self, call: &Call<'_>, error: &ureq::Error) -> FailedAttempt {
         let NoAnswer { why, passes, may_have_arrived } = fault::explain(error);
         let word = if passes { Word::Nothing } else { Word::Permanent };
-        let retry = if fault::is_stale(error) {
-            Retry::AtOnce
-        } else {
-            // After contact with the server, every fault may pass, such as a proxy or certificate that is replaced.
-            Retry::if_passing(passes || self.contact().is_some(), Duration::ZERO)
-        };
+        // After contact with the server, every fault may pass, such as a proxy or certificate that is replaced.
+        let retry = (passes || self.contact().is_some()).then_some(Duration::ZERO);
+        let stale = fault::is_stale(error);
         let late = matches!(error, ureq::Error::Timeout(ureq::Timeout::RecvResponse));
-        FailedAttempt { error: self.error(call, word, &why).arrived(may_have_arrived), retry, late }
+        FailedAttempt { error: self.error(call, word, &why).arrived(may_have_arrived), retry, stale, late }
     }
 
     /// Builds the request, without its body.
@@ -233,12 +226,12 @@ impl Client {
 
     /// Makes the error for an answer that broke off.
     fn lost(&self, call: &Call<'_>, why: &str) -> FailedAttempt {
-        self.failed(call, Word::Nothing, Retry::After(Duration::ZERO), why)
+        self.failed(call, Word::Nothing, Some(Duration::ZERO), why)
     }
 
     /// Makes the error for an unusable answer. The request has arrived.
-    pub(super) fn failed(&self, call: &Call<'_>, word: Word, retry: Retry, why: &str) -> FailedAttempt {
-        FailedAttempt { error: self.error(call, word, why).arrived(true), retry, late: false }
+    pub(super) fn failed(&self, call: &Call<'_>, word: Word, retry: Option<Duration>, why: &str) -> FailedAttempt {
+        FailedAttempt { retry, ..self.error(call, word, why).arrived(true).into() }
     }
 
     pub(super) fn error(&self, call: &Call<'_>, word: Word, why: &str) -> CallError {
@@ -251,7 +244,7 @@ impl Client {
             Some(encoding) if !encoding.eq_ignore_ascii_case("identity") => {
                 let encoding = self.quoted(&encoding);
                 let why = format!("the answer has the Content-Encoding {encoding}, which was not requested");
-                Err(self.failed(call, Word::Broken, Retry::Never, &why))
+                Err(self.failed(call, Word::Broken, None, &why))
             }
             _ => Ok(()),
         }

@@ -2,7 +2,7 @@
 
 use super::Client;
 use super::credentials::Credentials;
-use super::exchange::{Answer, Call, FailedAttempt, MAX_ERROR, Retry, header, media_type};
+use super::exchange::{Answer, Call, FailedAttempt, MAX_ERROR, header, media_type};
 use super::quote::{few_words, quote};
 use super::word::{CallError, Refusal, Word, passes};
 use crate::agent::calls as api;
@@ -38,7 +38,7 @@ impl Client {
             Some(refusal) => self.own_refusal(call, credentials, refusal, &said),
             None => self.gateway_refusal(call, answer, &said, passes),
         };
-        FailedAttempt { error, retry: Retry::if_passing(passes, wait), late: false }
+        FailedAttempt { retry: passes.then_some(wait), ..error.into() }
     }
 
     /// Makes the error for the server's own refusal.
@@ -110,7 +110,7 @@ impl Client {
         let had_contact = self.contact().is_some();
         let claim = if had_contact { "the answer is not the agent server's" } else { "this is no agent server" };
         let word = Word::Gateway { status: answer.status().as_u16(), reason: Reason::Protocol };
-        let retry = Retry::if_passing(had_contact, Duration::ZERO);
+        let retry = had_contact.then_some(Duration::ZERO);
         self.failed(call, word, retry, &format!("{claim}: {what}"))
     }
 }

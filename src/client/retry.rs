@@ -2,7 +2,7 @@
 
 use super::Client;
 use super::connection::ANSWER;
-use super::exchange::{Call, FailedAttempt, Retry};
+use super::exchange::{Call, FailedAttempt};
 use super::wait::later;
 use super::word::{CallError, Word};
 use serde::de::DeserializeOwned;
@@ -67,19 +67,14 @@ impl Retries {
     ) -> Result<(), CallError> {
         self.tried = true;
         match failed.retry {
-            Retry::AtOnce => {
-                log::info!("{}", failed.error);
-                self.next = None;
-                Ok(())
-            }
-            Retry::After(wait) if !left.is_zero() => {
+            Some(wait) if !left.is_zero() => {
                 // The backoff holds even if the server asks for no wait.
                 let wait = self.backoff.wait().max(wait).min(left);
                 self.next = Some(later(wait));
                 self.announce(client, call, failed.error, wait);
                 Ok(())
             }
-            Retry::After(_) | Retry::Never => Err(failed.error),
+            _ => Err(failed.error),
         }
     }
 
