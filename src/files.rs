@@ -1,6 +1,5 @@
 //! Opens and creates files. Opening never blocks, not even a FIFO.
 
-use crate::watchdog::Watch;
 use rustix::fs::OFlags;
 use std::fs::{File, OpenOptions};
 use std::io;
@@ -26,8 +25,6 @@ pub fn folder_of(path: &Path) -> &Path {
 }
 
 /// Creates a temporary file in the folder of `path`.
-pub fn temporary_beside(path: &Path, watch: &Watch) -> io::Result<NamedTempFile> {
-    let made = tempfile::Builder::new().prefix(".sortie-").tempfile_in(folder_of(path))?;
-    watch.remove_on_leaving(made.path());
-    Ok(made)
+pub fn temporary_beside(path: &Path) -> io::Result<NamedTempFile> {
+    tempfile::Builder::new().prefix(".sortie-").tempfile_in(folder_of(path))
 }

@@ -49,31 +49,29 @@ pub struct Output {
     result_file: Option<ResultFile>,
     recording: Option<Recording>,
     progress: Progress,
-    watch: Watch,
 }
 
 impl Output {
     pub fn new(format: Format, watch: Watch, console: Console) -> Self {
         Self {
             shows: format.into(),
-            stdout: Stdout::new(watch.clone(), console.clone()),
+            stdout: Stdout::new(watch, console.clone()),
             turn_begun: false,
             result_file: None,
             recording: None,
             progress: Progress::new(console),
-            watch,
         }
     }
 
     /// Checks that the result file can be written, and writes the record there at the end.
     pub fn set_result_file(&mut self, path: &Path) -> anyhow::Result<()> {
-        self.result_file = Some(ResultFile::prepare(path, self.watch.clone())?);
+        self.result_file = Some(ResultFile::prepare(path)?);
         Ok(())
     }
 
     /// Checks that the recording can be written, and writes the events there.
     pub fn set_recording(&mut self, path: &Path) -> anyhow::Result<()> {
-        self.recording = Some(Recording::prepare(path, &self.watch)?);
+        self.recording = Some(Recording::prepare(path)?);
         Ok(())
     }
 

@@ -3,7 +3,6 @@
 use crate::agent::sse::Frame;
 use crate::files;
 use crate::outcome::{Failure, Reason};
-use crate::watchdog::Watch;
 use anyhow::{Context, Result, ensure};
 use rustix::fs::OFlags;
 use std::fs::{File, OpenOptions, Permissions};
@@ -23,12 +22,12 @@ pub struct Recording {
 impl Recording {
     /// Checks that the file can be written or created. The content of an older file stays, and no new file stays
     /// behind.
-    pub fn prepare(path: &Path, watch: &Watch) -> Result<Self> {
+    pub fn prepare(path: &Path) -> Result<Self> {
         let doing = || format!("--record {}", path.display());
         match open(path, &mut File::options()) {
             Err(error) if error.kind() == ErrorKind::NotFound => {
                 ensure!(path.file_name().is_some(), "{}: this is not a file name", doing());
-                files::temporary_beside(path, watch).map(drop)
+                files::temporary_beside(path).map(drop)
             }
             opened => opened.map(drop),
         }

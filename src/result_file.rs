@@ -5,7 +5,6 @@
 
 use crate::files::{folder_of, open_regular, temporary_beside};
 use crate::outcome::Report;
-use crate::watchdog::Watch;
 use anyhow::{Context, Result, bail, ensure};
 use rustix::fs::OFlags;
 use std::fs::{File, FileType, Metadata};
@@ -22,13 +21,12 @@ pub struct ResultFile {
     name: PathBuf,
     /// The path without symbolic links.
     path: PathBuf,
-    watch: Watch,
 }
 
 impl ResultFile {
     /// Checks that the record can be written in one of the two ways. No new file stays behind. A symbolic link is
     /// followed, and stays. An existing file must be a regular file.
-    pub fn prepare(name: &Path, watch: Watch) -> Result<Self> {
+    pub fn prepare(name: &Path) -> Result<Self> {
         let doing = || format!("--result-file {}", name.display());
         ensure!(!name.as_os_str().as_encoded_bytes().ends_with(b"/"), "{}: it names a folder", doing());
         let there = match std::fs::symlink_metadata(name) {
@@ -43,7 +41,7 @@ impl ResultFile {
             ensure!(there.is_file(), "{}: it is {kind}, not a regular file; -o json writes to stdout", doing());
         }
         let path = if there.is_some() { name.canonicalize().with_context(doing)? } else { name.to_owned() };
-        let file = Self { name: name.to_owned(), path, watch };
+        let file = Self { name: name.to_owned(), path };
         file.prove(there.as_ref()).with_context(doing)?;
         Ok(file)
     }
@@ -73,7 +71,7 @@ impl ResultFile {
     /// Creates the temporary file, in the same folder so that the rename stays on one file system.
     fn make_temporary(&self) -> Result<NamedTempFile> {
         ensure!(self.path.file_name().is_some(), "this is not a file name");
-        temporary_beside(&self.path, &self.watch)
+        temporary_beside(&self.path)
             .with_context(|| format!("cannot create a file in {}", folder_of(&self.path).display()))
     }
 

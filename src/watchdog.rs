@@ -13,7 +13,6 @@ use signal_hook::iterator::exfiltrator::SignalOnly;
 use std::io::{self, ErrorKind, Write};
 use std::os::fd::BorrowedFd;
 use std::os::unix::net::UnixStream;
-use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -110,8 +109,6 @@ struct State {
     on_signal: OnSignal,
     first_signal: Option<Instant>,
     later_signal: Option<&'static str>,
-    /// Temporary files to delete if the process exits early.
-    unfinished: Vec<PathBuf>,
     speaker: Option<Speaker>,
     /// A line that came before there was a speaker.
     unsaid: Option<String>,
@@ -284,11 +281,6 @@ impl Watch {
         let _ = (&self.shared.bell).write(&[0]);
     }
 
-    /// Registers a temporary file to delete if the process exits early.
-    pub fn remove_on_leaving(&self, path: &Path) {
-        self.state().unfinished.push(path.to_owned());
-    }
-
     /// Returns the cause. If it is a signal, waits until the line about it is printed.
     pub fn cause(&self) -> Option<Cause> {
         let cause = self.peek();
@@ -430,12 +422,9 @@ impl Watch {
         }
     }
 
-    /// Ends the process. Only this function does so, apart from the end of `main`.
+    /// Ends the process. Only this function does so, apart from the end of `main`. It deletes no temporary file: if the
+    /// main thread is stuck in a file system, this thread would be stuck there too.
     fn leave(&self) -> ! {
-        let unfinished = std::mem::take(&mut self.state().unfinished);
-        for path in unfinished {
-            let _ = std::fs::remove_file(path);
-        }
         let what = match self.state().on_signal {
             OnSignal::NothingToCancel => "",
             _ => "; the run may still be going on",
