@@ -22,7 +22,7 @@ const MAX_CONTEXT: usize = 50_000;
 const MAX_CONTEXT_TOTAL: usize = 500_000;
 /// The most bytes of a prompt or another text, so that an endless file is an error. The server takes much less, and says
 /// so itself.
-const MAX_TEXT: usize = 16 * 1024 * 1024;
+const MAX_TEXT: usize = 64 * 1024 * 1024;
 /// The server takes a request of up to this many bytes.
 const MAX_REQUEST: usize = 2 * 1024 * 1024;
 /// The largest file of certificates, in bytes.

@@ -40,7 +40,11 @@ impl<'a> Call<'a> {
     }
 
     const fn method(&self) -> &'static str {
-        if self.body.is_some() { "POST" } else { "GET" }
+        if self.is_post() { "POST" } else { "GET" }
+    }
+
+    pub const fn is_post(&self) -> bool {
+        self.body.is_some()
     }
 }
 
@@ -73,8 +77,11 @@ impl Client {
         self.check_encoding(call, &answer)?;
         let (body, is_whole) = self.read(call, &mut answer, MAX_ANSWER, ANSWER)?;
         if !is_whole {
-            self.note_contact();
             let why = format!("the answer is larger than {MAX_ANSWER} bytes");
+            if is_page(&answer) {
+                return Err(self.other_shape(call, &answer, &why));
+            }
+            self.note_contact();
             return Err(self.failed(call, Word::OverBound, None, &why));
         }
         match json::object(&body) {
@@ -244,6 +251,9 @@ impl Client {
             Some(encoding) if !encoding.eq_ignore_ascii_case("identity") => {
                 let encoding = self.quoted(&encoding);
                 let why = format!("the answer has the Content-Encoding {encoding}, which was not requested");
+                if is_page(answer) {
+                    return Err(self.other_shape(call, answer, &why));
+                }
                 Err(self.failed(call, Word::Broken, None, &why))
             }
             _ => Ok(()),
@@ -292,6 +302,12 @@ impl Client {
 fn is_close_delimited(answer: &Answer) -> bool {
     let headers = answer.headers();
     !headers.contains_key(CONTENT_LENGTH) && !headers.contains_key(TRANSFER_ENCODING)
+}
+
+/// Returns whether the answer says that it is no JSON: a page of something in front of the server.
+fn is_page(answer: &Answer) -> bool {
+    let media_type = media_type(answer);
+    !media_type.is_empty() && !media_type.eq_ignore_ascii_case("application/json")
 }
 
 pub(super) fn media_type(answer: &Answer) -> String {

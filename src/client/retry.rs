@@ -12,6 +12,9 @@ use uuid::Uuid;
 /// The time for the last attempt when the retry timeout is over.
 pub(super) const LAST_TRY: Duration = Duration::from_secs(1);
 
+/// The longest wait that a server can ask for between two questions about a run.
+const MOST_IN_RUN: Duration = Duration::from_secs(5);
+
 /// Exponential backoff: from 100 ms to 5 s, doubled each time. A random part of up to a half is subtracted, so that
 /// many clients do not return to a server together.
 #[derive(Debug, Default)]
@@ -68,8 +71,16 @@ impl Retries {
         self.tried = true;
         match failed.retry {
             Some(wait) if !left.is_zero() => {
-                // The backoff holds even if the server asks for no wait.
-                let wait = self.backoff.wait().max(wait).min(left);
+                // The backoff holds even if the server asks for no wait. A cancel has little time, and while a run is
+                // followed, nobody reads its stream during this wait.
+                let most = if client.options.retry_timeout == Duration::MAX {
+                    Duration::ZERO
+                } else if call.is_post() || client.contact().is_none() {
+                    left
+                } else {
+                    MOST_IN_RUN
+                };
+                let wait = self.backoff.wait().max(wait.min(most)).min(left);
                 self.next = Some(later(wait));
                 self.announce(client, call, failed.error, wait);
                 Ok(())

@@ -446,6 +446,52 @@ fn a_page_instead_of_the_configuration_is_retried() {
     running.wait().code(0);
 }
 
+/// Pages that look like an answer of the server's that breaks the protocol.
+fn odd_pages() -> [Page; 2] {
+    [
+        Page::html(200).with("content-encoding", "gzip"),
+        Page::new(200, "text/html", format!("<html>{}</html>", "x".repeat(9_000_000))),
+    ]
+}
+
+#[test]
+fn a_compressed_or_endless_page_for_the_sessions_state_does_not_end_the_run() {
+    odd_pages().iter().for_each(state_hidden_by);
+}
+
+#[test]
+fn a_compressed_or_endless_page_as_the_first_answer_is_no_agent_server() {
+    for page in odd_pages() {
+        let record = nothing_but(&page, "protocol");
+        error_has(&record, NO_AGENT_SERVER);
+    }
+}
+
+#[test]
+fn a_page_that_asks_to_wait_does_not_delay_the_cancel() {
+    let agent = Agent::start();
+    let gateway = Gateway::to(&agent);
+    let (running, run) = follow_busy(&agent, &gateway, &[]);
+    gateway.on(Calls::of(Route::Cancel).number(1)).answer_instead(&Page::html(503).with("retry-after", "30"));
+    running.signal(Signal::TERM);
+    let (_, record) = fails(running, "interrupted");
+    says(&record, true, true);
+    assert!(run.is_over());
+}
+
+#[test]
+fn a_page_that_asks_to_wait_does_not_keep_the_stream_unread() {
+    let agent = lively();
+    let gateway = Gateway::to(&agent);
+    let (mut running, run) = follow(&agent, &gateway, &[]);
+    gateway.next(Route::Session).answer_instead(&Page::html(503).with("retry-after", "3600"));
+    agent.drop_streams(Ending::Cut);
+    gateway.wait_for_calls_of(&mut running, Route::Session, 1);
+    run.text("The rest.");
+    run.complete();
+    running.wait().code(0).stdout("So far. The rest.\n").within(Duration::from_secs(30));
+}
+
 /// An answer about the session with this run status.
 fn session_with(status: &Value) -> Page {
     Page::json(200, &json!({ "session": { "run_status": status }, "config": {} }))
