@@ -19,6 +19,8 @@ const MAX_DECISIONS: usize = 1000;
 /// The notice about a turn whose final text differs from its deltas.
 const TEXT_DIFFERS: &str =
     "the server's final text for this turn differs from what it streamed; the record has the final text";
+/// How long nothing is decided after the server refused a decision because the run is not active.
+const REFUSED_AGAIN: Duration = Duration::from_secs(2);
 /// The longest time to read the past of a run before decisions about it are made.
 const CATCH_UP: Duration = Duration::from_secs(5);
 
@@ -62,6 +64,8 @@ pub struct Machine {
     pub(super) superseded: bool,
     /// When the session's state was last asked for.
     pub(super) asked_at: Option<Duration>,
+    /// When decisions were last refused.
+    refused_at: Option<Duration>,
     /// The newest event that a gap named: the replay is complete with this event.
     pub(super) replay_ends: Option<u64>,
     /// The decisions of `resume`, while the batch that they are about is pending.
@@ -91,6 +95,7 @@ impl Machine {
             complete: true,
             superseded: false,
             asked_at: None,
+            refused_at: None,
             replay_ends: None,
             choices: options.choices.take(),
             unmatched: options.policy.listed().cloned().collect(),
@@ -177,7 +182,10 @@ impl Machine {
                 self.batch_effect()
             }
             Input::Sent(decisions) => self.sent(decisions),
-            Input::Refused => self.ask_state(),
+            Input::Refused => {
+                self.refused_at = Some(self.now);
+                self.ask_state()
+            }
             Input::Pending { calls, finished } => self.pending(calls, &finished),
         }
         .into()
@@ -414,7 +422,9 @@ impl Machine {
 
     /// Returns what the batch needs next.
     pub(super) fn batch_effect(&mut self) -> Effect {
-        if self.phase != Phase::Following || self.over_budget.is_some() {
+        // The state that is asked for after a refusal may lag behind. Nothing is decided meanwhile.
+        let was_refused = self.refused_at.is_some_and(|at| self.now.saturating_sub(at) < REFUSED_AGAIN);
+        if self.phase != Phase::Following || self.over_budget.is_some() || was_refused {
             return Effect::Continue;
         }
         loop {

@@ -11,6 +11,7 @@
 //! | catching up | quiet for 250 ms, or 5 s have passed | following | check the choices, then see to the batch |
 //! | following | quiet | same | see to the batch; else ask for the session's state when it is time |
 //! | following | quiet, over a budget | same | end: `max_tokens` or `max_tool_calls` |
+//! | following | decisions were refused: the run is not active | same | ask for the session's state; decide nothing for 2 s |
 //! | any | reconnected | same | ask for the session's state, unless it was the reason to reconnect |
 //! | any | state: our run is active | following, once the past has been read | – (if the proposal was lost: ask for the pending calls) |
 //! | any | state: one that does not say whether a run is active | same | – |

@@ -502,6 +502,18 @@ fn lost_text_comes_from_the_messages() {
 // Approval.
 
 #[test]
+fn a_refused_decision_is_not_sent_again_for_two_seconds() {
+    let mut run = machine(Start::Fresh);
+    feed(&mut run, 1, &ours(STARTED));
+    feed(&mut run, 2, &proposal(&["a"]));
+    assert!(matches!(quiet(&mut run, 250, 1), Effect::Send { .. }));
+    assert_eq!(tell(&mut run, Input::Refused), Effect::AskState);
+    assert_eq!(tell(&mut run, active()), Effect::Continue, "the server contradicts itself");
+    assert_eq!(quiet(&mut run, 1000, 2), Effect::Continue);
+    assert!(matches!(quiet(&mut run, 2000, 3), Effect::Send { .. }));
+}
+
+#[test]
 fn a_call_with_the_id_of_an_earlier_call_is_never_decided() {
     let mut run = machine(Start::Fresh);
     feed(&mut run, 1, &ours(STARTED));
