@@ -195,6 +195,39 @@ fn five_compactions_of_one_turn_in_a_row_end_the_run() {
     assert_eq!(run.known_end(), &KnownEnd::Open, "it must be cancelled");
 }
 
+#[test]
+fn the_terminal_event_the_turn_and_the_cut_are_known_while_the_run_is_followed() {
+    let mut run = machine(Start::Fresh);
+    feed(&mut run, 1, &ours(STARTED));
+    assert_eq!(run.turn(), 0);
+    for number in 1..=2 {
+        feed(&mut run, number + 1, &ours(&turn(number)));
+        assert_eq!(run.turn(), number);
+    }
+    assert!(!run.has_terminal_event() && !run.text_is_cut());
+    feed(&mut run, 4, &ours(&delta(&"x".repeat(transcript::MAX_TEXT + 1))));
+    assert!(run.text_is_cut());
+    for end in [COMPLETED, r#"{"RunError":{"error":"no"}}"#] {
+        let mut run = machine(Start::Fresh);
+        feed(&mut run, 1, &ours(STARTED));
+        feed(&mut run, 2, &ours(end));
+        assert!(run.has_terminal_event());
+    }
+    let summary = summary(run);
+    assert_eq!((summary.run_id.as_deref(), summary.text_is_cut), (Some(RUN), true));
+}
+
+#[test]
+fn pending_calls_are_left_waiting_only_by_a_run_that_has_not_ended() {
+    let mut run = Machine::new(Options { policy: policy(OnApproval::Pause), ..options(Start::Fresh) });
+    feed(&mut run, 1, &ours(STARTED));
+    assert_eq!(run.left_waiting(), None);
+    feed(&mut run, 2, &proposal(&["a"]));
+    assert_eq!(run.left_waiting(), Some(Waiting { batch: Some("11111111.2".into()), calls: vec![call("a")] }));
+    feed(&mut run, 3, &ours(COMPLETED));
+    assert_eq!(run.left_waiting(), None);
+}
+
 // The session's state.
 
 /// A machine whose run has begun, after this state and the reconnect.
@@ -499,7 +532,109 @@ fn lost_text_comes_from_the_messages() {
     assert_eq!(summary(run).text.as_deref(), Some("One and\ntwo"));
 }
 
+#[test]
+fn text_that_may_be_missing_is_reported() {
+    let history = |text: &str| History { texts: vec![text.into()], known: true, ..History::default() };
+    for (superseded, texts, reported) in
+        [(false, history("One and"), false), (true, history("One and"), true), (false, History::default(), true)]
+    {
+        let mut run = machine(Start::Fresh);
+        feed(&mut run, 1, &ours(STARTED));
+        feed(&mut run, 2, &ours(&turn(1)));
+        feed(&mut run, 3, &ours(&delta("One")));
+        if superseded {
+            feed(&mut run, 4, &others(STARTED));
+        }
+        tell(&mut run, Input::Lost { newest: None });
+        let step = run.step(Input::Messages(texts));
+        assert_eq!(step.notice.is_some(), reported, "{superseded}");
+    }
+}
+
 // Approval.
+
+#[test]
+fn a_notice_says_that_a_call_was_decided_only_if_somebody_else_did() {
+    let event = |variant: &str| ours(&format!(r#"{{"{variant}":{{"tool_call_id":"a","tool_name":"p__a"}}}}"#));
+    for (choices, event, sent, notice) in [
+        ("approve", event("ToolExecutionStarted"), false, Some("approved elsewhere")),
+        ("approve", event("ToolRejected"), false, Some("rejected elsewhere")),
+        ("approve", event("ToolExecutionStarted"), true, None),
+        ("reject", event("ToolExecutionStarted"), false, Some("the server ran it by itself")),
+        ("reject", event("ToolRejected"), false, None),
+    ] {
+        let ids = ["a".to_owned()].into();
+        let choices = match choices {
+            "approve" => Choices { approve: ids, ..Choices::default() },
+            _ => Choices { reject: ids, ..Choices::default() },
+        };
+        let mut run = Machine::new(Options { choices: Some(choices), ..options(Start::FromNow) });
+        feed(&mut run, 1, &ours(STARTED));
+        feed(&mut run, 2, &proposal(&["a"]));
+        let effect = quiet(&mut run, 250, 0);
+        let Effect::Send { decisions, .. } = effect else { panic!("{effect:?}") };
+        if sent {
+            tell(&mut run, Input::Sent(&decisions));
+        }
+        let told = feed(&mut run, 3, &event).notice;
+        assert_eq!(
+            told.as_deref().map(|told| told.contains(notice.unwrap_or("?"))),
+            notice.map(|_| true),
+            "{told:?}"
+        );
+    }
+    // The call ran, and then it ended: nobody rejected it.
+    let choices = Choices { approve: ["a".to_owned()].into(), ..Choices::default() };
+    let mut run = Machine::new(Options { choices: Some(choices), ..options(Start::FromNow) });
+    feed(&mut run, 1, &ours(STARTED));
+    feed(&mut run, 2, &proposal(&["a"]));
+    quiet(&mut run, 250, 0);
+    feed(&mut run, 3, &event("ToolExecutionStarted"));
+    assert_eq!(feed(&mut run, 4, &event("ToolExecutionCompleted")).notice, None);
+}
+
+#[test]
+fn the_record_lists_each_decided_call_once_and_at_most_a_thousand() {
+    let mut run = machine(Start::Fresh);
+    let decided = |id: &str| (call(id), Ruling::by_policy(Verdict::Accept));
+    for _ in 0..2 {
+        tell(&mut run, Input::Sent(&[decided("a"), decided("b")]));
+    }
+    for id in 0..1000 {
+        tell(&mut run, Input::Sent(&[decided(&id.to_string())]));
+    }
+    let decisions = summary(run).decisions;
+    let first: Vec<_> = decisions.iter().take(3).map(|decided| decided.tool_call_id.as_str()).collect();
+    assert_eq!((decisions.len(), first), (1000, vec!["a", "b", "0"]));
+}
+
+#[test]
+fn the_quiet_before_a_question_does_not_count_after_it() {
+    let mut run = Machine::new(Options { asked: AskedCalls::Unknown, ..options(Start::Fresh) });
+    feed(&mut run, 1, &ours(STARTED));
+    feed(&mut run, 2, &proposal(&["a"]));
+    assert_eq!(quiet(&mut run, 250, 0), Effect::AskConfig);
+    assert_eq!(tell(&mut run, Input::AskedCalls(AskedCalls::SomeCalls)), Effect::Continue);
+    assert!(matches!(quiet(&mut run, 250, 0), Effect::Send { .. }));
+}
+
+#[test]
+fn nothing_is_decided_over_a_budget() {
+    let mut run =
+        Machine::new(Options { max_tool_calls: Some(1), asked: AskedCalls::EveryCall, ..options(Start::Fresh) });
+    feed(&mut run, 1, &ours(STARTED));
+    assert_eq!(feed(&mut run, 2, &proposal(&["a", "b"])).effect, Effect::Continue);
+    assert_eq!(reason(&quiet(&mut run, 250, 0)), Some(Reason::MaxToolCalls));
+}
+
+#[test]
+fn an_empty_list_of_pending_calls_replaces_no_proposal() {
+    let mut run = machine(Start::Fresh);
+    feed(&mut run, 1, &ours(STARTED));
+    feed(&mut run, 2, &proposal(&["a"]));
+    tell(&mut run, Input::Pending { calls: Vec::new(), finished: Vec::new() });
+    assert!(matches!(quiet(&mut run, 250, 0), Effect::Send { .. }));
+}
 
 #[test]
 fn a_refused_decision_is_not_sent_again_for_two_seconds() {
