@@ -44,6 +44,11 @@ impl Console {
         Self(Arc::new(Mutex::new(Inner { pipe, level: Level::Progress, spoke, status: false, mid_line: false })))
     }
 
+    /// From now on, a blocked write ends with this watch.
+    pub fn set_watch(&self, watch: Watch) {
+        self.with(|inner| inner.pipe = Some(Pipe::new(io::stderr(), Some(watch))));
+    }
+
     pub fn set_level(&self, level: Level) {
         self.with(|inner| inner.level = level);
     }

@@ -8,17 +8,17 @@ use sortie::watchdog::Watch;
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    // Handle signals first: an unhandled one would end the process with a code of its own.
-    let watch = match Watch::new() {
+    let console = Console::new(None);
+    let speaker = console.clone();
+    // Handle signals before all else: an unhandled one would end the process with a code of its own.
+    let watch = match Watch::new(move |line| speaker.urgent(line)) {
         Ok(watch) => watch,
         Err(failure) => {
-            Console::new(None).error(&format!("failed ({}): {failure}", failure.reason));
+            console.error(&format!("failed ({}): {failure}", failure.reason));
             return Exit::Failed.into();
         }
     };
-    let console = Console::new(Some(watch.clone()));
-    let speaker = console.clone();
-    watch.speak_through(move |line| speaker.urgent(line));
+    console.set_watch(watch.clone());
     let exit = match Cli::parse_line(std::env::args_os()) {
         Ok(cli) => commands::execute(&cli, &watch, &console),
         Err(error) => commands::explain(&error, watch, &console),

@@ -95,8 +95,8 @@ impl OnSignal {
     }
 }
 
-/// Prints a line on stderr.
-type Speaker = Arc<dyn Fn(&str) + Send + Sync>;
+/// Prints a line about a signal. It must not block for long, and not call [`Watch::cause`].
+type Speaker = Box<dyn Fn(&str) + Send + Sync>;
 
 #[derive(Default)]
 struct State {
@@ -109,9 +109,6 @@ struct State {
     on_signal: OnSignal,
     first_signal: Option<Instant>,
     later_signal: Option<&'static str>,
-    speaker: Option<Speaker>,
-    /// A line that came before there was a speaker.
-    unsaid: Option<String>,
 }
 
 impl State {
@@ -145,6 +142,7 @@ struct Shared {
     state: Mutex<State>,
     /// Held from the moment when a signal becomes the cause until the line about it is printed.
     saying: Mutex<()>,
+    speaker: Speaker,
     /// A byte written here wakes the thread. It is readable after the deadline or a signal.
     bell: UnixStream,
     /// Readable after a later signal.
@@ -170,18 +168,20 @@ pub struct Watch {
 impl Watch {
     /// Installs the signal handlers. SIGINT and SIGHUP stay ignored if they were ignored at the start: in a shell's
     /// background job, and under nohup. A signal takes effect once the thread is started.
-    pub fn new() -> Result<Self, Failure> {
+    pub fn new(speaker: impl Fn(&str) + Send + Sync + 'static) -> Result<Self, Failure> {
         let is_ignored = |number: i32| number == SIGHUP && ignored_signals() & (1 << (number - 1)) != 0;
         let numbers = SIGNALS.iter().map(|(number, _)| *number);
         let taken: Vec<_> = numbers.filter(|number| !is_ignored(*number)).collect();
-        let watch = Self::with_signals(&taken).map_err(|error| missing("handle the signals", &error))?;
+        let watch =
+            Self::with_signals(&taken, Box::new(speaker)).map_err(|error| missing("handle the signals", &error))?;
         watch.take_interrupt()?;
         Ok(watch)
     }
 
     /// Starts a watchdog for tests: it handles no signals and never ends the process.
     pub fn without_signals() -> Result<Self, Failure> {
-        let watch = Self::with_signals(&[]).map_err(|error| missing("create a pair of sockets", &error))?;
+        let watch = Self::with_signals(&[], Box::new(|_| {}))
+            .map_err(|error| missing("create a pair of sockets", &error))?;
         watch.start(None)?;
         Ok(watch)
     }
@@ -199,7 +199,7 @@ impl Watch {
         spawned.map(drop).map_err(|error| missing("start the watchdog thread", &error))
     }
 
-    fn with_signals(taken: &[i32]) -> io::Result<Self> {
+    fn with_signals(taken: &[i32], speaker: Speaker) -> io::Result<Self> {
         let (ear, bell) = UnixStream::pair()?;
         let (far, later_bell) = UnixStream::pair()?;
         for end in [&ear, &bell, &far, &later_bell] {
@@ -212,7 +212,7 @@ impl Watch {
         }
         let thread = Thread { signals, later_bell: far, ends_process: !taken.is_empty() };
         let state = Mutex::new(State { thread: Some(thread), ..State::default() });
-        let shared = Shared { state, saying: Mutex::default(), bell, later_bell };
+        let shared = Shared { state, saying: Mutex::default(), speaker, bell, later_bell };
         Ok(Self { shared: Arc::new(shared), last_calls: None })
     }
 
@@ -228,20 +228,6 @@ impl Watch {
             Ok(()) | Err(ctrlc::Error::MultipleHandlers) => Ok(()),
             Err(ctrlc::Error::System(error)) => Err(missing("handle SIGINT", &error)),
             Err(error) => Err(Failure::new(Reason::Internal, format!("cannot handle SIGINT: {error}"))),
-        }
-    }
-
-    /// Sets the function that prints the lines about signals. It must not block for long, and not call
-    /// [`Watch::cause`].
-    pub fn speak_through(&self, speaker: impl Fn(&str) + Send + Sync + 'static) {
-        let speaker: Speaker = Arc::new(speaker);
-        let unsaid = {
-            let mut state = self.state();
-            state.speaker = Some(Arc::clone(&speaker));
-            state.unsaid.take()
-        };
-        if let Some(line) = unsaid {
-            speaker(&line);
         }
     }
 
@@ -381,22 +367,12 @@ impl Watch {
     /// Takes a signal and prints the line about it.
     fn announce(&self, name: &'static str) {
         let saying = self.shared.saying.lock().unwrap_or_else(PoisonError::into_inner);
+        // The speaker locks the state too.
         let line = self.state().hear(name, Instant::now());
         if let Some(line) = line {
-            self.say(line);
+            (self.shared.speaker)(&line);
         }
         drop(saying);
-    }
-
-    fn say(&self, line: String) {
-        let mut state = self.state();
-        let Some(speaker) = state.speaker.clone() else {
-            state.unsaid = Some(line);
-            return;
-        };
-        // The speaker locks the state too.
-        drop(state);
-        speaker(&line);
     }
 
     /// Makes the due descriptors readable.
@@ -429,7 +405,7 @@ impl Watch {
             OnSignal::NothingToCancel => "",
             _ => "; the run may still be going on",
         };
-        self.say(format!("failed (internal): sortie is stuck, and exits{what}"));
+        (self.shared.speaker)(&format!("failed (internal): sortie is stuck, and exits{what}"));
         std::process::exit(Exit::Failed.code().into())
     }
 }
