@@ -10,6 +10,7 @@ use rustix::io::Errno;
 use signal_hook::consts::{SIGALRM, SIGHUP, SIGQUIT, SIGTERM, SIGUSR1, SIGUSR2, SIGVTALRM, SIGXCPU, SIGXFSZ};
 use signal_hook::iterator::backend::SignalDelivery;
 use signal_hook::iterator::exfiltrator::SignalOnly;
+use signal_hook::low_level::signal_name;
 use std::io::{self, ErrorKind, Write};
 use std::os::fd::BorrowedFd;
 use std::os::unix::net::UnixStream;
@@ -26,16 +27,7 @@ const TICK: Duration = Duration::from_secs(1);
 const SAME_SIGNAL: Duration = Duration::from_secs(2);
 
 /// The signals that end the run, except SIGINT.
-const SIGNALS: [(i32, &str); 8] = [
-    (SIGTERM, "SIGTERM"),
-    (SIGHUP, "SIGHUP"),
-    (SIGQUIT, "SIGQUIT"),
-    (SIGALRM, "SIGALRM"),
-    (SIGVTALRM, "SIGVTALRM"),
-    (SIGXCPU, "SIGXCPU"),
-    (SIGUSR1, "SIGUSR1"),
-    (SIGUSR2, "SIGUSR2"),
-];
+const SIGNALS: [i32; 8] = [SIGTERM, SIGHUP, SIGQUIT, SIGALRM, SIGVTALRM, SIGXCPU, SIGUSR1, SIGUSR2];
 /// The ctrlc crate handles this one.
 const INTERRUPT: &str = "SIGINT";
 
@@ -170,8 +162,7 @@ impl Watch {
     /// background job, and under nohup. A signal takes effect once the thread is started.
     pub fn new(speaker: impl Fn(&str) + Send + Sync + 'static) -> Result<Self, Failure> {
         let is_ignored = |number: i32| number == SIGHUP && ignored_signals() & (1 << (number - 1)) != 0;
-        let numbers = SIGNALS.iter().map(|(number, _)| *number);
-        let taken: Vec<_> = numbers.filter(|number| !is_ignored(*number)).collect();
+        let taken: Vec<_> = SIGNALS.into_iter().filter(|number| !is_ignored(*number)).collect();
         let watch =
             Self::with_signals(&taken, Box::new(speaker)).map_err(|error| missing("handle the signals", &error))?;
         watch.take_interrupt()?;
@@ -340,10 +331,8 @@ impl Watch {
             let wait = self.next_wait();
             let woken = poll_for(&mut [PollFd::new(thread.signals.get_read(), PollFlags::IN)], wait);
             let is_tick = !woken && wait == Some(TICK);
-            for number in thread.signals.pending() {
-                if let Some((_, name)) = SIGNALS.iter().find(|(known, _)| *known == number) {
-                    self.announce(name);
-                }
+            for name in thread.signals.pending().filter_map(signal_name) {
+                self.announce(name);
             }
             self.wake(thread);
             if is_tick {
