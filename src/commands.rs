@@ -238,7 +238,7 @@ impl Context<'_> {
         report.session_id = Some(session);
         if matches!(report.end, End::Failed(_)) {
             report.known_end = KnownEnd::Open;
-            let client = self.client.with_watch(self.watch.last_calls(ending::LAST_CALLS));
+            let client = self.client.for_last_calls(self.watch.last_calls(ending::LAST_CALLS));
             self.stop_run(session, run_id, &client, &mut report);
         }
         report
@@ -265,7 +265,7 @@ impl Context<'_> {
         }
         report.known_end = KnownEnd::Open;
         if self.follow.cancel || class != Class::Cause {
-            let client = self.client.with_watch(self.watch.last_calls(ending::LAST_CALLS));
+            let client = self.client.for_last_calls(self.watch.last_calls(ending::LAST_CALLS));
             if let Some(run) = prompt.find_run(&client) {
                 self.stop_run(session, run.to_string(), &client, &mut report);
                 return report;
@@ -328,7 +328,7 @@ impl Context<'_> {
     /// Makes the report for a run that failed before its first event: only the session's state shows it.
     fn died_unheard(&self, session: Uuid) -> Report {
         // The messages add little, and the server may be unable to read them, so the retries have a short limit.
-        let client = self.client.with_watch(self.watch.last_calls(ending::LAST_LOOK));
+        let client = self.client.for_last_calls(self.watch.last_calls(ending::LAST_LOOK));
         let history = history::read(&client, session).unwrap_or_default();
         let failure = Failure::new(Reason::RunError, run::STATE_FAILED).passing(true);
         Report {

@@ -84,7 +84,7 @@ impl Follower<'_> {
             return (None, false);
         }
         if self.settings.cancel || class != Class::Cause {
-            self.cancel(&self.client.with_watch(self.watch.last_calls(LAST_CALLS)));
+            self.cancel(&self.client.for_last_calls(self.watch.last_calls(LAST_CALLS)));
             return (None, true);
         }
         let command = command("attach", self.session, self.settings, &[]);
@@ -191,7 +191,7 @@ impl Follower<'_> {
             return Ok(());
         }
         let time = if self.watch.cause().is_some() { LAST_GLANCE } else { LAST_LOOK };
-        let client = self.client.with_watch(self.watch.last_calls(time));
+        let client = self.client.for_last_calls(self.watch.last_calls(time));
         // The server writes the messages after the run's last event (protocol trap 8).
         let is_active = |client: &Client| {
             client

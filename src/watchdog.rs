@@ -112,7 +112,7 @@ impl State {
     }
 
     /// Notes a signal and returns the line to print about it, if any.
-    fn hear(&mut self, name: &'static str, now: Instant) -> Option<String> {
+    fn note_signal(&mut self, name: &'static str, now: Instant) -> Option<String> {
         match self.first_signal {
             None => {
                 self.first_signal = Some(now);
@@ -136,15 +136,15 @@ struct Shared {
     saying: Mutex<()>,
     speaker: Speaker,
     /// A byte written here wakes the thread. It is readable after the deadline or a signal.
-    bell: UnixStream,
+    cause_fd: UnixStream,
     /// Readable after a later signal.
-    later_bell: UnixStream,
+    later_fd: UnixStream,
 }
 
 /// The thread's ends of the two pairs of sockets.
 struct Thread {
     signals: SignalDelivery<UnixStream, SignalOnly>,
-    later_bell: UnixStream,
+    later_end: UnixStream,
     /// The thread may end the process if the main thread is stuck.
     ends_process: bool,
 }
@@ -191,19 +191,19 @@ impl Watch {
     }
 
     fn with_signals(taken: &[i32], speaker: Speaker) -> io::Result<Self> {
-        let (ear, bell) = UnixStream::pair()?;
-        let (far, later_bell) = UnixStream::pair()?;
-        for end in [&ear, &bell, &far, &later_bell] {
+        let (cause_end, cause_fd) = UnixStream::pair()?;
+        let (later_end, later_fd) = UnixStream::pair()?;
+        for end in [&cause_end, &cause_fd, &later_end, &later_fd] {
             end.set_nonblocking(true)?;
         }
-        let signals = SignalDelivery::with_pipe(ear, bell.try_clone()?, SignalOnly, taken)?;
+        let signals = SignalDelivery::with_pipe(cause_end, cause_fd.try_clone()?, SignalOnly, taken)?;
         if !taken.is_empty() {
             // Safe Rust cannot ignore a signal. A handler has the same effect: the write fails with EFBIG.
             signal_hook::flag::register(SIGXFSZ, Arc::default())?;
         }
-        let thread = Thread { signals, later_bell: far, ends_process: !taken.is_empty() };
+        let thread = Thread { signals, later_end, ends_process: !taken.is_empty() };
         let state = Mutex::new(State { thread: Some(thread), ..State::default() });
-        let shared = Shared { state, saying: Mutex::default(), speaker, bell, later_bell };
+        let shared = Shared { state, saying: Mutex::default(), speaker, cause_fd, later_fd };
         Ok(Self { shared: Arc::new(shared), last_calls: None })
     }
 
@@ -212,7 +212,7 @@ impl Watch {
         // ctrlc calls this on a thread of its own.
         let taken = ctrlc::try_set_handler(move || {
             watch.announce(INTERRUPT);
-            watch.ring();
+            watch.wake_thread();
         });
         match taken {
             // With MultipleHandlers, SIGINT was ignored at the start, and stays ignored.
@@ -229,7 +229,7 @@ impl Watch {
     /// Sets the deadline of a command whose thread runs already. It comes from this flag.
     pub fn arm(&self, limit: Duration, flag: &'static str) {
         self.state().deadline = at(limit, flag);
-        self.ring();
+        self.wake_thread();
     }
 
     /// Returns the watch for the last calls, which cancel a run or read lost text. It ends after `limit`, or at a later
@@ -237,7 +237,7 @@ impl Watch {
     #[must_use]
     pub fn last_calls(&self, limit: Duration) -> Self {
         // The main thread is not stuck, so the current tick begins anew.
-        self.ring();
+        self.wake_thread();
         Self { shared: Arc::clone(&self.shared), last_calls: Some((Instant::now() + limit, limit)) }
     }
 
@@ -249,13 +249,13 @@ impl Watch {
     /// Returns a descriptor for `poll` that is readable after the deadline or a signal; for the last calls, only after
     /// a later signal. [`Watch::cut`] bounds a `poll` by the deadline.
     pub fn poll_fd(&self) -> PollFd<'_> {
-        let bell = if self.last_calls.is_some() { &self.shared.later_bell } else { &self.shared.bell };
-        PollFd::new(bell, PollFlags::IN)
+        let descriptor = if self.last_calls.is_some() { &self.shared.later_fd } else { &self.shared.cause_fd };
+        PollFd::new(descriptor, PollFlags::IN)
     }
 
     /// Wakes the thread. If the pipe is full, a wake-up is already pending.
-    fn ring(&self) {
-        let _ = (&self.shared.bell).write(&[0]);
+    fn wake_thread(&self) {
+        let _ = (&self.shared.cause_fd).write(&[0]);
     }
 
     /// Returns the cause. If it is a signal, waits until the line about it is printed.
@@ -334,7 +334,7 @@ impl Watch {
             for name in thread.signals.pending().filter_map(signal_name) {
                 self.announce(name);
             }
-            self.wake(thread);
+            self.make_readable(thread);
             if is_tick {
                 self.count_down(thread.ends_process);
             }
@@ -357,7 +357,7 @@ impl Watch {
     fn announce(&self, name: &'static str) {
         let saying = self.shared.saying.lock().unwrap_or_else(PoisonError::into_inner);
         // The speaker locks the state too.
-        let line = self.state().hear(name, Instant::now());
+        let line = self.state().note_signal(name, Instant::now());
         if let Some(line) = line {
             (self.shared.speaker)(&line);
         }
@@ -365,7 +365,7 @@ impl Watch {
     }
 
     /// Makes the due descriptors readable.
-    fn wake(&self, thread: &Thread) {
+    fn make_readable(&self, thread: &Thread) {
         let mut state = self.state();
         if state.cause_at(Instant::now()).is_some() && state.ticks_left.is_none() {
             state.ticks_left = Some(LAST_RESORT);
@@ -373,7 +373,7 @@ impl Watch {
         }
         if state.later_signal.is_some() {
             // If the pipe is full, it is readable.
-            let _ = (&thread.later_bell).write(&[0]);
+            let _ = (&thread.later_end).write(&[0]);
         }
     }
 
@@ -383,13 +383,13 @@ impl Watch {
         *left = left.saturating_sub(1);
         if *left == 0 && ends_process {
             drop(state);
-            self.leave();
+            self.exit_stuck();
         }
     }
 
     /// Ends the process. Only this function does so, apart from the end of `main`. It deletes no temporary file: if the
     /// main thread is stuck in a file system, this thread would be stuck there too.
-    fn leave(&self) -> ! {
+    fn exit_stuck(&self) -> ! {
         let what = match self.state().on_signal {
             OnSignal::NothingToCancel => "",
             _ => "; the run may still be going on",

@@ -79,7 +79,7 @@ impl Client {
 
     /// Returns a client of the same server for the last calls: their retries end with `watch`, not with the retry
     /// timeout.
-    pub fn with_watch(&self, watch: Watch) -> Self {
+    pub fn for_last_calls(&self, watch: Watch) -> Self {
         let agent = connection::agent(&self.options.server, true, connection::TICK, &watch);
         let options = Options { retry_timeout: Duration::MAX, ..self.options.clone() };
         Self { options, agent, watch, ..self.clone() }

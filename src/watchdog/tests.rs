@@ -11,7 +11,7 @@ fn said(
     let at = |millis| start + Duration::from_millis(millis);
     let deadline = deadline.map(|millis| (at(millis), Cause::Deadline(Duration::from_millis(millis), "--timeout")));
     let mut state = State { on_signal, deadline, ..State::default() };
-    let said = signals.iter().map(|(millis, name)| state.hear(name, at(*millis))).collect();
+    let said = signals.iter().map(|(millis, name)| state.note_signal(name, at(*millis))).collect();
     (said, state)
 }
 
@@ -82,7 +82,7 @@ fn the_last_calls_end_at_a_later_signal() {
     let last = watch.last_calls(Duration::from_secs(60));
     assert!(last.check().is_ok() && !is_readable(&last));
     watch.announce("SIGTERM");
-    watch.ring();
+    watch.wake_thread();
     assert!(poll_for(&mut [last.poll_fd()], None));
     assert!(last.check().is_err() && last.sleep(Duration::from_secs(60)).is_err());
 }
