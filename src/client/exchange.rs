@@ -304,10 +304,11 @@ fn is_close_delimited(answer: &Answer) -> bool {
     !headers.contains_key(CONTENT_LENGTH) && !headers.contains_key(TRANSFER_ENCODING)
 }
 
-/// Returns whether the answer says that it is no JSON: a page of something in front of the server.
+/// Returns whether the answer says that it is neither JSON nor an event stream: a page of something in front of the
+/// server.
 fn is_page(answer: &Answer) -> bool {
     let media_type = media_type(answer);
-    !media_type.is_empty() && !media_type.eq_ignore_ascii_case("application/json")
+    !["", "application/json", "text/event-stream"].iter().any(|own| media_type.eq_ignore_ascii_case(own))
 }
 
 pub(super) fn media_type(answer: &Answer) -> String {
