@@ -258,9 +258,10 @@ impl Context<'_> {
     fn unsent(&mut self, prompt: &Prompt<'_>, unsent: Unsent) -> Report {
         let session = prompt.session;
         let class = unsent.failure.reason.class();
-        let mut report = Report::new(unsent.failure.into());
+        let Unsent { failure, in_doubt, is_answered } = unsent;
+        let mut report = Report::new(failure.into());
         report.session_id = Some(session);
-        if !unsent.in_doubt {
+        if !in_doubt {
             return report;
         }
         report.known_end = KnownEnd::Open;
@@ -268,6 +269,10 @@ impl Context<'_> {
             let client = self.client.for_last_calls(self.watch.last_calls(ending::LAST_CALLS));
             if let Some(run) = prompt.find_run(&client) {
                 self.stop_run(session, run.to_string(), &client, &mut report);
+                return report;
+            }
+            if is_answered && history::has_prompt(&client, session).is_ok_and(|has| !has) {
+                report.known_end = KnownEnd::NeverRan;
                 return report;
             }
         }

@@ -7,7 +7,7 @@
 //! | `session_already_running`, after an answer was lost | in doubt | try again for 5 s, then look for the run |
 //! | `session_already_running`, otherwise | no | try again for 2 s (trap 8), or for 15 s if the active run has ended (trap 20) |
 //! | `not_found`, in a session that this command has created | no: another server has answered | try again for 5 s |
-//! | another refusal with a 5xx status | in doubt: the server may have failed after it took the prompt | look for the run, to cancel it |
+//! | another refusal with a 5xx status | in doubt: the server may have failed after it took the prompt | look for the run, to cancel it; no, if there is none and the session has no message |
 //! | any other refusal by the server, and no answer was lost before | no | fail |
 //! | none, but the request may have arrived | in doubt | look for the run, to cancel it |
 //! | none, and the request was not sent | no | fail |
@@ -43,12 +43,14 @@ pub struct Unsent {
     pub failure: Failure,
     /// The server may have taken the prompt, so a run may be going on.
     pub in_doubt: bool,
+    /// The server itself has answered each time, so the prompt cannot arrive later.
+    pub is_answered: bool,
 }
 
 impl Prompt<'_> {
     /// Sends the prompt and returns the ID of the run.
     pub fn send(&self, client: &Client) -> Result<Uuid, Unsent> {
-        let (mut busy, mut in_doubt) = (None, false);
+        let (mut busy, mut in_doubt, mut is_answered) = (None, false, true);
         loop {
             let error = match client.send(self.session, self.message, &self.key) {
                 Ok(run) => return Ok(run),
@@ -57,8 +59,9 @@ impl Prompt<'_> {
             let is_busy = error.is(&Refusal::SessionBusy);
             let is_elsewhere = self.is_new_session && error.is(&Refusal::NotFound);
             let has_failed_inside = matches!(error.word, Word::Server(Refusal::Other { status: 500.., .. }));
+            is_answered &= !error.may_have_arrived && !is_busy;
             in_doubt |= error.may_have_arrived || has_failed_inside || is_busy && self.is_new_session;
-            let unsent = |error: CallError| Unsent { failure: error.into(), in_doubt };
+            let unsent = |error: CallError| Unsent { failure: error.into(), in_doubt, is_answered };
             if !is_busy && !is_elsewhere {
                 return Err(unsent(error));
             }
@@ -66,7 +69,7 @@ impl Prompt<'_> {
             if since.elapsed() >= if in_doubt { patience.max(LOST_ANSWER) } else { patience } {
                 return Err(unsent(error));
             }
-            client.watch().sleep(BUSY).map_err(|failure| Unsent { failure, in_doubt })?;
+            client.watch().sleep(BUSY).map_err(|failure| Unsent { failure, in_doubt, is_answered })?;
         }
     }
 

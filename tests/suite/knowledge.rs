@@ -611,6 +611,16 @@ fn a_prompt_that_a_failing_server_took_leaves_no_run_going() {
 }
 
 #[test]
+fn a_prompt_that_a_failing_server_did_not_take_may_be_sent_again() {
+    let agent = Agent::start();
+    agent.every(Route::Send).fail(500, "internal_error");
+    let (output, record) = fails(start(agent.sortie(["run", "--retry-timeout", "2s"]), &[]), "server");
+    says(&record, true, Value::Null);
+    output.stderr_lacks("may have reached the server");
+    assert_eq!(agent.runs_begun(), 0);
+}
+
+#[test]
 fn if_only_the_stream_is_blocked_the_text_comes_from_the_messages() {
     for page in [Page::html(502), Page::html(403)] {
         let agent = Agent::start();
