@@ -268,9 +268,9 @@ pub struct Follow {
 
     /// Replace the server's policy, its denials included: allow only this tool
     ///
-    /// Repeat it for each tool that may run. A tool that is not on the list is rejected; with --pause-on-approval it pauses the run.
-    /// The name may have the server's prefix (stakpak__view) or not (view). With --approve-with, the program decides the
-    /// calls that are on the list.
+    /// Repeat it for each tool that may run. A tool that is not on the list is rejected; with --pause-on-approval it
+    /// pauses the run. The name may have the server's prefix (stakpak__view) or not (view). With --approve-with, the
+    /// program decides the calls that are on the list.
     ///
     /// run_command::git::status allows one command instead of a tool. It prevents mistakes, but does not stop an attacker: see
     /// the manual page. A list that has such an entry goes to the server, which decides by it; run_command in it allows
@@ -287,9 +287,10 @@ pub struct Follow {
 
     /// Replace the server's policy, its denials included: ask this program
     ///
-    /// It is asked about each call that no other flag decides. Its exit code decides: 0 accepts the call, 1 rejects it, 10 pauses the run. The program is run by sh -c, gets
-    /// {session_id, run_id, tool_call} as JSON on stdin, and has 60 s. What it prints is the reason for a rejection. Any
-    /// other exit code, a crash, a timeout or a missing program pauses the run.
+    /// It is asked about each call that no other flag decides. Its exit code decides: 0 accepts the call, 1 rejects it,
+    /// 10 pauses the run. The program is run by sh -c, gets {session_id, run_id, tool_call} as JSON on stdin, and has
+    /// 60 s. What it prints is the reason for a rejection. Any other exit code, a crash, a timeout or a missing program
+    /// pauses the run.
     #[arg(long, value_name = "CMD", value_hint = ValueHint::CommandString, help_heading = "Approval")]
     pub approve_with: Option<String>,
 
@@ -457,8 +458,8 @@ pub struct Run {
 
     /// Print the session's ID and exit 0, without following the run
     ///
-    /// With --output json, the line is an object with type ("detached"), session_id and run_id. With --allow-tool, the list goes to the
-    /// server, and other calls wait for sortie resume.
+    /// With --output json, the line is an object with type ("detached"), session_id and run_id. With --allow-tool, the
+    /// list goes to the server, and other calls wait for sortie resume.
     #[arg(long, help_heading = "Ends")]
     pub detach: bool,
 }

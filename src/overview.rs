@@ -242,24 +242,19 @@ impl Context<'_> {
             }
             size += looks.iter().map(|look| look.proposal).sum::<usize>();
             for look in looks {
-                let session = look.session.clone();
                 match look.waits() {
-                    Some(Some(waiting)) => waits.push(waiting),
-                    Some(None) => {}
-                    None => unclear.push(session),
+                    Seen::Waits(waiting) => waits.push(waiting),
+                    Seen::DoesNotWait => {}
+                    Seen::Unclear(session) => unclear.push(session),
                 }
             }
         }
-        let failure = self.peek_at_each(unclear, &mut waits)?;
+        let failure = self.peek_at_each(unclear, &mut waits);
         Ok((waits, failure))
     }
 
     /// Adds those of these sessions that wait. Returns the first failure to find out.
-    fn peek_at_each(
-        &mut self,
-        sessions: Vec<ListedSession>,
-        waits: &mut Vec<WaitingSession>,
-    ) -> Result<Option<Failure>, Failure> {
+    fn peek_at_each(&mut self, sessions: Vec<ListedSession>, waits: &mut Vec<WaitingSession>) -> Option<Failure> {
         if !sessions.is_empty() {
             self.watch.arm(self.client.retry_timeout(), "--retry-timeout");
         }
@@ -276,7 +271,7 @@ impl Context<'_> {
                 }
             }
         }
-        Ok(first)
+        first
     }
 }
 
@@ -311,6 +306,14 @@ struct Look<'c> {
     is_busy: bool,
     /// The size of the largest proposal, in bytes.
     proposal: usize,
+}
+
+/// What the events tell of a session.
+enum Seen {
+    Waits(WaitingSession),
+    DoesNotWait,
+    /// They do not tell.
+    Unclear(ListedSession),
 }
 
 impl<'c> Look<'c> {
@@ -350,18 +353,17 @@ impl<'c> Look<'c> {
         }
     }
 
-    /// Returns what waits, if anything does, or `None` if the events do not tell.
-    fn waits(mut self) -> Option<Option<WaitingSession>> {
+    fn waits(mut self) -> Seen {
         if self.is_busy {
-            return Some(None);
+            return Seen::DoesNotWait;
         }
         let silence = Silence { quiet: PAUSED, idle: PAUSED, heard: self.heard, held_back: false };
         match self.machine.step(Input::Quiet { silence, now: PAUSED }).effect {
             Effect::End(End::Paused(waiting)) if self.heard => {
-                Some(Some(WaitingSession { session: self.session, run: self.run, waiting }))
+                Seen::Waits(WaitingSession { session: self.session, run: self.run, waiting })
             }
-            Effect::End(_) if self.heard => Some(None),
-            _ => None,
+            Effect::End(_) if self.heard => Seen::DoesNotWait,
+            _ => Seen::Unclear(self.session),
         }
     }
 }

@@ -334,6 +334,12 @@ fn state_hidden_by(page: &Page) {
     agent.drop_streams(Ending::Cut);
     gateway.wait_for_calls_of(&mut running, Route::Session, 2);
     gateway.behave();
+    is_followed_to_its_end(running, &run);
+}
+
+/// The run is still followed 3 s later, and completes.
+#[track_caller]
+fn is_followed_to_its_end(mut running: Running, run: &RunHandle) {
     let_pass(Duration::from_secs(3));
     running.is_going_on();
     run.text("The rest.");
@@ -511,11 +517,7 @@ fn one_stale_idle_does_not_end_the_run() {
     agent.drop_streams(Ending::Cut);
     // The newest answer counts.
     gateway.wait_for_calls_of(&mut running, Route::Session, 2);
-    let_pass(Duration::from_secs(1));
-    running.is_going_on();
-    run.text("The rest.");
-    run.complete();
-    running.wait().code(0).stdout("So far. The rest.\n");
+    is_followed_to_its_end(running, &run);
 }
 
 #[test]
@@ -527,11 +529,7 @@ fn a_state_that_names_no_run_does_not_end_the_run() {
         gateway.on(Route::Session).answer_instead(&session_with(&json!({ "state": state, "run_id": null })));
         agent.drop_streams(Ending::Cut);
         gateway.wait_for_calls_of(&mut running, Route::Session, 1);
-        let_pass(Duration::from_secs(3));
-        running.is_going_on();
-        run.text("The rest.");
-        run.complete();
-        running.wait().code(0).stdout("So far. The rest.\n");
+        is_followed_to_its_end(running, &run);
     }
 }
 
